@@ -1,0 +1,27 @@
+VENV ?= .venv
+PY := $(VENV)/bin/python
+THREADS ?= $(shell nproc)
+
+.PHONY: setup test demo lint clean
+
+# pip fills .venv on first use; the stamp is renewed when the dependencies change.
+$(VENV)/.stamp: pyproject.toml
+	test -x $(PY) || python3 -m venv $(VENV)
+	$(PY) -m pip install --quiet -e ".[dev,art]"
+	touch $@
+
+setup: $(VENV)/.stamp
+
+lint: setup
+	$(PY) -m ruff check src tests tools
+	$(PY) -m ruff format --check src tests tools
+	$(PY) -m mypy
+
+test: lint
+	OMP_NUM_THREADS=1 $(PY) -m pytest -n $(THREADS) -m "not network and not slow"
+
+demo: setup
+	$(PY) -m clipalign demo
+
+clean:
+	rm -rf $(VENV) build dist
