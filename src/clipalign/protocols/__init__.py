@@ -1,1 +1,7 @@
+"""Which rows train, which rows test, under which class names."""
 
+from __future__ import annotations
+
+from .base import Episode, TestSet, build_episode, list_protocols
+
+__all__ = ["Episode", "TestSet", "build_episode", "list_protocols"]
