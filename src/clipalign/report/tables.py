@@ -1,0 +1,282 @@
+"""Rows of results.jsonl -> tables: mean and standard deviation over seeds, nothing mixed that differs.
+
+A cell holds runs that differ in their seed alone: same data, split, label space, method and settings. Where
+two lines of a table would look the same, their label says in what they differ.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+Row = Mapping[str, Any]
+
+# What is measured, or says where a row comes from. Every other field is a setting, and keeps rows apart.
+MEASURED = frozenset(
+    {"accuracy", "h", "top5", "seconds", "command", "version", "seed", "run", "test", "target"}
+)
+# Settings that a table names in its title or its columns rather than in a line's label.
+PLACED = frozenset({"data", "protocol", "backbone", "method", "n", "classes", "label_space", "split_hash"})
+BASELINES = ("zeroshot", "erm")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """Accuracies in [0, 1] over seeds.
+
+    Attributes:
+        mean: over seeds.
+        std: sample standard deviation; None for one seed.
+        seeds: how many.
+    """
+
+    mean: float
+    std: float | None
+    seeds: int
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Cell:
+        """Mean and standard deviation of one value per seed."""
+        return cls(
+            statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None, len(values)
+        )
+
+    def __str__(self) -> str:
+        """In percent: "41.3" or "41.3 ± 0.8"."""
+        return f"{100 * self.mean:.1f}" + ("" if self.std is None else f" ± {100 * self.std:.1f}")
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line: its labels, then a cell per column (None: not measured)."""
+
+    labels: tuple[str, ...]
+    cells: tuple[Cell | None, ...]
+    seeds: str
+
+
+@dataclass(frozen=True)
+class Table:
+    """Accuracies in percent, ready to be written in any form.
+
+    Attributes:
+        title: data, protocol and backbone.
+        heads: heads of the label columns.
+        columns: heads of the cells.
+        lines: what was measured.
+        notes: what the reader has to know about the numbers.
+    """
+
+    title: str
+    heads: tuple[str, ...]
+    columns: tuple[str, ...]
+    lines: tuple[Line, ...]
+    notes: tuple[str, ...] = field(default=())
+
+    def best(self, line: Line, column: int) -> bool:
+        """True where the mean is the highest of the lines it may be compared with: those of one target."""
+        cell = line.cells[column]
+        rivals = [other.cells[column] for other in self.lines if other.labels[:-1] == line.labels[:-1]]
+        means = [rival.mean for rival in rivals if rival is not None]
+        return cell is not None and len(means) > 1 and cell.mean == max(means)
+
+
+def make_tables(rows: Iterable[Row]) -> list[Table]:
+    """One table per data set, protocol and backbone, in the order in which they appear.
+
+    Args:
+        rows: result rows of any number of runs; a `run` field, where present, names the folder.
+    """
+    groups: dict[tuple[Any, ...], list[Row]] = {}
+    for row in rows:
+        key = (row.get("data"), row.get("protocol"), row.get("backbone"))
+        groups.setdefault(key, []).append(row)
+    return [_table(group) for group in groups.values()]
+
+
+def _table(rows: list[Row]) -> Table:
+    labelled = label_rows(rows)
+    tests = list(dict.fromkeys(str(row["test"]) for row in rows))
+    targets = list(dict.fromkeys(row.get("target") for row in rows))
+    first = rows[0]
+    title = f"{first.get('data')}, {first.get('protocol') or 'each domain'}, {first.get('backbone')}"
+    if tests == ["all"] and len(targets) > 1:
+        table = _targets_across(labelled, targets)
+    else:
+        table = _tests_across(labelled, targets, tests)
+    return replace(table, title=title, notes=_notes(rows, table))
+
+
+# --- what makes two lines the same ------------------------------------------------------------------------
+
+
+def _settings(row: Row) -> tuple[tuple[str, str], ...]:
+    hidden = MEASURED | PLACED
+    return tuple(sorted((k, _text(v)) for k, v in row.items() if k not in hidden))
+
+
+def label_rows(rows: list[Row]) -> list[tuple[str, Row]]:
+    """Give each row the label of its line: the method, and what tells its runs from others of that method."""
+    varying: dict[str, set[str]] = {}
+    for method in {row["method"] for row in rows}:
+        mine = [dict(_settings(row)) for row in rows if row["method"] == method]
+        names = sorted({name for settings in mine for name in settings})
+        varying[method] = {name for name in names if len({s.get(name) for s in mine}) > 1}
+    hashes: dict[tuple[Any, ...], list[str]] = {}
+    for row in rows:
+        found = hashes.setdefault(_place(row), [])
+        if row.get("split_hash") not in found:
+            found.append(row.get("split_hash", ""))
+    labelled: list[tuple[str, Row]] = []
+    for row in rows:
+        parts = [f"{k.replace('_', ' ')} {v}" for k, v in _settings(row) if k in varying[row["method"]]]
+        if len(hashes[_place(row)]) > 1:
+            parts.append(f"split {str(row.get('split_hash'))[:8]}")
+        labelled.append((f"{row['method']} ({', '.join(parts)})" if parts else str(row["method"]), row))
+    return _tell_repeats_apart(labelled)
+
+
+def _tell_repeats_apart(labelled: list[tuple[str, Row]]) -> list[tuple[str, Row]]:
+    """Two runs of one seed that disagree differ in something their rows do not hold: name their folders.
+
+    Those that agree are one result, written twice (zero-shot rows of several runs); the first is kept.
+    """
+    seen: dict[tuple[Any, ...], list[Row]] = {}
+    for label, row in labelled:
+        seen.setdefault((label, _place(row), row.get("seed")), []).append(row)
+    unclear = {key[0] for key, same in seen.items() if len({_values(row) for row in same}) > 1}
+    if unclear:
+        return [
+            (f"{label} ({row['run']})" if label in unclear and row.get("run") else label, row)
+            for label, row in labelled
+        ]
+    return [(label, row) for label, row in labelled if seen[label, _place(row), row.get("seed")][0] is row]
+
+
+def _place(row: Row) -> tuple[Any, ...]:
+    return (row.get("target"), row["test"])
+
+
+def _values(row: Row) -> tuple[Any, ...]:
+    return (row["accuracy"], row.get("h"))
+
+
+def _text(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def order_labels(labels: Iterable[str]) -> list[str]:
+    """Baselines first, then by name."""
+
+    def rank(label: str) -> tuple[int, str]:
+        method = label.split(" (")[0]
+        return (BASELINES.index(method) if method in BASELINES else len(BASELINES), label)
+
+    return sorted(dict.fromkeys(labels), key=rank)
+
+
+# --- the two shapes ---------------------------------------------------------------------------------------
+
+
+def _cell(rows: Iterable[Row], value: str = "accuracy") -> Cell | None:
+    values = [float(row[value]) for row in rows if row.get(value) is not None]
+    return Cell.of(values) if values else None
+
+
+def _seeds(cells: Iterable[Cell | None]) -> str:
+    counts = sorted({cell.seeds for cell in cells if cell is not None})
+    return "-".join(str(count) for count in dict.fromkeys([counts[0], counts[-1]])) if counts else ""
+
+
+def _targets_across(labelled: list[tuple[str, Row]], targets: list[Any]) -> Table:
+    """Columns are the domains left out, and their mean."""
+    lines: list[Line] = []
+    for label in order_labels(label for label, _ in labelled):
+        mine = [row for name, row in labelled if name == label]
+        cells = [_cell(row for row in mine if row.get("target") == target) for target in targets]
+        cells.append(_mean_over_targets(mine, targets, "accuracy"))
+        lines.append(Line((label,), tuple(cells), _seeds(cells)))
+    return Table("", ("method",), (*map(str, targets), "mean"), tuple(lines))
+
+
+def _tests_across(labelled: list[tuple[str, Row]], targets: list[Any], tests: list[str]) -> Table:
+    """Columns are the test sets and the harmonic mean; lines are per target, then over targets."""
+    has_h = any(row.get("h") is not None for _, row in labelled)
+    names = order_labels(label for label, _ in labelled)
+    lines: list[Line] = []
+    for target in targets:
+        for label in names:
+            mine = [row for name, row in labelled if name == label and row.get("target") == target]
+            if not mine:
+                continue
+            cells = [_cell(row for row in mine if row["test"] == test) for test in tests]
+            if has_h:
+                # h stands in each row of a run; one row per seed is enough.
+                cells.append(
+                    _cell({row.get("seed"): row for row in mine if row.get("h") is not None}.values(), "h")
+                )
+            lines.append(Line((str(target or "every domain"), label), tuple(cells), _seeds(cells)))
+    for label in names if len(targets) > 1 else []:
+        mine = [row for name, row in labelled if name == label]
+        cells = [
+            _mean_over_targets([row for row in mine if row["test"] == test], targets, "accuracy")
+            for test in tests
+        ]
+        if has_h:
+            cells.append(_mean_over_targets(mine, targets, "h"))
+        lines.append(Line(("mean", label), tuple(cells), _seeds(cells)))
+    columns = (*tests, "h") if has_h else tuple(tests)
+    if len(targets) == 1 and targets[0] is None:
+        lines = [replace(line, labels=line.labels[1:]) for line in lines]
+        return Table("", ("method",), columns, tuple(lines))
+    return Table("", ("target", "method"), columns, tuple(lines))
+
+
+def _mean_over_targets(rows: Iterable[Row], targets: list[Any], value: str) -> Cell | None:
+    """Plain mean over targets of each seed that has them all, then mean and deviation over those seeds."""
+    by_seed: dict[Any, dict[Any, float]] = {}
+    for row in rows:
+        if row.get(value) is not None:
+            by_seed.setdefault(row.get("seed"), {})[row.get("target")] = float(row[value])
+    means = [statistics.fmean(found.values()) for found in by_seed.values() if len(found) == len(targets)]
+    return Cell.of(means) if means else None
+
+
+# --- what the reader has to know --------------------------------------------------------------------------
+
+
+def _notes(rows: list[Row], table: Table) -> tuple[str, ...]:
+    notes = ["Accuracy in percent (top-1)."]
+    sizes: dict[str, list[int]] = {}
+    spaces: dict[str, list[int]] = {}
+    for row in rows:
+        across = str(row.get("target")) if table.columns[-1] == "mean" else str(row["test"])
+        sizes.setdefault(across, []).append(int(row["n"]))
+        if row.get("classes") is not None:
+            spaces.setdefault(across, []).append(int(row["classes"]))
+    notes.append("Images scored: " + ", ".join(f"{k} {_range(v)}" for k, v in sizes.items()) + ".")
+    if spaces:
+        distinct = {tuple(sorted(set(v))) for v in spaces.values()}
+        if len(distinct) == 1:
+            notes.append(f"Each image is scored among {_range(next(iter(spaces.values())))} class names.")
+        else:
+            parts = ", ".join(f"{k} {_range(v)}" for k, v in spaces.items())
+            notes.append(f"Class names to choose from: {parts}.")
+    if "h" in table.columns:
+        notes.append("h is the harmonic mean of base and new.")
+    if any(cell and cell.std is not None for line in table.lines for cell in line.cells):
+        notes.append("± is the standard deviation over seeds.")
+    if any(cell and cell.seeds == 1 and cell.std is None for line in table.lines for cell in line.cells):
+        notes.append("A value without ± is one run.")
+    if any(" (split " in line.labels[-1] or ", split " in line.labels[-1] for line in table.lines):
+        notes.append("Lines with different splits are kept apart: their numbers are not comparable.")
+    if len(table.lines) > 1:
+        notes.append("Bold: the highest mean of a target's column.")
+    return tuple(notes)
+
+
+def _range(values: Sequence[int]) -> str:
+    low, high = min(values), max(values)
+    return str(low) if low == high else f"{low} to {high}"
