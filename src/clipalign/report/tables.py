@@ -6,6 +6,7 @@ two lines of a table would look the same, their label says in what they differ.
 
 from __future__ import annotations
 
+import hashlib
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -13,12 +14,10 @@ from typing import Any
 
 Row = Mapping[str, Any]
 
-# What is measured, or says where a row comes from. Every other field is a setting, and keeps rows apart.
-MEASURED = frozenset(
-    {"accuracy", "h", "top5", "seconds", "command", "version", "seed", "run", "test", "target"}
-)
-# Settings that a table names in its title or its columns rather than in a line's label.
-PLACED = frozenset({"data", "protocol", "backbone", "method", "n", "classes", "label_space", "split_hash"})
+# Fields of a row that are settings. The other options of its run, where they are known, stand in `settings`.
+SETTINGS = ("steps", "lr", "average", "template")
+# What still matters where nothing was trained.
+ALWAYS = frozenset({"template", "data_options", "precision"})
 BASELINES = ("zeroshot", "erm")
 
 
@@ -87,7 +86,8 @@ def make_tables(rows: Iterable[Row]) -> list[Table]:
     """One table per data set, protocol and backbone, in the order in which they appear.
 
     Args:
-        rows: result rows of any number of runs; a `run` field, where present, names the folder.
+        rows: fields of result rows of any number of runs. Where known, `run` names the folder and `settings`
+            holds the options that could have changed the numbers.
     """
     groups: dict[tuple[Any, ...], list[Row]] = {}
     for row in rows:
@@ -112,28 +112,33 @@ def _table(rows: list[Row]) -> Table:
 # --- what makes two lines the same ------------------------------------------------------------------------
 
 
-def _settings(row: Row) -> tuple[tuple[str, str], ...]:
-    hidden = MEASURED | PLACED
-    return tuple(sorted((k, _text(v)) for k, v in row.items() if k not in hidden))
+def _settings(row: Row) -> dict[str, str]:
+    values = dict(row.get("settings") or {})
+    values |= {name: row[name] for name in SETTINGS if row.get(name) is not None}
+    return {k: _text(v) for k, v in values.items() if row.get("steps") or k in ALWAYS}
+
+
+def _comparable(row: Row) -> tuple[Any, ...]:
+    """Numbers on one test set are comparable only where these agree."""
+    return (row.get("split_hash"), row.get("label_space"), row.get("n"))
 
 
 def label_rows(rows: list[Row]) -> list[tuple[str, Row]]:
     """Give each row the label of its line: the method, and what tells its runs from others of that method."""
-    varying: dict[str, set[str]] = {}
-    for method in {row["method"] for row in rows}:
-        mine = [dict(_settings(row)) for row in rows if row["method"] == method]
-        names = sorted({name for settings in mine for name in settings})
-        varying[method] = {name for name in names if len({s.get(name) for s in mine}) > 1}
-    hashes: dict[tuple[Any, ...], list[str]] = {}
+    varying: dict[str, list[str]] = {}
+    for method in dict.fromkeys(row["method"] for row in rows):
+        mine = [_settings(row) for row in rows if row["method"] == method]
+        names = dict.fromkeys(name for settings in mine for name in settings)
+        varying[method] = [name for name in names if len({s.get(name) for s in mine}) > 1]
+    tasks: dict[tuple[Any, ...], set[tuple[Any, ...]]] = {}
     for row in rows:
-        found = hashes.setdefault(_place(row), [])
-        if row.get("split_hash") not in found:
-            found.append(row.get("split_hash", ""))
+        tasks.setdefault(_place(row), set()).add(_comparable(row))
     labelled: list[tuple[str, Row]] = []
     for row in rows:
-        parts = [f"{k.replace('_', ' ')} {v}" for k, v in _settings(row) if k in varying[row["method"]]]
-        if len(hashes[_place(row)]) > 1:
-            parts.append(f"split {str(row.get('split_hash'))[:8]}")
+        settings = _settings(row)
+        parts = [f"{name.replace('_', ' ')} {settings.get(name, 'none')}" for name in varying[row["method"]]]
+        if len(tasks[_place(row)]) > 1:
+            parts.append(f"split {_fingerprint(row)}")
         labelled.append((f"{row['method']} ({', '.join(parts)})" if parts else str(row["method"]), row))
     return _tell_repeats_apart(labelled)
 
@@ -153,6 +158,11 @@ def _tell_repeats_apart(labelled: list[tuple[str, Row]]) -> list[tuple[str, Row]
             for label, row in labelled
         ]
     return [(label, row) for label, row in labelled if seen[label, _place(row), row.get("seed")][0] is row]
+
+
+def _fingerprint(row: Row) -> str:
+    """A short name of split, label space and number of images."""
+    return hashlib.sha256(repr(_comparable(row)).encode("utf-8")).hexdigest()[:8]
 
 
 def _place(row: Row) -> tuple[Any, ...]:
