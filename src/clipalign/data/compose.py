@@ -1,0 +1,203 @@
+"""Composes drawings over procedural backgrounds, with exact object masks.
+
+A scene is a handful of numbers drawn from one generator; rendering is a pure function of scenes, so that an image
+depends on its seed alone, never on the batch, the rank or the worker that it is made in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+FAMILIES = ("flat", "gradient", "noise", "stripes", "clutter")
+# The smallest mean colour difference (of 1) between a drawing's ink and the background under it.
+MIN_CONTRAST = 0.25
+
+
+@dataclass(frozen=True)
+class Background:
+    """One background: a family and the number of the instance in it. Equal numbers give equal pixels."""
+
+    family: str
+    instance: int
+
+
+@dataclass(frozen=True)
+class Scene:
+    """One drawing over one background.
+
+    Attributes:
+        sprite: index into the sprites handed to `render`.
+        scale: side of the drawing's square over the canvas side.
+        x, y: centre of the drawing, in canvas sides from the centre (-0.5 ... 0.5).
+        angle: rotation in degrees, counter-clockwise.
+        background: what stands behind.
+        ink: colour in [0, 1] for monotone drawings, else None (the drawing's own colours).
+    """
+
+    sprite: int
+    scale: float
+    x: float
+    y: float
+    angle: float
+    background: Background
+    ink: tuple[float, float, float] | None = None
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """Images and where the object is.
+
+    Attributes:
+        images: [B, 3, S, S] in [0, 1].
+        alpha: [B, S, S], share of each pixel that the drawing covers.
+    """
+
+    images: Tensor
+    alpha: Tensor
+
+
+def draw_placement(
+    rng: np.random.Generator, scales: tuple[float, float], angle: float
+) -> tuple[float, float, float, float]:
+    """Scale, x, y and angle: the drawing's square stays inside the canvas, give or take its rotated corners."""
+    scale = float(rng.uniform(*scales))
+    room = max(0.0, (1 - scale) / 2)
+    return scale, float(rng.uniform(-room, room)), float(rng.uniform(-room, room)), float(rng.uniform(-angle, angle))
+
+
+def render(scenes: Sequence[Scene], sprites: Tensor, size: int, clutter: Tensor | None = None, oversample: int = 2) -> Rendered:
+    """Draws scenes.
+
+    Args:
+        scenes: what to draw.
+        sprites: [N, 4, s, s] uint8, straight alpha.
+        size: side of the canvas in pixels.
+        clutter: [K, 4, c, c] uint8, small drawings for the clutter family.
+        oversample: factor of the grid that drawings are sampled on before averaging down.
+    """
+    fine = size * oversample
+    chosen = sprites[torch.tensor([scene.sprite for scene in scenes])].float() / 255
+    ink = torch.tensor([scene.ink or (0.0, 0.0, 0.0) for scene in scenes]).view(-1, 3, 1, 1)
+    inked = torch.tensor([scene.ink is not None for scene in scenes]).view(-1, 1, 1, 1)
+    alpha = chosen[:, 3:]
+    colour = torch.where(inked, ink.expand_as(chosen[:, :3]), chosen[:, :3])
+    # Premultiplied colours: sampling straight ones would bleed in what hides under full transparency.
+    grid = F.affine_grid(_inverse_affine(scenes), [len(scenes), 4, fine, fine], align_corners=False)
+    placed = F.grid_sample(torch.cat([colour * alpha, alpha], dim=1), grid, align_corners=False)
+    if oversample > 1:
+        placed = F.avg_pool2d(placed, oversample)
+    back = torch.stack([background(s.background, size, clutter) for s in scenes]).float() / 255
+    back = _contrasting(back, placed)
+    images = placed[:, :3] + (1 - placed[:, 3:]) * back
+    return Rendered(images.clamp(0, 1), placed[:, 3])
+
+
+def place_masks(scenes: Sequence[Scene], masks: Tensor, size: int, oversample: int = 2) -> Tensor:
+    """Moves masks [N, s, s] in [0, 1] as `render` moves the sprites of the same numbers: [B, size, size]."""
+    chosen = masks[torch.tensor([scene.sprite for scene in scenes])].float().unsqueeze(1)
+    grid = F.affine_grid(
+        _inverse_affine(scenes), [len(scenes), 1, size * oversample, size * oversample], align_corners=False
+    )
+    return F.avg_pool2d(F.grid_sample(chosen, grid, align_corners=False), oversample)[:, 0]
+
+
+def _inverse_affine(scenes: Sequence[Scene]) -> Tensor:
+    """[B, 2, 3]: canvas coordinates (-1 ... 1) to sprite coordinates, as `affine_grid` wants them."""
+    rows = []
+    for scene in scenes:
+        turn = np.deg2rad(scene.angle)
+        cos, sin = np.cos(turn) / scene.scale, np.sin(turn) / scene.scale
+        x, y = 2 * scene.x, 2 * scene.y
+        rows.append([[cos, -sin, -cos * x + sin * y], [sin, cos, -sin * x - cos * y]])
+    return torch.tensor(rows, dtype=torch.float32)
+
+
+def _contrasting(back: Tensor, placed: Tensor) -> Tensor:
+    """Backgrounds against which the drawings can be seen: the given one, else its negative, else black or white."""
+    weak = (_contrast(back, placed) < MIN_CONTRAST).nonzero()[:, 0]
+    if len(weak) == 0:
+        return back
+    given = back[weak]
+    options = torch.stack([1 - given, torch.zeros_like(given), torch.ones_like(given)])
+    scores = torch.stack([_contrast(option, placed[weak]) for option in options])
+    enough = scores >= MIN_CONTRAST
+    # The first that passes; where none does (a drawing of mid tones), the strongest.
+    choice = torch.where(enough.any(0), enough.float().argmax(0), scores.argmax(0))
+    back = back.clone()
+    back[weak] = options[choice, torch.arange(len(weak))]
+    return back
+
+
+def _contrast(back: Tensor, placed: Tensor) -> Tensor:
+    """[B]: mean absolute colour difference between premultiplied drawings and backgrounds, under the ink."""
+    alpha = placed[:, 3:]
+    difference = (placed[:, :3] - alpha * back).abs().mean(1, keepdim=True)
+    return difference.sum((1, 2, 3)) / alpha.sum((1, 2, 3)).clamp_min(1e-6)
+
+
+def background(spec: Background, size: int, clutter: Tensor | None) -> Tensor:
+    """[3, size, size] uint8."""
+    key = None if clutter is None or spec.family != "clutter" else clutter
+    return _background(spec, size) if key is None else _clutter(spec, size, key)
+
+
+@lru_cache(maxsize=8192)
+def _background(spec: Background, size: int) -> Tensor:
+    rng = np.random.default_rng([FAMILIES.index(spec.family), spec.instance])
+    colours = torch.from_numpy(rng.uniform(0, 1, (2, 3)).astype(np.float32)).view(2, 3, 1, 1)
+    axis = (torch.arange(size, dtype=torch.float32) + 0.5) / size - 0.5
+    turn = rng.uniform(0, 2 * np.pi)
+    along = axis[None, :] * float(np.cos(turn)) + axis[:, None] * float(np.sin(turn))
+    if spec.family == "flat":
+        picture = colours[0].expand(3, size, size)
+    elif spec.family == "gradient":
+        picture = torch.lerp(colours[0], colours[1], (along + 0.5).clamp(0, 1))
+    elif spec.family == "noise":
+        cells = int(rng.integers(2, 7))
+        coarse = torch.from_numpy(rng.uniform(0, 1, (1, 3, cells, cells)).astype(np.float32))
+        picture = F.interpolate(coarse, size=(size, size), mode="bicubic", align_corners=False)[0]
+    elif spec.family == "stripes":
+        period, across = float(rng.uniform(0.08, 0.3)), axis[:, None] * float(np.cos(turn)) - axis[None, :] * float(np.sin(turn))
+        bands = torch.floor(along / period)
+        if rng.random() < 0.5:  # checks
+            bands = bands + torch.floor(across / period)
+        picture = torch.where(bands.remainder(2) == 0, colours[0], colours[1])
+    else:
+        raise ValueError(f"family {spec.family!r} needs drawings")
+    return (picture.clamp(0, 1) * 255).round().to(torch.uint8).contiguous()
+
+
+# Keyed by (spec, size) and the identity of the drawings: a tensor cannot be hashed by value.
+_clutter_cache: dict[tuple[Background, int, int], Tensor] = {}
+
+
+def _clutter(spec: Background, size: int, drawings: Tensor) -> Tensor:
+    key = (spec, size, id(drawings))
+    if key not in _clutter_cache:
+        rng = np.random.default_rng([FAMILIES.index("clutter"), spec.instance])
+        base = _background(Background(("flat", "gradient")[int(rng.integers(2))], spec.instance), size)
+        many = int(rng.integers(8, 16))
+        scenes = []
+        for _ in range(many):
+            scale = float(rng.uniform(0.14, 0.28))
+            x, y = rng.uniform(-0.5, 0.5, 2)
+            scenes.append(
+                Scene(int(rng.integers(len(drawings))), scale, float(x), float(y), float(rng.uniform(-30, 30)), spec)
+            )
+        grid = F.affine_grid(_inverse_affine(scenes), [many, 4, size, size], align_corners=False)
+        layers = drawings[torch.tensor([s.sprite for s in scenes])].float() / 255
+        layers = torch.cat([layers[:, :3] * layers[:, 3:], layers[:, 3:]], dim=1)
+        picture = base.float() / 255
+        for layer in F.grid_sample(layers, grid, align_corners=False):
+            picture = layer[:3] + (1 - layer[3:]) * picture
+        if len(_clutter_cache) >= 4096:
+            _clutter_cache.clear()
+        _clutter_cache[key] = (picture.clamp(0, 1) * 255).round().to(torch.uint8)
+    return _clutter_cache[key]
