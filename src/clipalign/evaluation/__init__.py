@@ -1,1 +1,8 @@
+"""Numbers from outputs: each file one function of what a classifier says of fixed views."""
 
+from __future__ import annotations
+
+from .accuracy import Accuracy, accuracy
+from .outputs import Outputs, Views, outputs_by_test
+
+__all__ = ["Accuracy", "Outputs", "Views", "accuracy", "outputs_by_test"]

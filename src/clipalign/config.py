@@ -1,0 +1,213 @@
+"""Options of every command, as dataclasses: one field, one flag, one line of a YAML file.
+
+A field's docstring is its help text. `options.py` fills these classes from a command line, YAML files, the
+defaults shipped for the pocket backbone and the values a method was published with.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from tyro.conf import Positional
+
+from .errors import UserError
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Fine-tune a backbone on the training rows of a protocol, then score it on the test rows."""
+
+    out: Path
+    """Run folder to write. Must be new or empty, unless --resume or --overwrite says otherwise."""
+    method: str = "alignclip"
+    """What is optimised: a name of `clipalign list methods`. Its own options follow those of the run."""
+    data: str = "pictograms"
+    """A name of `clipalign list data`, or a folder of class/image or domain/class/image."""
+    data_options: tuple[str, ...] = ()
+    """KEY=VALUE settings of the data set, such as background_bias=0.5 for pictograms."""
+    protocol: str = "domain-shift"
+    """Which rows train and which test, under which class names: a name of `clipalign list protocols`."""
+    target: str | None = None
+    """Domain left out of training and tested. Needed by domain-shift and in-the-wild."""
+    backbone: str = "pocket"
+    """"pocket", ARCHITECTURE:TAG as open_clip names them (ViT-B-16:openai), hf-hub:ORG/NAME, or a local file."""
+    cache_dir: str | None = None
+    """Folder of downloaded weights. Default: the one of the Hugging Face hub."""
+    template: tuple[str, ...] = ()
+    """Prompt templates with {} for the class name; several are averaged. Default: those of the data set."""
+
+    steps: int = 5000
+    """Optimiser steps. Methods that do not iterate ignore it."""
+    batch_size: int = 36
+    """Images per step over all processes, shared equally between the source domains."""
+    micro_batch_size: int | None = None
+    """Images per forward pass; smaller needs less memory and gives the same gradient. Default: all at once."""
+    lr: float = 5e-6
+    """Peak learning rate of the optimiser."""
+    weight_decay: float = 0.1
+    """Decoupled weight decay (adamw) or L2 penalty (sgd, adam), on every trained tensor."""
+    optimizer: Literal["adamw", "adam", "sgd"] = "adamw"
+    """Update rule, with PyTorch's own constants; sgd has momentum 0.9."""
+    schedule: Literal["cosine", "constant"] = "cosine"
+    """Learning rate over steps: to 0 along a half cosine, or held."""
+    warmup_steps: int = 0
+    """Steps of linear warm-up from 0 to --lr before the schedule."""
+    clip_grad_norm: float | None = None
+    """Largest global gradient norm; larger ones are scaled down. Default: no clipping, as published."""
+    average: Literal["none", "ema", "bma"] | None = None
+    """Average of the weights over steps that predictions use: exponential, or beta moving average. Default:
+    the method's own."""
+    ema_decay: float = 0.999
+    """Decay per step of --average ema."""
+    bma_beta: float = 0.5
+    """Both parameters of the Beta density that weighs steps in --average bma (published: 0.5; 0.1 for classes
+    left out of training)."""
+
+    seed: int = 0
+    """Seed of batches, training views and whatever a method draws. Splits do not depend on it."""
+    device: str = "auto"
+    """auto, cpu, cuda or cuda:N. auto takes a GPU where there is one."""
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """Type of the forward pass; weights and their updates stay float32. auto: fp32 on a CPU, bf16 on a GPU that
+    has it, else fp16 with loss scaling."""
+    workers: int = 0
+    """Processes that prepare batches ahead. 0 prepares them in the training process; results are the same."""
+    eval_batch_size: int = 256
+    """Images per forward pass at evaluation."""
+    log_every: int = 10
+    """Steps between two lines of metrics.jsonl, which hold means over the steps between."""
+    validate_every: int | None = None
+    """Steps between two measurements on the source validation rows; 0 measures at the end only. Default: a
+    fifth of the steps."""
+    checkpoint_every: int = 500
+    """Steps between two checkpoints that --resume starts from; 0 writes none."""
+    resume: bool = False
+    """Go on with the run in --out from its last checkpoint; a run that is done is left as it is."""
+    overwrite: bool = False
+    """Replace the run in --out."""
+
+    def check(self) -> None:
+        """Raise UserError for the first value out of range."""
+        at_least(self, 1, "steps", "batch_size", "micro_batch_size", "eval_batch_size", "log_every")
+        at_least(
+            self,
+            0,
+            "lr",
+            "weight_decay",
+            "warmup_steps",
+            "workers",
+            "validate_every",
+            "checkpoint_every",
+            "seed",
+        )
+        if self.clip_grad_norm is not None and not self.clip_grad_norm > 0:
+            raise UserError(f"--clip-grad-norm must be above 0, not {self.clip_grad_norm:g}")
+        if not 0 <= self.ema_decay < 1:
+            raise UserError(f"--ema-decay must be in [0, 1), not {self.ema_decay:g}")
+        if not self.bma_beta > 0:
+            raise UserError(f"--bma-beta must be above 0, not {self.bma_beta:g}")
+        if self.resume and self.overwrite:
+            raise UserError("--resume and --overwrite exclude each other: choose one")
+        check_templates(self.template)
+
+
+@dataclass(frozen=True)
+class EvalConfig:
+    """Score a run, or a backbone as it is (zero-shot), and write one row per test set."""
+
+    model: Positional[str]
+    """Run folder, or a backbone as in `clipalign train --backbone`."""
+    out: Path
+    """Folder for results.jsonl. Must be new or empty, unless --overwrite is given."""
+    data: str = "pictograms"
+    """A name of `clipalign list data`, or a folder of class/image or domain/class/image."""
+    data_options: tuple[str, ...] = ()
+    """KEY=VALUE settings of the data set."""
+    protocol: str | None = None
+    """Test sets of this protocol. Default: one per domain, with all rows and all classes."""
+    target: str | None = None
+    """Domain that the protocol tests."""
+    weights: Literal["model", "last"] = "model"
+    """Of a run: the weights predictions use (averaged if the method averages), or the last step's."""
+    template: tuple[str, ...] = ()
+    """Prompt templates with {} for the class name; several are averaged. Default: those of the data set."""
+    cache_dir: str | None = None
+    """Folder of downloaded weights."""
+    seed: int = 0
+    """Written to the rows; evaluation draws nothing."""
+    device: str = "auto"
+    """auto, cpu, cuda or cuda:N."""
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """Type of the forward pass; similarities are always float32."""
+    eval_batch_size: int = 256
+    """Images per forward pass."""
+    overwrite: bool = False
+    """Replace the results in --out."""
+
+    def check(self) -> None:
+        """Raise UserError for the first value out of range."""
+        at_least(self, 1, "eval_batch_size")
+        at_least(self, 0, "seed")
+        check_templates(self.template)
+
+
+@dataclass(frozen=True)
+class PredictConfig:
+    """Name what is on images, among the classes of a file or those the run was trained on."""
+
+    model: Positional[str]
+    """Run folder, or a backbone as in `clipalign train --backbone`."""
+    images: Positional[tuple[Path, ...]]
+    """Image files (PNG, JPEG, WebP, GIF, BMP, TIFF)."""
+    classes_file: Path | None = None
+    """Text file with one class name per line. Default: the classes the run was trained on."""
+    topk: int = 5
+    """Classes to print per image."""
+    template: tuple[str, ...] = ()
+    """Prompt templates with {} for the class name. Default: those the run was trained with."""
+    weights: Literal["model", "last"] = "model"
+    """Of a run: the weights predictions use, or the last step's."""
+    cache_dir: str | None = None
+    """Folder of downloaded weights."""
+    device: str = "auto"
+    """auto, cpu, cuda or cuda:N."""
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """Type of the forward pass."""
+
+    def check(self) -> None:
+        """Raise UserError for the first value out of range."""
+        at_least(self, 1, "topk")
+        check_templates(self.template)
+        if not self.images:
+            raise UserError("predict needs at least one image file")
+
+
+@dataclass(frozen=True)
+class ListConfig:
+    """Print the names an option takes."""
+
+    what: Positional[Literal["methods", "data", "backbones", "protocols"]]
+    """Which names."""
+
+
+def at_least(config: object, low: float, *names: str) -> None:
+    """Raise UserError unless each named field is None or a number >= `low` (which excludes NaN)."""
+    for name in names:
+        value = getattr(config, name)
+        if value is not None and not value >= low:
+            raise UserError(f"{flag(name)} must be at least {low}, not {value}")
+
+
+def check_templates(templates: Sequence[str]) -> None:
+    """Each template has one place for the class name."""
+    for template in templates:
+        if template.count("{}") != 1:
+            raise UserError(f'--template needs {{}} once, where the class name goes: "{template}" has not')
+
+
+def flag(name: str) -> str:
+    """batch_size -> --batch-size"""
+    return "--" + name.replace("_", "-")

@@ -1,0 +1,83 @@
+"""Training batches as a function of (seed, step): the same whoever makes them, and wherever a run starts again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from ..distributed import Ranks
+from ..protocols.base import Episode
+from .base import Batch, Preprocess
+
+
+def plan_batch(rows_by_domain: list[np.ndarray], batch_size: int, seed: int, step: int) -> np.ndarray:
+    """Rows of the global batch of a step (from 0).
+
+    Each source domain gives an equal share, drawn uniformly with replacement as in DomainBed; what does not
+    divide goes to the domains in turn.
+
+    Args:
+        rows_by_domain: rows of each source domain, none empty.
+        batch_size: images over all processes.
+
+    Returns:
+        [batch_size] int64.
+    """
+    rng = np.random.default_rng([seed, step, 0])
+    domains = len(rows_by_domain)
+    share, rest = divmod(batch_size, domains)
+    extra = {(step * rest + i) % domains for i in range(rest)}
+    return np.concatenate([rng.choice(rows, share + (d in extra)) for d, rows in enumerate(rows_by_domain)])
+
+
+class Steps(Dataset[Batch]):
+    """A map from step to batch; a process sees its own share of each.
+
+    Args:
+        episode: training rows and label space.
+        batch_size: images per step over all processes.
+        seed: of rows and views.
+        preprocess: what the backbone wants to see.
+        ranks: which share.
+    """
+
+    def __init__(
+        self, episode: Episode, batch_size: int, seed: int, preprocess: Preprocess, ranks: Ranks | None = None
+    ) -> None:
+        self.episode, self.batch_size, self.seed, self.preprocess = episode, batch_size, seed, preprocess
+        self.ranks = ranks or Ranks()
+        rows, domains = episode.train_rows, episode.source.domains[episode.train_rows]
+        self.rows_by_domain = [rows[domains == d] for d in episode.train_domains]
+        self.position = np.full(len(episode.source.class_names), -1)
+        self.position[list(episode.train_classes)] = np.arange(len(episode.train_classes))
+
+    def __getitem__(self, step: int) -> Batch:
+        source = self.episode.source
+        rows = plan_batch(self.rows_by_domain, self.batch_size, self.seed, step)
+        # A view depends on where it stands in the whole run, not on which process shows it.
+        draws = step * self.batch_size + np.arange(self.batch_size)
+        mine = self.ranks.share(self.batch_size)
+        rows, draws = rows[mine], draws[mine]
+        return Batch(
+            images=source.images(rows, "train", draws, self.seed, self.preprocess),
+            labels=torch.from_numpy(self.position[source.labels[rows]]),
+            domains=torch.from_numpy(source.domains[rows]),
+            rows=torch.from_numpy(rows),
+        )
+
+    def iterate(self, first: int, end: int, workers: int = 0) -> Iterator[Batch]:
+        """Batches of steps first to end - 1, prepared ahead by `workers` processes (0: none)."""
+        if workers == 0:
+            return (self[step] for step in range(first, end))
+        return iter(
+            DataLoader(
+                self, batch_size=None, sampler=range(first, end), num_workers=workers, collate_fn=_same
+            )
+        )
+
+
+def _same(batch: Batch) -> Batch:
+    return batch

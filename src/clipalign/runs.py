@@ -1,0 +1,276 @@
+"""The folder of a run: its files, when it may be written, and how it is opened again."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from .checkpoint import load_weights, save_weights, write_text
+from .errors import UserError
+from .options import RECORD, TrainOptions, dump_yaml, plain, read_yaml, train_options
+from .results import FILE as RESULTS
+from .results import ResultRow, read_results
+
+if TYPE_CHECKING:
+    import torch
+
+    from .backbone import Backbone
+    from .methods import Method
+    from .protocols import Episode
+
+# Options that do not change what a run computes, so that --resume may change them.
+FREE = frozenset(
+    {
+        "out",
+        "resume",
+        "overwrite",
+        "device",
+        "workers",
+        "cache_dir",
+        "log_every",
+        "validate_every",
+        "checkpoint_every",
+        "eval_batch_size",
+    }
+)
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Paths of a run.
+
+    config.yaml holds every option (usable as `--config`) and, under `record`, facts about the run. A run is done
+    when results.jsonl is there: it is written last.
+    """
+
+    path: Path
+
+    @property
+    def config(self) -> Path:
+        return self.path / "config.yaml"
+
+    @property
+    def metrics(self) -> Path:
+        return self.path / "metrics.jsonl"
+
+    @property
+    def model(self) -> Path:
+        return self.path / "model.safetensors"
+
+    @property
+    def last(self) -> Path:
+        return self.path / "last.safetensors"
+
+    @property
+    def results(self) -> Path:
+        return self.path / RESULTS
+
+    @property
+    def predictions(self) -> Path:
+        return self.path / "predictions.npz"
+
+    @property
+    def checkpoint(self) -> Path:
+        return self.path / "checkpoint" / "state.safetensors"
+
+    @property
+    def log(self) -> Path:
+        return self.path / "log.txt"
+
+    @property
+    def done(self) -> bool:
+        """Whether the run has its results."""
+        return self.results.is_file()
+
+    def clear(self) -> None:
+        """Remove the files of an earlier run, and nothing else that may lie beside them."""
+        for path in (
+            self.results,
+            self.config,
+            self.metrics,
+            self.model,
+            self.last,
+            self.predictions,
+            self.log,
+        ):
+            path.unlink(missing_ok=True)
+        shutil.rmtree(self.checkpoint.parent, ignore_errors=True)
+
+    def read_metrics(self) -> list[dict[str, Any]]:
+        """Lines of metrics.jsonl, complete ones."""
+        if not self.metrics.is_file():
+            return []
+        lines = self.metrics.read_text(encoding="utf-8").splitlines(keepends=True)
+        return [json.loads(line) for line in lines if line.endswith("\n")]
+
+    def record(self) -> dict[str, Any]:
+        """The facts in config.yaml."""
+        content = yaml.safe_load(self.config.read_text(encoding="utf-8")) or {}
+        record: dict[str, Any] = content.get(RECORD) or {}
+        return record
+
+
+def check_out(path: Path, *, overwrite: bool, resume: bool = False) -> None:
+    """Refuse to write into a folder that holds something.
+
+    Raises:
+        UserError: it does, and neither --overwrite nor --resume was given; or it is not a folder.
+    """
+    if path.exists() and not path.is_dir():
+        raise UserError(f"--out: {path} is a file, not a folder")
+    if path.is_dir() and any(path.iterdir()) and not (overwrite or resume):
+        raise UserError(f"--out: {path} is not empty; choose another folder, or give --resume or --overwrite")
+    if resume and path.is_dir() and any(path.iterdir()) and not (path / "config.yaml").is_file():
+        raise UserError(f"--resume: {path} holds no run (no config.yaml); choose another --out")
+
+
+def check_same(folder: RunFolder, options: TrainOptions) -> None:
+    """Refuse to go on with a run under other options.
+
+    Raises:
+        UserError: naming the first option that differs.
+    """
+    stored = read_yaml(folder.config)
+    for name, value in options.flat().items():
+        if name not in FREE and name in stored and stored[name] != value:
+            raise UserError(
+                f"--resume: {folder.path} was started with {name.replace('_', '-')} = {stored[name]}, not {value}; "
+                "drop the option, or start a new run in another --out"
+            )
+
+
+def write_config(folder: RunFolder, options: TrainOptions, record: Mapping[str, Any]) -> None:
+    """Write config.yaml."""
+    values = {name: v for name, v in options.flat().items() if name not in ("resume", "overwrite")}
+    facts = {name: plain(value) for name, value in record.items()}
+    write_text(folder.config, dump_yaml({**values, RECORD: facts}))
+
+
+def is_run(name: str | Path) -> bool:
+    """Whether a path is a run folder."""
+    return (Path(name) / "config.yaml").is_file()
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run, opened.
+
+    Attributes:
+        folder: its files.
+        options: what it was told.
+        method: set up, with the run's weights.
+        backbone: carries the trained towers.
+    """
+
+    folder: RunFolder
+    options: TrainOptions
+    method: Method
+    backbone: Backbone
+
+    @property
+    def results(self) -> list[ResultRow]:
+        """Its result rows."""
+        return read_results(self.folder.path)
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The classes it was trained on."""
+        return tuple(self.folder.record()["class_names"])
+
+
+def read_options(folder: RunFolder) -> TrainOptions:
+    """The options of a run, as it was started."""
+    if not folder.config.is_file():
+        raise UserError(f"{folder.path} is not a run folder (no config.yaml)")
+    options = train_options(["--config", str(folder.config), "--out", str(folder.path)])
+    return replace(options, run=replace(options.run, out=folder.path))
+
+
+def open_run(
+    path: str | Path,
+    *,
+    weights: str = "model",
+    device: torch.device | str = "cpu",
+    cache_dir: str | None = None,
+) -> Run:
+    """Build a run's model again.
+
+    Args:
+        path: run folder.
+        weights: "model" (what predictions use) or "last" (the last step's).
+        device: where it goes.
+        cache_dir: folder of downloaded weights, for backbones whose architecture comes from the hub.
+
+    Raises:
+        UserError: not a finished run, or a damaged weights file.
+    """
+    from .backbone import load
+
+    folder = RunFolder(Path(path))
+    options = read_options(folder)
+    file = folder.model if weights == "model" else folder.last
+    if not file.is_file():
+        raise UserError(f"{folder.path} has no {file.name}: the run is not finished; go on with --resume")
+    state = load_weights(file)
+    # The file holds both towers, so the pre-trained weights are not needed again, nor can they have changed.
+    backbone = load(options.run.backbone, device, cache_dir or options.run.cache_dir, pretrained=False)
+    method = options.method(options.hyper)
+    # Weights first, so that whatever `setup` derives from them is right; once more after it, for the method's own.
+    with contextlib.suppress(RuntimeError):
+        backbone.model.load_state_dict(state, strict=False)
+    method.setup(backbone, stored_episode(folder), folder.record()["templates"])
+    method.load_state_dict(state)
+    return Run(folder, options, method, backbone)
+
+
+def stored_episode(folder: RunFolder) -> Episode:
+    """What `Method.setup` needs to know of the episode a run was trained on; it has no images."""
+    import numpy as np
+
+    from .protocols import Episode
+
+    record = folder.record()
+    names, domains = tuple(record["class_names"]), tuple(record["domain_names"])
+    source = NamesOnly(record["data"], names, domains, tuple(record["templates"]))
+    empty = np.empty(0, np.int64)
+    classes = tuple(range(len(names)))
+    protocol, target = record["protocol"], record["target"]
+    return Episode(protocol, target, source, classes, empty, empty, (), record["split_hash"])
+
+
+class NamesOnly:
+    """A `Source` that remembers the names of a data set, for models that are used without it."""
+
+    def __init__(
+        self,
+        name: str,
+        class_names: tuple[str, ...],
+        domain_names: tuple[str, ...],
+        templates: tuple[str, ...],
+    ) -> None:
+        import numpy as np
+
+        self.name, self.class_names, self.domain_names = name, class_names, domain_names
+        self.templates = templates
+        self.labels = self.domains = np.empty(0, np.int64)
+
+    def views(self, stage: str) -> int:
+        return 1
+
+    def images(self, *_: Any, **__: Any) -> torch.Tensor:
+        raise RuntimeError("the images of a finished run are not at hand")
+
+    def fingerprint(self) -> str:
+        return ""
+
+
+def save_model(path: Path, method: Method, options: TrainOptions) -> None:
+    """Write a method's tensors with the facts that say what they are."""
+    save_weights(path, method.state_dict(), {"method": method.name, "backbone": options.run.backbone})
