@@ -1,8 +1,10 @@
-"""CLIP-like models: loading, features, dense maps, hooks."""
+"""CLIP-like models: loading, features, dense maps, hooks. Knows nothing of data, runs or methods."""
 
 from __future__ import annotations
 
-from .loading import load
+from .dense import Dense
+from .loading import list_backbones, load
 from .model import Backbone
+from .tokens import Tokens
 
-__all__ = ["Backbone", "load"]
+__all__ = ["Backbone", "Dense", "Tokens", "list_backbones", "load"]

@@ -1,15 +1,46 @@
-"""From a name to a model: "pocket", "ViT-B-16:openai", "hf-hub:org/name", "ViT-B-16:/path/to/file"."""
+"""From a name to a backbone: "pocket", "ViT-B-16:openai", "ViT-B-16:my.safetensors", "hf-hub:org/name"."""
 
 from __future__ import annotations
 
-import torch
-from safetensors.torch import load_file
+import difflib
+import json
+import logging
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlparse
 
+import huggingface_hub.constants
 import open_clip
+import torch
+from open_clip.pretrained import download_pretrained_from_hf
 
 from ..errors import UserError
 from . import pocket
+from .checkpoints import load_weights
 from .model import Backbone
+
+log = logging.getLogger(__name__)
+
+_FOLDER_WEIGHTS = (
+    "open_clip_model.safetensors",
+    "open_clip_pytorch_model.safetensors",
+    "model.safetensors",
+    "open_clip_pytorch_model.bin",
+    "pytorch_model.bin",
+)
+
+
+def list_backbones() -> list[str]:
+    """Names `load` takes without a file: "pocket" and every supported ARCHITECTURE:TAG of open_clip."""
+    supported = {
+        name for name in open_clip.list_models() if not _unsupported(open_clip.get_model_config(name))
+    }
+    pairs = [f"{name}:{tag}" for name, tag in open_clip.list_pretrained() if name in supported]
+    return ["pocket", *pairs]
 
 
 def load(
@@ -20,29 +51,212 @@ def load(
     pretrained: bool = True,
     seed: int = 0,
 ) -> Backbone:
-    """Build a backbone, in float32, in evaluation mode.
+    """Build a backbone: float32 weights, evaluation mode.
 
     Args:
-        spec: "pocket", or "pocket:random" for seeded random weights.
+        spec: "pocket" (shipped), "ARCHITECTURE:TAG" (an open_clip name and one of its pretrained tags),
+            "ARCHITECTURE:FILE" (a .safetensors, .pt, .pth or .bin of that architecture),
+            "ARCHITECTURE:random", "hf-hub:ORG/NAME" or "local-dir:FOLDER" (open_clip_config.json beside the
+            weights).
         device: where the weights go.
-        cache_dir: folder of downloaded weights.
-        pretrained: False gives random weights, as ":random" does.
-        seed: of random weights.
+        cache_dir: folder of downloaded weights; None for the Hugging Face hub's own.
+        pretrained: False gives the architecture (with the activation its tag needs) and random weights, and
+            downloads no weights.
+        seed: of random weights; the global random state is left alone.
 
     Raises:
-        UserError: unknown name, missing weights.
+        UserError: unknown name or tag, unsupported towers, weights missing, unreadable, not fitting, or not
+            to be had without network.
     """
+    if spec.startswith("hf-hub:"):
+        backbone = _from_hub(spec, cache_dir, pretrained, seed)
+    elif spec.startswith("local-dir:"):
+        folder = Path(spec.removeprefix("local-dir:")).expanduser()
+        backbone = _from_folder(spec, folder, _weights_in(folder) if pretrained else None, seed, cache_dir)
+    else:
+        backbone = _from_architecture(spec, cache_dir, pretrained, seed)
+    return backbone.eval().to(device)
+
+
+def _from_architecture(spec: str, cache_dir: str | None, pretrained: bool, seed: int) -> Backbone:
     name, _, source = spec.partition(":")
-    if name != "pocket" or source not in ("", "random"):
-        raise UserError(f'--backbone: unknown "{spec}"')
     pocket.register()
+    architecture = pocket.ARCHITECTURE if name == "pocket" else name
+    config = open_clip.get_model_config(architecture)
+    if config is None:
+        close = difflib.get_close_matches(name, ["pocket", *open_clip.list_models()], n=3)
+        hint = (
+            f"; did you mean {', '.join(close)}?" if close else "; `clipalign list backbones` shows the names"
+        )
+        raise UserError(f'--backbone {spec}: unknown architecture "{name}"; {hint}')
+    if reason := _unsupported(config):
+        raise UserError(f"--backbone {spec}: {reason}, which clipalign does not support")
+
     random = source == "random" or not pretrained
-    if not random and not pocket.WEIGHTS.is_file():
-        raise UserError(f"the weights file of the pocket backbone is missing: {pocket.WEIGHTS}")
+    tag = open_clip.get_pretrained_cfg(architecture, source) if source else {}
+    file: Path | None = None
+    if architecture == pocket.ARCHITECTURE and not source:
+        file = pocket.WEIGHTS
+        if not random and not file.is_file():
+            raise UserError(f"--backbone pocket: the weights file of the pocket backbone is missing: {file}")
+    elif source and source != "random" and not tag:
+        file = Path(source).expanduser()
+        if not random and not file.is_file():
+            raise UserError(f'--backbone {spec}: "{source}" is neither a file nor a tag. {_choices(name)}')
+        twin = f"{name}-quickgelu"
+        if not random and twin in open_clip.list_models():
+            log.warning("%s: exact GELU; if the weights stem from OpenAI's, name %s instead", spec, twin)
+    elif not source and not random:
+        raise UserError(f"--backbone {spec}: say which weights. {_choices(name)}")
+
+    # Some tags list plain architectures but were trained with QuickGELU: the tag decides.
+    keys = ("mean", "std", "interpolation", "resize_mode")
+    preprocess = {k: tag[k] for k in keys if k in tag}
+    if architecture == pocket.ARCHITECTURE:
+        preprocess = {
+            k: tuple(v) if isinstance(v, list) else v for k, v in pocket.config()["preprocess"].items()
+        }
+    with _quiet(), _offline_if_unreachable():
+        model = _create(spec, architecture, seed, bool(tag.get("quick_gelu")), preprocess)
+        backbone = Backbone(model, _tokenizer(spec, architecture, cache_dir), spec)
+        if not random:
+            load_weights(model, file or _download(spec, architecture, tag, cache_dir))
+    return backbone
+
+
+def _from_hub(spec: str, cache_dir: str | None, pretrained: bool, seed: int) -> Backbone:
+    repository = spec.removeprefix("hf-hub:")
+    with _quiet(), _offline_if_unreachable():
+        try:
+            config = download_pretrained_from_hf(repository, "open_clip_config.json", cache_dir=cache_dir)
+            weights = download_pretrained_from_hf(repository, cache_dir=cache_dir) if pretrained else None
+        except Exception as error:
+            raise UserError(
+                f"--backbone {spec}: not in the cache and not to be downloaded ({_first_line(error)}). "
+                "Without network, copy the repository here and give the folder: --backbone local-dir:FOLDER"
+            ) from error
+    return _from_folder(spec, Path(config).parent, Path(weights) if weights else None, seed, cache_dir)
+
+
+def _from_folder(spec: str, folder: Path, weights: Path | None, seed: int, cache_dir: str | None) -> Backbone:
+    file = folder / "open_clip_config.json"
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))["model_cfg"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"--backbone {spec}: cannot read an open_clip configuration from {file} ({error})"
+        ) from error
+    if reason := _unsupported(config):
+        raise UserError(f"--backbone {spec}: {reason}, which clipalign does not support")
+    with _quiet(), _offline_if_unreachable():
+        model = _create(spec, f"local-dir:{folder}", seed, False, {})
+        # A hub repository's tokenizer has files of its own, which only the hub name brings along.
+        name = spec if spec.startswith("hf-hub:") else f"local-dir:{folder}"
+        backbone = Backbone(model, _tokenizer(spec, name, cache_dir), spec)
+        if weights is not None:
+            load_weights(model, weights)
+    return backbone
+
+
+def _weights_in(folder: Path) -> Path:
+    for name in _FOLDER_WEIGHTS:
+        if (folder / name).is_file():
+            return folder / name
+    raise UserError(
+        f"--backbone local-dir:{folder}: no weights there; expected one of {', '.join(_FOLDER_WEIGHTS)}"
+    )
+
+
+def _create(spec: str, name: str, seed: int, quick_gelu: bool, preprocess: dict[str, Any]) -> Any:
+    """The open_clip model with seeded random weights."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        model = open_clip.create_model(pocket.ARCHITECTURE, pretrained_text=False)
-    if not random:
-        model.load_state_dict({k: v.float() for k, v in load_file(pocket.WEIGHTS).items()})
-    model.eval()
-    return Backbone(model, open_clip.get_tokenizer(pocket.ARCHITECTURE), spec).to(device)
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would reseed the GPUs as well
+        try:
+            return open_clip.create_model(
+                name,
+                load_weights=False,
+                pretrained_text=False,
+                force_quick_gelu=quick_gelu,
+                force_preprocess_cfg=preprocess,
+            )
+        except Exception as error:
+            raise UserError(f"--backbone {spec}: open_clip cannot build it ({_first_line(error)})") from error
+
+
+def _tokenizer(spec: str, name: str, cache_dir: str | None) -> Any:
+    try:
+        return open_clip.get_tokenizer(name, cache_dir=cache_dir)
+    except Exception as error:
+        raise UserError(f"--backbone {spec}: its tokenizer cannot be had ({_first_line(error)})") from error
+
+
+def _download(spec: str, architecture: str, tag: dict[str, Any], cache_dir: str | None) -> Path:
+    try:
+        return Path(open_clip.download_pretrained(tag, cache_dir=cache_dir))
+    except Exception as error:
+        repository = tag.get("hf_hub", "").rpartition("/")[0]
+        where = f"https://huggingface.co/{repository}" if repository else tag.get("url", "")
+        needs_twin = tag.get("quick_gelu") and f"{architecture}-quickgelu" in open_clip.list_models()
+        name = f"{architecture}-quickgelu" if needs_twin else architecture
+        raise UserError(
+            f"--backbone {spec}: its weights are not in the cache and not to be downloaded "
+            f"({_first_line(error)}). Without network, fetch them from {where} elsewhere and give the file: "
+            f"--backbone {name}:FILE"
+        ) from error
+
+
+def _unsupported(config: dict[str, Any]) -> str | None:
+    """Why the towers of an open_clip configuration cannot be used, or None."""
+    vision = config["vision_cfg"]
+    if "timm_model_name" in vision:
+        return f"its vision tower is timm's {vision['timm_model_name']}"
+    if "multimodal_cfg" in config or vision.get("attentional_pool"):
+        return "its vision tower pools by learned queries"
+    if vision.get("pool_type", "tok") != "tok":
+        return "its vision tower does not pool by the class token"
+    return None
+
+
+def _choices(name: str) -> str:
+    tags = ", ".join(f"{name}:{tag}" for tag in open_clip.list_pretrained_tags_by_model(name))
+    listed = f"Its tags: {tags}. " if tags else "open_clip has no tag for it. "
+    return f"{listed}Or give a file ({name}:PATH), or {name}:random for random weights"
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0][:200] if lines else type(error).__name__
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep open_clip's messages to the root logger out: they speak of weights this module loads itself.
+
+    The root logger gets a handler meanwhile, since `logging.warning` would install one for good.
+    """
+    root = logging.getLogger()
+    handler, disabled = logging.NullHandler(), root.manager.disable
+    root.addHandler(handler)
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(disabled)
+        root.removeHandler(handler)
+
+
+@contextmanager
+def _offline_if_unreachable() -> Iterator[None]:
+    """Use the hub's cache at once where the hub cannot be reached, instead of after a minute of retries."""
+    host = urlparse(huggingface_hub.constants.ENDPOINT).hostname or "huggingface.co"
+    proxied = any(os.environ.get(name) for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"))
+    offline = huggingface_hub.constants.HF_HUB_OFFLINE
+    try:
+        if not proxied and not offline:
+            socket.getaddrinfo(host, 443)
+    except OSError:
+        huggingface_hub.constants.HF_HUB_OFFLINE = True
+    try:
+        yield
+    finally:
+        huggingface_hub.constants.HF_HUB_OFFLINE = offline

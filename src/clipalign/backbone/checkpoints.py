@@ -1,0 +1,119 @@
+"""Weights files into a model: whatever is wrong with the file is said before the model is used."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from open_clip.model import CustomTextCLIP, convert_to_custom_text_state_dict
+from open_clip.transformer import QuickGELU
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from ..errors import UserError
+
+TORCH_SUFFIXES = (".pt", ".pth", ".bin")
+# Scalars that OpenAI's own state dicts carry beside the weights.
+_OPENAI_KEYS = ("input_resolution", "context_length", "vocab_size")
+_PREFIXES = ("module.", "_orig_mod.")
+
+
+def read_state_dict(path: Path) -> dict[str, Tensor]:
+    """Tensors of a weights file under the names the model has for them.
+
+    Reads .safetensors, and .pt, .pth, .bin with `weights_only=True` (nothing in the file is executed): a bare
+    state dict, or a training checkpoint of open_clip with "state_dict" in it; prefixes left by DDP and
+    torch.compile are removed.
+
+    Raises:
+        UserError: no such file, truncated, not a weights file, or holding Python objects.
+    """
+    if not path.is_file():
+        raise UserError(f"no such weights file: {path}")
+    if path.suffix == ".safetensors":
+        try:
+            state: Any = load_file(path)
+        except Exception as error:
+            raise UserError(
+                f"cannot read weights from {path}: truncated or not safetensors ({error})"
+            ) from error
+    elif path.suffix in TORCH_SUFFIXES:
+        state = _read_torch(path)
+    else:
+        raise UserError(f"weights file {path}: give a .safetensors, {', '.join(TORCH_SUFFIXES)} file")
+
+    if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
+        state = state["state_dict"]
+    if not isinstance(state, dict) or not state or not all(isinstance(v, Tensor) for v in state.values()):
+        raise UserError(f"weights file {path} holds no state dict (names and tensors)")
+    while prefix := next((p for p in _PREFIXES if all(name.startswith(p) for name in state)), None):
+        state = {name.removeprefix(prefix): value for name, value in state.items()}
+    return state
+
+
+def load_weights(model: nn.Module, path: Path) -> None:
+    """Copy a weights file into a model, in the model's own precision.
+
+    Raises:
+        UserError: as `read_state_dict`; names or shapes that do not match the model; values that are not
+            finite; weights of OpenAI for a model without QuickGELU.
+    """
+    state = read_state_dict(path)
+    if any(name in state for name in _OPENAI_KEYS):
+        if not any(isinstance(module, QuickGELU) for module in model.modules()):
+            raise UserError(
+                f"weights file {path} is OpenAI's, trained with QuickGELU: name the -quickgelu architecture"
+            )
+        state = {name: value for name, value in state.items() if name not in _OPENAI_KEYS}
+    if isinstance(model, CustomTextCLIP):
+        state = convert_to_custom_text_state_dict(state)
+    expected = model.state_dict()
+    for name in ("logit_scale", "logit_bias"):
+        if name in state and name in expected and state[name].numel() == 1:
+            state[name] = state[name].reshape(expected[name].shape)
+
+    missing = [name for name in expected if name not in state]
+    unexpected = [name for name in state if name not in expected]
+    # Older files of Hugging Face text towers hold this buffer, newer towers do not.
+    unexpected = [name for name in unexpected if not name.endswith("embeddings.position_ids")]
+    shapes = [
+        f"{name} is {list(state[name].shape)}, not {list(expected[name].shape)}"
+        for name in expected
+        if name in state and state[name].shape != expected[name].shape
+    ]
+    problems = [
+        f"{label} {_some(names)}"
+        for label, names in (("missing", missing), ("unknown", unexpected), ("of another shape:", shapes))
+        if names
+    ]
+    if problems:
+        raise UserError(f"weights file {path} does not fit this architecture: {'; '.join(problems)}")
+    broken = [
+        name for name in expected if state[name].is_floating_point() and not state[name].isfinite().all()
+    ]
+    if broken:
+        raise UserError(f"weights file {path} holds values that are not finite: {_some(broken)}")
+    model.load_state_dict({name: state[name] for name in expected})
+
+
+def _read_torch(path: Path) -> Any:
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        text = str(error)
+        if "TorchScript" in text:
+            reason = "it is a TorchScript archive; load it with torch.jit.load and save its state_dict()"
+        elif "weights_only" in text or "Unsupported" in text:
+            reason = "it holds Python objects beside tensors, which are never run; save its state dict alone"
+        else:
+            reason = (
+                f"truncated or not a PyTorch file ({text.splitlines()[0] if text else type(error).__name__})"
+            )
+        raise UserError(f"cannot read weights from {path}: {reason}") from error
+
+
+def _some(names: list[str]) -> str:
+    """The first three and how many more."""
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return ", ".join(names[:3]) + more

@@ -1,0 +1,69 @@
+"""Texts to token ids, with a report of what did not fit."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """Token ids and how much of each text they hold.
+
+    Attributes:
+        ids: [n, context length] int64.
+        lengths: tokens of each text before cutting, start and end token included.
+        texts: the texts themselves.
+    """
+
+    ids: Tensor
+    lengths: tuple[int, ...]
+    texts: tuple[str, ...]
+
+    @property
+    def cut(self) -> int:
+        """How many texts lost tokens at their end."""
+        return sum(length > self.ids.shape[1] for length in self.lengths)
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest text, before cutting."""
+        return max(self.lengths, default=0)
+
+    def warn_if_cut(self) -> None:
+        """Warn once per place in the program, naming the longest text: nothing is cut silently."""
+        if not self.cut:
+            return
+        text = self.texts[self.lengths.index(self.longest)]
+        warnings.warn(
+            f"{self.cut} of {len(self.lengths)} texts have more than {self.ids.shape[1]} tokens "
+            f'and were cut; the longest has {self.longest}: "{text[:60]}..."',
+            stacklevel=3,
+        )
+
+
+def tokenize(tokenizer: Any, texts: Sequence[str]) -> Tokens:
+    """Token ids of texts, by an open_clip tokenizer."""
+    texts = tuple(texts)
+    ids = tokenizer(list(texts))
+    # Only a full row can have lost something; the others need no second pass through the tokenizer.
+    full = ids[:, -1] != 0
+    lengths = (ids != 0).sum(dim=-1).tolist()
+    for i in full.nonzero().flatten().tolist():
+        lengths[i] = _count(tokenizer, texts[i], lengths[i])
+    return Tokens(ids, tuple(lengths), texts)
+
+
+def _count(tokenizer: Any, text: str, default: int) -> int:
+    """Tokens of one text without a limit, start and end included; `default` where a tokenizer cannot say."""
+    if hasattr(tokenizer, "encode"):
+        return len(tokenizer.encode(text)) + 2
+    inner = getattr(tokenizer, "tokenizer", None)
+    if callable(inner):
+        clean = getattr(tokenizer, "clean_fn", None)
+        return len(inner(clean(text) if callable(clean) else text)["input_ids"])
+    return default
