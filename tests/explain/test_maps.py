@@ -1,0 +1,85 @@
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from clipalign.backbone import load
+from clipalign.backbone.dense import Dense
+from clipalign.explain.figures import Block, Panel, grid_figure, overlay, save
+from clipalign.explain.maps import aligned_layers, make_maps
+
+
+class KnownTokens:
+    """Stands for a tower with 2 x 3 patches: patch 4 (row 1, column 1) carries text 0, patch 2 text 1."""
+
+    grid = (2, 3)
+    num_blocks = 6
+
+    def dense(
+        self, images: Tensor, attention_layers: Sequence[int], guide: str, dual_blocks: int | None
+    ) -> Dense:
+        self.asked = (tuple(attention_layers), guide, dual_blocks)
+        tokens = torch.zeros(len(images), 6, 4)
+        tokens[:, 4, 0], tokens[:, 2, 1] = 7.0, 0.5  # lengths must not matter
+        attention = torch.tensor([[0.1, 0.1, 0.1, 0.1, 0.1, 0.5], [0.0, 0.0, 0.0, 0.0, 0.0, 1.0]])
+        return Dense(tokens[:, 0], tokens, attention[:, None].expand(-1, len(images), -1), -tokens)
+
+
+def test_maps_are_laid_out_row_by_row() -> None:
+    backbone = KnownTokens()
+    maps = make_maps(backbone, torch.zeros(2, 3, 8, 12), torch.eye(4)[:2])  # type: ignore[arg-type]
+    assert backbone.asked == ((0, 1), "dv", None)
+    assert maps.attention.shape == (2, 2, 3) and maps.patches.shape == (2, 2, 2, 3)
+    expected = torch.zeros(2, 2, 3)
+    expected[0, 1, 1], expected[1, 0, 2] = 1, 1
+    torch.testing.assert_close(maps.patches[0], expected)
+    torch.testing.assert_close(maps.guide[1], -expected)
+    # Mean over the layers.
+    torch.testing.assert_close(maps.attention[0, 1], torch.tensor([0.05, 0.05, 0.75]))
+
+
+def test_one_class_per_image() -> None:
+    maps = make_maps(KnownTokens(), torch.zeros(2, 3, 8, 12), torch.eye(4)[:2])  # type: ignore[arg-type]
+    chosen = maps.of(torch.tensor([1, 0]))
+    assert chosen.patches[0, 0, 2] == 1 and chosen.patches[1, 1, 1] == 1
+    assert chosen.patches.sum() == 2 and chosen.guide.sum() == -2
+
+
+@pytest.mark.parametrize(("blocks", "layers"), [(12, (0, 1, 2, 3)), (6, (0, 1)), (1, (0,))])
+def test_aligned_layers_are_the_first_third(blocks: int, layers: tuple[int, ...]) -> None:
+    assert aligned_layers(blocks) == layers
+
+
+def test_maps_of_the_pocket_tower() -> None:
+    backbone = load("pocket:random")
+    images = torch.randn(3, 3, *backbone.image_size, generator=torch.Generator().manual_seed(0))
+    text = torch.nn.functional.normalize(backbone.encode_text(["a bell", "a tent"]), dim=-1).detach()
+    maps = make_maps(backbone, images, text)
+    assert maps.attention.shape == (3, *backbone.grid) and maps.guide.shape == (3, 2, *backbone.grid)
+    torch.testing.assert_close(maps.attention.sum(dim=(1, 2)), torch.ones(3))
+    assert maps.guide.abs().max() <= 1 and not maps.guide.requires_grad
+    one = make_maps(backbone, images[1:2], text[1:], layers=[0], guide="vvv", dual_blocks=1)
+    assert not torch.allclose(one.guide[0, 0], maps.guide[1, 1])
+
+
+def test_a_picture_has_a_cell_for_each_map_and_is_written(tmp_path) -> None:
+    image, heat = np.full((6, 8, 3), 0.5), np.linspace(0, 1, 48).reshape(6, 8)
+    blocks = [Block("", ("image",)), Block("before", ("attention", "similarity"))]
+    rows = [[Panel(image, caption="bell"), Panel(image, (heat, heat), "tent", right=False)]] * 2
+    figure = grid_figure(blocks, rows, footer="scaled")
+    assert len(figure.axes) == 6
+    texts = [text.get_text() for text in figure.texts]
+    assert texts.count("✗ tent") == 2 and "before" in texts and "scaled" in texts
+    path = save(figure, tmp_path / "deep" / "a.png")
+    assert path.read_bytes()[:4] == b"\x89PNG"
+
+
+def test_overlay_is_bright_where_the_map_is_high() -> None:
+    image = np.random.default_rng(0).uniform(0, 1, (4, 4, 3))
+    high, low = overlay(image, np.ones((4, 4))), overlay(image, np.zeros((4, 4)))
+    assert (high.sum(axis=-1) > low.sum(axis=-1)).all()
+    assert high.min() >= 0 and high.max() <= 1
