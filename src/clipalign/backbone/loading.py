@@ -85,9 +85,7 @@ def _from_architecture(spec: str, cache_dir: str | None, pretrained: bool, seed:
     config = open_clip.get_model_config(architecture)
     if config is None:
         close = difflib.get_close_matches(name, ["pocket", *open_clip.list_models()], n=3)
-        hint = (
-            f"; did you mean {', '.join(close)}?" if close else "; `clipalign list backbones` shows the names"
-        )
+        hint = f"did you mean {', '.join(close)}?" if close else "`clipalign list backbones` shows the names"
         raise UserError(f'--backbone {spec}: unknown architecture "{name}"; {hint}')
     if reason := _unsupported(config):
         raise UserError(f"--backbone {spec}: {reason}, which clipalign does not support")
