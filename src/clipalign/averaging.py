@@ -1,0 +1,193 @@
+"""Averages of weights over training steps, and between two models: float32, fused."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .errors import UserError
+
+KINDS = ("none", "ema", "bma")
+
+
+class WeightAverage:
+    """A float32 average of parameters over steps 0 (before training), 1, 2, ...
+
+    Buffers are not averaged: methods train in evaluation mode, where batch-norm statistics do not change.
+    This class keeps no average at all ("none"); subclasses say in `share` how much the newest weights count.
+    """
+
+    kind: ClassVar[str] = "none"
+
+    def __init__(self, parameters: Iterable[Tensor]) -> None:
+        """Start from the weights as they are now (step 0).
+
+        Args:
+            parameters: tensors that training changes in place, in a fixed order.
+        """
+        self.parameters = list(parameters)
+        self.step = 0
+        self.average = [] if self.kind == "none" else [p.detach().float().clone() for p in self.parameters]
+
+    def share(self, step: int) -> float:
+        """Weight of the parameters at `step` in the average after it; the average before it gets the rest."""
+        raise NotImplementedError
+
+    @torch.no_grad()
+    def update(self, step: int) -> None:
+        """Take in the weights after optimiser step number `step` (from 1).
+
+        May be called every k steps only: the newest weights then count for all steps since the last call.
+
+        Raises:
+            ValueError: steps that do not grow.
+        """
+        if step <= self.step:
+            raise ValueError(f"step {step} after step {self.step}")
+        if self.average:
+            newest = [p.detach() if p.dtype == torch.float32 else p.detach().float() for p in self.parameters]
+            torch._foreach_lerp_(self.average, newest, self.share(step))
+        self.step = step
+
+    @torch.no_grad()
+    def copy_to(self, parameters: Iterable[Tensor]) -> None:
+        """Write the average into tensors of the same shapes, in their own precision."""
+        for parameter, value in zip(parameters, self.average, strict=True):
+            parameter.copy_(value)
+
+    @contextmanager
+    def applied(self) -> Iterator[None]:
+        """The parameters hold the average inside the `with`, and what they held before after it."""
+        if not self.average:
+            yield
+            return
+        held = [p.detach().clone() for p in self.parameters]
+        self.copy_to(self.parameters)
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                for parameter, value in zip(self.parameters, held, strict=True):
+                    parameter.copy_(value)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that going on bit for bit needs: the last step and the averaged tensors."""
+        return {"step": self.step, "average": list(self.average)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """The inverse of `state_dict`; tensors keep the device of this average.
+
+        Raises:
+            UserError: another number of tensors, or other shapes.
+        """
+        stored = state["average"]
+        if [tuple(t.shape) for t in stored] != [tuple(t.shape) for t in self.average]:
+            raise UserError(
+                "the checkpoint's weight average is of other tensors: was --average or --method changed?"
+            )
+        for mine, theirs in zip(self.average, stored, strict=True):
+            mine.copy_(theirs)
+        self.step = int(state["step"])
+
+
+class EMA(WeightAverage):
+    """Exponential moving average: after each step, decay * average + (1 - decay) * weights."""
+
+    kind = "ema"
+
+    def __init__(self, parameters: Iterable[Tensor], decay: float = 0.999) -> None:
+        """As `WeightAverage`.
+
+        Args:
+            parameters: tensors that training changes in place.
+            decay: kept per step, in [0, 1).
+        """
+        if not 0 <= decay < 1:
+            raise UserError(f"--ema-decay {decay}: must be at least 0 and below 1")
+        super().__init__(parameters)
+        self.decay = decay
+
+    def share(self, step: int) -> float:
+        return 1 - self.decay ** (step - self.step)
+
+
+class BetaMovingAverage(WeightAverage):
+    """Beta moving average of CLIPood (Shu et al., ICML 2023): sum of w(t) theta_t / sum of w(t), t = 0 ... T.
+
+    w(t) is the density of Beta(beta, beta) at (t + 0.5) / (T + 1), so that for beta < 1 the pre-trained and
+    the last weights count most: of the pre-trained ones 0.64 % stay at beta 0.5 and T = 5000, 6.2 % at 0.1.
+    """
+
+    kind = "bma"
+
+    def __init__(self, parameters: Iterable[Tensor], total_steps: int, beta: float = 0.5) -> None:
+        """As `WeightAverage`.
+
+        Args:
+            parameters: tensors that training changes in place.
+            total_steps: T, steps of the whole run.
+            beta: both parameters of the density; 1 is the plain mean.
+        """
+        if beta <= 0:
+            raise UserError(f"--bma-beta {beta}: must be above 0")
+        super().__init__(parameters)
+        x = (np.arange(total_steps + 1) + 0.5) / (total_steps + 1)
+        self.cumulative = np.cumsum((x * (1 - x)) ** (beta - 1))  # the density's constant cancels
+
+    def share(self, step: int) -> float:
+        if step >= len(self.cumulative):
+            raise ValueError(f"step {step} of a beta moving average over {len(self.cumulative) - 1}")
+        return float(1 - self.cumulative[self.step] / self.cumulative[step])
+
+
+def make_average(
+    kind: str,
+    parameters: Iterable[Tensor],
+    total_steps: int,
+    *,
+    ema_decay: float = 0.999,
+    bma_beta: float = 0.5,
+) -> WeightAverage:
+    """The average of that name: "none", "ema" or "bma".
+
+    Raises:
+        UserError: an unknown name, or settings out of range.
+    """
+    if kind == "none":
+        return WeightAverage(parameters)
+    if kind == "ema":
+        return EMA(parameters, ema_decay)
+    if kind == "bma":
+        return BetaMovingAverage(parameters, total_steps, bma_beta)
+    raise UserError(f'--average "{kind}": choose one of {", ".join(KINDS)}')
+
+
+def interpolate(
+    state_a: Mapping[str, Tensor], state_b: Mapping[str, Tensor], alpha: float
+) -> dict[str, Tensor]:
+    """WiSE-FT (Wortsman et al., CVPR 2022): (1 - alpha) * a + alpha * b for every floating-point entry.
+
+    Computed in float32, kept in a's precision. Integer buffers (counters of batch norm) are a's. alpha 0 and
+    1 give the two states exactly.
+
+    Raises:
+        UserError: the two hold other names or shapes.
+    """
+    odd = sorted(state_a.keys() ^ state_b.keys()) or [
+        k for k in state_a if state_a[k].shape != state_b[k].shape
+    ]
+    if odd:
+        raise UserError(f"cannot interpolate: the two models differ in {', '.join(odd[:3])}")
+    mixed = {}
+    for name, a in state_a.items():
+        if a.is_floating_point():
+            b = state_b[name].to(a.device)
+            mixed[name] = torch.lerp(a.float(), b.float(), alpha).to(a.dtype)
+        else:
+            mixed[name] = a.clone()
+    return mixed
