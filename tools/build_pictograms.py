@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 from drawings import descriptor
-from icon_names import Candidate, concept_drawings, pretraining_sets, read_candidates
+from icon_names import Candidate, concept_drawings, pretraining_sets, read_candidates, words
 from iconify import IconSet, draw, npm_pack, read_package
 from PIL import Image
 
@@ -25,6 +25,8 @@ FEWEST_SETS = 5  # other artists who drew the concept
 TOO_ALIKE = 0.80  # mean over domains of the correlation of two concepts' drawings
 SEED = 20_240
 GROUPS = {"animals-nature", "food-drink", "travel-places", "activities", "objects"}
+# Small drawings for cluttered backgrounds: another artist's, and none of a concept.
+CLUTTER = {"prefix": "flat-color-icons", "many": 128, "size": 48, "columns": 16}
 ICONIFY = "@iconify/json@2.2.535"
 EMOJIBASE = "emojibase-data@17.0.0"
 DOMAINS = [
@@ -121,6 +123,26 @@ def halves(concepts: list[dict], rng: np.random.Generator) -> tuple[list[str], l
     return [i for i in ids if i in set(base)], [i for i in ids if i not in set(base)]
 
 
+def clutter_sheet(sets: list[IconSet], candidates: list[Candidate]) -> tuple[np.ndarray, list[str], IconSet]:
+    """Drawings whose names share no word with any concept, as one sheet."""
+    icons = next(s for s in sets if s.prefix == CLUTTER["prefix"])
+    taken = {word for candidate in candidates for name in candidate.names for word in name}
+    free = [name for name in sorted(icons.icons) if not taken & set(words(name))]
+    chosen = list(np.random.default_rng(SEED).permutation(free)[: CLUTTER["many"]])
+    size, columns = CLUTTER["size"], CLUTTER["columns"]
+    sheet = np.zeros((-(-len(chosen) // columns) * size, columns * size, 4), np.uint8)
+    for k, name in enumerate(chosen):
+        y, x = k // columns * size, k % columns * size
+        sheet[y : y + size, x : x + size] = draw(icons, name, size)
+    sheet[sheet[..., 3] == 0] = 0
+    return sheet, [str(name) for name in chosen], icons
+
+
+def save_sheet(sheet: np.ndarray, path: Path) -> None:
+    """Lossless, with equal bytes for equal pixels."""
+    Image.fromarray(sheet).save(path, lossless=True, quality=100, method=6, exact=True)
+
+
 def make_splits(concepts: list[dict]) -> dict:
     """All split files in one: which drawing (concept x domain) trains, validates, tests."""
     rng = np.random.default_rng(SEED)
@@ -188,7 +210,8 @@ def main() -> None:
         for label, found in names.items()
         if found is not None
     }
-    drawings = concept_drawings(pretraining_sets(npm_pack(ICONIFY, options.work)), candidates)
+    others = pretraining_sets(npm_pack(ICONIFY, options.work))
+    drawings = concept_drawings(others, candidates)
     artists = {label: len({prefix for prefix, _ in found}) for label, found in drawings.items()}
     kept, log = choose(candidates, artists, art, {c.label: emojis[c.emoji]["group"] for c in candidates})
 
@@ -223,7 +246,9 @@ def main() -> None:
                     "sha256": hashlib.sha256(sprite.tobytes()).hexdigest(),
                 }
             )
-        Image.fromarray(sheet).save(options.out / f"{domain}.webp", lossless=True, quality=100, method=6, exact=True)
+        save_sheet(sheet, options.out / f"{domain}.webp")
+    sheet, clutter_names, clutter_set = clutter_sheet(others, candidates)
+    save_sheet(sheet, options.out / "clutter.webp")
     index = {
         "format": 1,
         "sprite_size": SIZE,
@@ -242,6 +267,16 @@ def main() -> None:
         ],
         "concepts": concepts,
         "sprites": sprites,
+        "clutter": {
+            "size": CLUTTER["size"],
+            "columns": CLUTTER["columns"],
+            "names": clutter_names,
+            "package": ICONIFY,
+            "prefix": clutter_set.prefix,
+            "vendor": clutter_set.info["author"]["name"],
+            "licence": clutter_set.licence,
+            "sha256": hashlib.sha256(sheet.tobytes()).hexdigest(),
+        },
     }
     (options.out / "index.json").write_text(json.dumps(index, indent=1, ensure_ascii=False) + "\n")
     (options.out / "splits.json").write_text(json.dumps(make_splits(concepts), indent=1) + "\n")
