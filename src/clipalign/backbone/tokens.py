@@ -50,11 +50,12 @@ def tokenize(tokenizer: Any, texts: Sequence[str]) -> Tokens:
     """Token ids of texts, by an open_clip tokenizer."""
     texts = tuple(texts)
     ids = tokenizer(list(texts))
-    # Only a full row can have lost something; the others need no second pass through the tokenizer.
-    full = ids[:, -1] != 0
-    lengths = (ids != 0).sum(dim=-1).tolist()
-    for i in full.nonzero().flatten().tolist():
-        lengths[i] = _count(tokenizer, texts[i], lengths[i])
+    # Up to the last id that is not padding: 0 is also the id of "!" inside a word.
+    lengths = (ids.shape[1] - (ids != 0).flip(1).int().argmax(dim=1)).tolist()
+    for i, text in enumerate(texts):
+        # Only a full row can have lost something; the others need no second pass through the tokenizer.
+        if lengths[i] == ids.shape[1]:
+            lengths[i] = _count(tokenizer, text, lengths[i])
     return Tokens(ids, tuple(lengths), texts)
 
 

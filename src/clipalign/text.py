@@ -1,0 +1,100 @@
+"""Class names and templates to prompts, and prompts to one text feature per class."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .backbone import Backbone
+from .errors import UserError
+
+DEFAULT_TEMPLATES = ("a photo of a {}.",)
+PLACE = "{}"
+
+
+def clean_class_names(names: Sequence[str]) -> tuple[str, ...]:
+    """Class names as prompts use them: underscores and hyphens become blanks.
+
+    Raises:
+        UserError: no names, an empty one, or two that differ in case alone, which CLIP's tokenizer ignores.
+    """
+    if not names:
+        raise UserError("class names: none given")
+    cleaned = tuple(" ".join(name.replace("_", " ").replace("-", " ").split()) for name in names)
+    seen: dict[str, str] = {}
+    for i, (name, text) in enumerate(zip(names, cleaned, strict=True)):
+        if not text:
+            raise UserError(f'class names: number {i} is empty ("{name}")')
+        if text.lower() in seen:
+            raise UserError(
+                f'class names: "{name}" and "{seen[text.lower()]}" are the same to the model; '
+                "rename or remove one"
+            )
+        seen[text.lower()] = name
+    return cleaned
+
+
+def check_templates(templates: Sequence[str]) -> tuple[str, ...]:
+    """Templates that have one place for the class name.
+
+    Raises:
+        UserError: no templates, or one without exactly one {}.
+    """
+    if isinstance(templates, str):
+        templates = (templates,)
+    if not templates:
+        raise UserError('--template: none given; the usual one is "a photo of a {}."')
+    for template in templates:
+        if template.count(PLACE) != 1:
+            raise UserError(f'--template "{template}": needs exactly one {{}} for the class name')
+    return tuple(templates)
+
+
+def prompts(class_names: Sequence[str], templates: Sequence[str] = DEFAULT_TEMPLATES) -> list[list[str]]:
+    """Every template with every class name: one list per class.
+
+    Raises:
+        UserError: as `clean_class_names` and `check_templates`.
+    """
+    templates = check_templates(templates)
+    return [[t.replace(PLACE, name) for t in templates] for name in clean_class_names(class_names)]
+
+
+@torch.no_grad()
+def class_text_features(
+    backbone: Backbone,
+    class_names: Sequence[str],
+    templates: Sequence[str] = DEFAULT_TEMPLATES,
+    batch_size: int = 256,
+) -> Tensor:
+    """One unit vector per class: T in every method with a text classifier.
+
+    With several templates their features are normalised, averaged, and normalised again, as CLIP's own
+    zero-shot evaluation does. Nothing is cached: the features depend on weights that a method may train.
+
+    Args:
+        backbone: its text tower encodes the prompts.
+        class_names: C names; underscores and hyphens count as blanks.
+        templates: K templates with {} for the name.
+        batch_size: prompts encoded at once.
+
+    Returns:
+        [C, d] float32 on the backbone's device, rows of length 1, without gradient.
+
+    Raises:
+        UserError: duplicate or empty class names, a template without {}.
+    """
+    by_class = prompts(class_names, templates)
+    tokens = backbone.tokenize([text for texts in by_class for text in texts])
+    tokens.warn_if_cut()
+    # Prompts of like length together, so that each batch is cut to little more than what it needs.
+    order = torch.tensor(tokens.lengths).argsort(stable=True)
+    features = torch.empty(len(order), backbone.embed_dim, device=backbone.device)
+    with torch.autocast(backbone.device.type, enabled=False):
+        for rows in order.split(batch_size):
+            encoded = backbone.encode_text(tokens.ids[rows]).float()
+            features[rows.to(features.device)] = F.normalize(encoded, dim=-1)
+    return F.normalize(features.unflatten(0, (len(by_class), -1)).mean(dim=1), dim=-1)
