@@ -45,6 +45,8 @@ class PretrainConfig:
         warmup_steps: linear.
         cooldown: share of steps at the end in which the rate falls to zero and no patches are dropped.
         patch_dropout: share of patch tokens left out of each image until the cooldown (half the cost).
+        concept_weight: weight of an auxiliary classification of concepts by a linear head on the image feature; it
+            starts the image tower off and falls to zero at half of the steps.
         ema: decay of the averaged weights.
         save_every: seconds between saved states.
         threads: of torch; 0 leaves torch's choice.
@@ -63,6 +65,7 @@ class PretrainConfig:
     warmup_steps: int = 100
     cooldown: float = 0.2
     patch_dropout: float = 0.5
+    concept_weight: float = 1.0
     ema: float = 0.998
     save_every: float = 300.0
     threads: int = 0
@@ -97,7 +100,9 @@ def rate(step: int, config: PretrainConfig) -> float:
 def optimisers(model: nn.Module, config: PretrainConfig) -> list[torch.optim.Optimizer]:
     """AdamW on everything; on the blocks' matrices Muon, where asked for."""
     matrices = [
-        p for n, p in model.named_parameters() if config.muon_lr and p.ndim == 2 and "resblocks" in n and "weight" in n
+        p
+        for n, p in model.named_parameters()
+        if config.muon_lr and p.ndim == 2 and "resblocks" in n and "weight" in n
     ]
     chosen = {id(p) for p in matrices}
     rest = [p for p in model.parameters() if id(p) not in chosen]
@@ -105,10 +110,14 @@ def optimisers(model: nn.Module, config: PretrainConfig) -> list[torch.optim.Opt
         {"params": [p for p in rest if p.ndim >= 2], "weight_decay": config.weight_decay},
         {"params": [p for p in rest if p.ndim < 2], "weight_decay": 0.0},
     ]
-    found: list[torch.optim.Optimizer] = [torch.optim.AdamW(groups, lr=config.lr, betas=(0.9, 0.98), fused=True)]
+    found: list[torch.optim.Optimizer] = [
+        torch.optim.AdamW(groups, lr=config.lr, betas=(0.9, 0.98), fused=True)
+    ]
     if matrices:
         found.append(
-            torch.optim.Muon(matrices, lr=config.muon_lr, weight_decay=config.weight_decay, adjust_lr_fn="match_rms_adamw")
+            torch.optim.Muon(
+                matrices, lr=config.muon_lr, weight_decay=config.weight_decay, adjust_lr_fn="match_rms_adamw"
+            )
         )
     for optimiser in found:
         for group in optimiser.param_groups:
@@ -121,13 +130,16 @@ def preprocess_of(backbone: Backbone) -> Preprocess:
     return Preprocess(backbone.image_size, backbone.mean, backbone.std)
 
 
-def loss_of(backbone: Backbone, batch: PretrainingBatch) -> Tensor:
-    """Encodes each distinct text once."""
+def loss_of(backbone: Backbone, batch: PretrainingBatch, head: nn.Linear, concept_weight: float) -> Tensor:
+    """The contrastive loss (each distinct text is encoded once), and the auxiliary one where it has weight."""
     distinct = {text: i for i, text in enumerate(dict.fromkeys(batch.texts))}
     encoded = F.normalize(backbone.encode_text(list(distinct)), dim=-1)
     texts = encoded[torch.tensor([distinct[text] for text in batch.texts])]
     images = F.normalize(backbone.encode_image(preprocess_of(backbone).normalise(batch.images)), dim=-1)
-    return contrastive_loss(images, texts, batch.relation, backbone.logit_scale.clamp(max=100))
+    loss = contrastive_loss(images, texts, batch.relation, backbone.logit_scale.clamp(max=100))
+    if concept_weight > 0:
+        loss = loss + concept_weight * F.cross_entropy(10 * head(images), batch.concepts, ignore_index=-1)
+    return loss
 
 
 @torch.no_grad()
@@ -145,7 +157,9 @@ def kept_out_accuracy(backbone: Backbone, art: Art, labels: list[str], draws: in
             rng = np.random.default_rng([99, draw, k])
             scale, x, y, angle = draw_placement(rng, (0.5, 0.95), 12)
             family = ("flat", "gradient", "noise")[int(rng.integers(3))]
-            scenes.append(Scene(k, scale, x, y, angle, Background(family, POOL[int(rng.integers(len(POOL)))])))
+            scenes.append(
+                Scene(k, scale, x, y, angle, Background(family, POOL[int(rng.integers(len(POOL)))]))
+            )
         images = render(scenes, sprites, SIZE).images
         features = F.normalize(backbone.encode_image(preprocess_of(backbone).normalise(images)), dim=-1)
         ranked = (features @ texts.T).topk(5).indices
@@ -156,7 +170,10 @@ def kept_out_accuracy(backbone: Backbone, art: Art, labels: list[str], draws: in
 
 def save(path: Path, backbone: Backbone, average: dict[str, Tensor]) -> None:
     """Writes averaged weights in float16 under open_clip's names, atomically."""
-    state = {name: average.get(name, value).detach().half().contiguous() for name, value in backbone.model.state_dict().items()}
+    state = {
+        name: average.get(name, value).detach().half().contiguous()
+        for name, value in backbone.model.state_dict().items()
+    }
     temporary = path.with_suffix(".tmp")
     save_file(state, temporary)
     temporary.replace(path)
@@ -175,12 +192,15 @@ def main(config: PretrainConfig) -> None:
     if config.start_from:
         backbone.model.load_state_dict({k: v.float() for k, v in load_file(config.start_from).items()})
     average = {name: p.detach().clone() for name, p in backbone.model.named_parameters()}
-    steppers = optimisers(backbone.model, config)
+    head = nn.Linear(backbone.model.text_projection.shape[1], len(art.concepts))
+    steppers = [*optimisers(backbone.model, config), torch.optim.AdamW(head.parameters(), lr=config.lr)]
+    steppers[-1].param_groups[0]["initial_lr"] = config.lr
     first, seconds = config.start_step, 0.0
     state_file = config.out / "state.pt"
     if state_file.exists():
         state = torch.load(state_file, weights_only=True)
         backbone.model.load_state_dict(state["model"])
+        head.load_state_dict(state["head"])
         for optimiser, saved in zip(steppers, state["optimisers"], strict=True):
             optimiser.load_state_dict(saved)
         average, first, seconds = state["average"], state["step"], state["seconds"]
@@ -192,9 +212,11 @@ def main(config: PretrainConfig) -> None:
     for step, batch in enumerate(loader, start=first):
         factor = rate(step, config)
         cooling = step >= config.steps * (1 - config.cooldown)
-        visual.patch_dropout = PatchDropout(config.patch_dropout) if config.patch_dropout and not cooling else nn.Identity()
+        visual.patch_dropout = (
+            PatchDropout(config.patch_dropout) if config.patch_dropout and not cooling else nn.Identity()
+        )
         backbone.train()
-        loss = loss_of(backbone, batch)
+        loss = loss_of(backbone, batch, head, config.concept_weight * max(0.0, 1 - 2 * step / config.steps))
         loss.backward()
         nn.utils.clip_grad_norm_(backbone.model.parameters(), 1.0)
         for optimiser in steppers:
@@ -211,9 +233,11 @@ def main(config: PretrainConfig) -> None:
             row = {
                 "step": step + 1,
                 "loss": sum(losses) / len(losses),
-                "scale": float(backbone.logit_scale),
+                "scale": float(backbone.logit_scale.detach()),
                 "seconds": round(spent, 1),
-                "images_per_second": round(config.batch_size * (step + 1 - first) / (time.monotonic() - started), 1),
+                "images_per_second": round(
+                    config.batch_size * (step + 1 - first) / (time.monotonic() - started), 1
+                ),
             }
             losses = []
             if (step + 1) % 200 == 0 or step + 1 == config.steps:
@@ -231,6 +255,7 @@ def main(config: PretrainConfig) -> None:
             torch.save(
                 {
                     "model": backbone.model.state_dict(),
+                    "head": head.state_dict(),
                     "optimisers": [o.state_dict() for o in steppers],
                     "average": average,
                     "step": step + 1,

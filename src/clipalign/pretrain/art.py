@@ -52,6 +52,8 @@ class Art:
     others: dict[str, list[int]] = field(default_factory=dict)
     kept_out: list[int] = field(default_factory=list)
     names: list[str] = field(default_factory=list)
+    concepts: list[str] = field(default_factory=list)
+    number: dict[str, int] = field(default_factory=dict)
 
     @classmethod
     def load(cls, folder: Path) -> Art:
@@ -61,7 +63,9 @@ class Art:
             FileNotFoundError: with the command that makes the art.
         """
         if not (folder / "table.json").exists():
-            raise FileNotFoundError(f"{folder}: no art; make it with: python tools/build_pretraining_art.py --out {folder}")
+            raise FileNotFoundError(
+                f"{folder}: no art; make it with: python tools/build_pretraining_art.py --out {folder}"
+            )
         table = json.loads((folder / "table.json").read_text())
         rows = table["rows"]
         art = cls(
@@ -82,14 +86,15 @@ class Art:
                 others[row["set"]].append(i)
         art.by_concept = {concept: dict(sets) for concept, sets in by_concept.items()}
         art.others = dict(others)
+        art.concepts = list(art.by_concept)
+        art.number = {concept: i for i, concept in enumerate(art.concepts)}
         art.names = sorted({key for i, key in enumerate(art.keys) if rows[i]["set"] != KEPT_OUT})
         return art
 
     def sample(self, rng: np.random.Generator) -> int:
         """One drawing: mostly a concept drawn evenly, then an artist, then one of the artist's drawings of it."""
         if rng.random() < CONCEPT_SHARE:
-            concepts = self._concepts()
-            sets = self.by_concept[concepts[int(rng.integers(len(concepts)))]]
+            sets = self.by_concept[self.concepts[int(rng.integers(len(self.concepts)))]]
         else:
             sets = self.others
         names = list(sets)
@@ -98,11 +103,6 @@ class Art:
             weights = weights * np.sqrt([len(sets[name]) for name in names])
         chosen = sets[names[int(rng.choice(len(names), p=weights / weights.sum()))]]
         return chosen[int(rng.integers(len(chosen)))]
-
-    def _concepts(self) -> list[str]:
-        if not hasattr(self, "_concept_list"):
-            self._concept_list = list(self.by_concept)
-        return self._concept_list
 
     def say(self, key: str, rng: np.random.Generator) -> str:
         """A name for what a key stands for: the label, or a synonym."""

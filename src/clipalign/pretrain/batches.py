@@ -25,12 +25,14 @@ POOL = range(1_000_000, 1_002_500)
 class PretrainingBatch:
     """Images [B, 3, 64, 64] in [0, 1]; T texts; `relation` [B, T] int8: 1 true of the image, 0 not, -1 half true (left out).
 
-    The first B texts are the images' own captions, duplicates included; the rest are other names.
+    The first B texts are the images' own captions, duplicates included; the rest are other names. `concepts` [B]
+    numbers the concept shown, -1 where it is none or there are two things.
     """
 
     images: Tensor
     texts: list[str]
     relation: Tensor
+    concepts: Tensor
 
 
 class Batches(Dataset):
@@ -48,7 +50,7 @@ class Batches(Dataset):
         pictures, scenes, texts, keys = [], [], [], []
         for position in range(self.batch_size):
             rng = np.random.default_rng([self.seed, step, position])
-            picture, text, key = self._drawing(rng)
+            picture, text, key = self._drawing(rng, hardness)
             keys.append(key)
             texts.append(text)
             scenes.append(_scene(position, key[0], rng, hardness))
@@ -58,11 +60,16 @@ class Batches(Dataset):
         rng = np.random.default_rng([self.seed, step])
         text_keys = list(keys)
         for i in rng.integers(0, len(self.art.names), self.other_names):
-            texts.append(caption(self.art.say(self.art.names[i], rng), rng))
+            texts.append(self._caption(self.art.say(self.art.names[i], rng), rng, hardness))
             text_keys.append((self.art.names[i],))
-        return PretrainingBatch(images, texts, _relation(keys, text_keys))
+        numbers = [self.art.number.get(key[0], -1) if len(key) == 1 else -1 for key in keys]
+        return PretrainingBatch(images, texts, _relation(keys, text_keys), torch.tensor(numbers))
 
-    def _drawing(self, rng: np.random.Generator) -> tuple[Tensor, str, tuple[str, ...]]:
+    def _caption(self, name: str, rng: np.random.Generator, hardness: float) -> str:
+        """Bare names first: templates are learned once names are."""
+        return name if rng.random() < 0.8 - hardness else caption(name, rng)
+
+    def _drawing(self, rng: np.random.Generator, hardness: float) -> tuple[Tensor, str, tuple[str, ...]]:
         index = self.art.sample(rng)
         picture, text = self._styled(index, rng)
         key: tuple[str, ...] = (self.art.keys[index],)
@@ -71,7 +78,7 @@ class Batches(Dataset):
             second, second_text = self._styled(other, rng)
             picture = side_by_side(picture, second, rng)
             return picture, f"a {text} and a {second_text}", (key[0], self.art.keys[other])
-        return picture, caption(text, rng), key
+        return picture, self._caption(text, rng, hardness), key
 
     def _styled(self, index: int, rng: np.random.Generator) -> tuple[Tensor, str]:
         sprite = torch.from_numpy(np.array(self.art.sprites[index])).permute(2, 0, 1).float() / 255

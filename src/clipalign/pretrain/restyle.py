@@ -53,7 +53,14 @@ def restyle_monotone(sprite: Tensor, rng: np.random.Generator) -> tuple[Tensor, 
         ramp = torch.linspace(0, 1, alpha.shape[0]).view(1, -1, 1).expand(1, *alpha.shape)
         if rng.random() < 0.5:
             ramp = ramp.transpose(1, 2)
-        return torch.cat([torch.lerp(_colour(ink).expand(3, *alpha.shape), _colour(other).expand(3, *alpha.shape), ramp), alpha[None]]), None
+        return torch.cat(
+            [
+                torch.lerp(
+                    _colour(ink).expand(3, *alpha.shape), _colour(other).expand(3, *alpha.shape), ramp
+                ),
+                alpha[None],
+            ]
+        ), None
     body = _fill(alpha)
     _, other = random_ink(rng)
     colour = alpha * _colour(ink) + (1 - alpha) * _colour(other)
