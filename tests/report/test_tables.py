@@ -217,12 +217,18 @@ def test_a_narrow_terminal_keeps_every_number() -> None:
 
 
 def test_forgetting_compares_new_classes_with_zero_shot() -> None:
-    rows = wild("zeroshot", 0.2, 0.30) + wild("erm", 0.5, 0.22) + wild("erm", 0.5, 0.24, seed=1)
-    rows += wild("alignclip", 0.5, 0.33) + wild("other-split", 0.9, 0.9, split_hash="b" * 64)
+    rows = wild("erm", 0.5, 0.22) + wild("erm", 0.5, 0.24, seed=1) + wild("alignclip", 0.5, 0.33)
+    rows = [r | ({"zeroshot": 0.3} if r["test"] == "new" else {}) for r in rows] + wild("zeroshot", 0.2, 0.3)
     found = {item.label: item for item in forgetting(rows)}
-    assert set(found) == {"erm", "alignclip"}
+    assert list(found) == ["erm", "alignclip"]
     assert found["erm"].after == pytest.approx(0.23) and found["erm"].before == pytest.approx(0.30)
+    assert found["erm"].seeds == 2
     assert "forgot 7.0 points" in str(found["erm"]) and "gained 3.0 points" in str(found["alignclip"])
+
+
+def test_forgetting_nothing() -> None:
+    (found,) = forgetting([row(accuracy=0.3, zeroshot=0.3, test="new")])
+    assert "forgot nothing" in str(found)
 
 
 def test_forgetting_says_nothing_without_new_classes() -> None:

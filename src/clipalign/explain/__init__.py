@@ -1,1 +1,7 @@
+"""Where a model looks, and where it finds a text: maps, their scores, their pictures."""
 
+from __future__ import annotations
+
+from .photo import explain, run_explain
+
+__all__ = ["explain", "run_explain"]

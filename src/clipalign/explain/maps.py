@@ -42,7 +42,7 @@ class Maps:
 
 def aligned_layers(num_blocks: int) -> tuple[int, ...]:
     """The layers whose attention AlignCLIP aligns: the first third (published: 4 of 12)."""
-    return tuple(range(max(1, num_blocks // 3)))
+    return tuple(range(max(1, round(num_blocks / 3))))
 
 
 @torch.no_grad()

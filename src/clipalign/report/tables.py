@@ -123,7 +123,7 @@ def _comparable(row: Row) -> tuple[Any, ...]:
     return (row.get("split_hash"), row.get("label_space"), row.get("n"))
 
 
-def label_rows(rows: list[Row]) -> list[tuple[str, Row]]:
+def label_rows(rows: Sequence[Row]) -> list[tuple[str, Row]]:
     """Give each row the label of its line: the method, and what tells its runs from others of that method."""
     varying: dict[str, list[str]] = {}
     for method in dict.fromkeys(row["method"] for row in rows):

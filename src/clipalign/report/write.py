@@ -1,0 +1,99 @@
+"""`clipalign report`: what runs did, as report.md and report.html."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tyro.conf import Positional
+
+from ..checkpoint import write_text
+from ..config import at_least
+from ..options import parse_config, to_arguments
+from ..runs import check_out
+from .collect import find_runs
+from .document import html, markdown
+from .render import print_tables, to_csv
+from .sections import accuracies, caveats, commands, curves, every_row, forgotten, pictures, summary
+from .tables import make_tables
+
+
+@dataclass(frozen=True)
+class ReportConfig:
+    """Write tables, curves and pictures of all runs in a folder."""
+
+    folder: Positional[Path]
+    """Folder that holds runs, at any depth."""
+    out: Path | None = None
+    """Folder for report.md, report.html, tables.csv and pictures. Must be new or empty, unless --overwrite is
+    given. Default: "report" in the folder of the runs."""
+    title: str = "Fine-tuning report"
+    """First heading."""
+    pictures: int = 6
+    """Test images to show with their maps, before and after; 0 shows none and opens no model."""
+    overwrite: bool = False
+    """Replace the report in --out."""
+
+    def check(self) -> None:
+        """Raise UserError for the first value out of range."""
+        at_least(self, 0, "pictures")
+
+
+@dataclass(frozen=True)
+class Report:
+    """Files of a report."""
+
+    markdown: Path
+    html: Path
+    csv: Path
+
+
+def run_report(arguments: Sequence[str], prog: str = "clipalign report") -> Report:
+    """Report as the tokens of a command line say, and print the tables and the files written."""
+    config = parse_config(ReportConfig, arguments, prog)
+    written = _run(config)
+    print_tables(make_tables(row for run in find_runs(config.folder) for row in run.rows()))
+    print(f"\n{written.markdown}\n{written.html}")
+    return written
+
+
+def write_report(folder: str | Path, out: str | Path | None = None, **options: Any) -> Report:
+    """Write a report of all runs in a folder, as `clipalign report` does.
+
+    Args:
+        folder: holds runs, at any depth.
+        out: folder of the report; "report" in `folder` by default.
+        options: `title`, `pictures`, `overwrite` of the command line.
+
+    Raises:
+        UserError: no runs, or a non-empty `out`; nothing has been written then.
+    """
+    given = {"folder": folder, **({} if out is None else {"out": out}), **options}
+    return _run(parse_config(ReportConfig, to_arguments(ReportConfig, given), "clipalign report"))
+
+
+def _run(config: ReportConfig) -> Report:
+    out = config.out or config.folder / "report"
+    check_out(out, overwrite=config.overwrite)
+    runs = find_runs(config.folder)
+    rows = [row for run in runs for row in run.rows()]
+    tables = make_tables(rows)
+    figures = out / "pictures"
+    parts = [
+        *summary(runs),
+        *accuracies(tables),
+        *forgotten(rows),
+        *curves(runs, figures),
+        *pictures(runs, figures, config.pictures),
+        *every_row(rows),
+        *commands(runs),
+        *caveats(rows),
+    ]
+    out.mkdir(parents=True, exist_ok=True)
+    report = Report(out / "report.md", out / "report.html", out / "tables.csv")
+    write_text(report.markdown, markdown(config.title, parts, out))
+    write_text(report.html, html(config.title, parts))
+    write_text(report.csv, to_csv(tables))
+    return report
