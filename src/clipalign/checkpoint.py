@@ -31,6 +31,7 @@ def replacing(path: Path) -> Iterator[Path]:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         yield temporary
+        os.chmod(temporary, 0o666 & ~_umask())  # the safetensors writer makes files for their owner alone
         with open(temporary, "rb+") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
@@ -53,8 +54,8 @@ def write_text(path: Path, text: str) -> None:
 def save_weights(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, str] | None = None) -> None:
     """Write named tensors, those that float16 holds exactly as float16.
 
-    Shipped and published weights are float16 to begin with, so towers that are not trained take half the space
-    and lose nothing.
+    Shipped and published weights are float16 to begin with, so towers that are not trained take half the
+    space and lose nothing.
 
     Args:
         path: the file.
@@ -112,8 +113,15 @@ def _open(path: Path) -> Iterator[Any]:
             yield file
     except (SafetensorError, OSError, ValueError) as error:
         raise UserError(
-            f"{path} is damaged or not a safetensors file ({' '.join(str(error).split())}); fetch or train it again"
+            f"{path} is damaged or not a safetensors file ({' '.join(str(error).split())}); "
+            "fetch or train it again"
         ) from None
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
 
 
 def _put(tensors: dict[str, Tensor], tensor: Tensor) -> dict[str, str]:

@@ -6,7 +6,7 @@ import json
 import math
 import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -68,8 +68,8 @@ def fit(
 ) -> WeightAverage:
     """Train a method that has been set up.
 
-    With `config.resume` and a checkpoint in the folder, goes on from there: every later weight is the same, bit
-    for bit, as without the break (on a CPU).
+    With `config.resume` and a checkpoint in the folder, goes on from there: every later weight is the same,
+    bit for bit, as without the break (on a CPU).
 
     Args:
         method: its trained tensors are changed in place, to those of the last step.
@@ -133,7 +133,7 @@ def fit(
         if step % config.log_every == 0 or step == total:
             line = {"step": step, **meter.read(), "lr": lr}
         if step == total or (validate_every and step % validate_every == 0):
-            with applied(average):
+            with average.applied(), meter.paused():
                 measured = validation.measure(method.classifier(method.episode.class_names))
             line = (line or {"step": step}) | measured
         if line is not None:
@@ -210,11 +210,6 @@ def check_finite(step: int, names: list[str], values: Tensor, batch: Batch, rank
     )
 
 
-def applied(average: WeightAverage) -> AbstractContextManager[Any]:
-    """The averaged weights for a while; without an average, those there are."""
-    return average.applied() if average.kind != "none" else nullcontext()
-
-
 class Meter:
     """Means of scalars over the steps since the last reading, and the pace of those steps."""
 
@@ -238,6 +233,13 @@ class Meter:
         line = {name: value if math.isfinite(value) else None for name, value in means.items()}
         self.sums, self.steps, self.images, self.since = {}, 0, 0, now
         return line
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Time inside does not count."""
+        began = time.perf_counter()
+        yield
+        self.since += time.perf_counter() - began
 
     def state_dict(self) -> dict[str, Any]:
         return {"sums": self.sums, "steps": self.steps}

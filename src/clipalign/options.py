@@ -2,7 +2,8 @@
 
 Later layers win: the class's own defaults, what the method was published with, the values measured for the
 pocket backbone (`configs/pocket/METHOD.yaml`), the run being resumed, `--config FILE`, the command line. Each
-layer is turned into command-line tokens and parsed by the same parser, so that a value means the same anywhere.
+layer is turned into command-line tokens and parsed by the same parser, so that a value means the same
+wherever it stands.
 """
 
 from __future__ import annotations
@@ -66,7 +67,8 @@ def train_options(arguments: Sequence[str], prog: str = "clipalign train") -> Tr
     given = scan(arguments)
     config_path = single(given, "config")
     file_layer = read_yaml(Path(config_path)) if config_path is not None else {}
-    arguments = [token for name, tokens in given if name != "config" for token in tokens]
+    leading = arguments[: len(arguments) - sum(len(tokens) for _, tokens in given)]
+    arguments = [*leading, *(token for name, tokens in given if name != "config" for token in tokens)]
     run_layer = resumed_config(given, file_layer)
 
     def early(name: str, default: str) -> str:
@@ -259,5 +261,7 @@ def plain(value: Any) -> Any:
 
 def dump_yaml(values: Mapping[str, Any]) -> str:
     """YAML in the order given."""
-    text: str = yaml.safe_dump(dict(values), sort_keys=False, allow_unicode=True, width=100)
+    text: str = yaml.safe_dump(
+        dict(values), sort_keys=False, allow_unicode=True, width=110, default_flow_style=None
+    )
     return text

@@ -1,7 +1,8 @@
-"""What a run says while it goes: a bar on a terminal, plain lines elsewhere, and the same lines in its log."""
+"""What a run says while it goes: a bar on a terminal, plain lines elsewhere, and a log."""
 
 from __future__ import annotations
 
+import logging
 import sys
 import time
 from collections.abc import Mapping
@@ -25,6 +26,7 @@ class Reporter:
         self.talks = talks
         self.log = log
         self.console = Console(file=sys.stderr, soft_wrap=True, highlight=False)
+        self._handler = _Handler(self)
         self._bar: Progress | None = None
         self._plain_at = 0.0
 
@@ -32,6 +34,12 @@ class Reporter:
         """A line for the reader."""
         if self.talks:
             self.console.print(line, markup=False)
+            self._write(line)
+
+    def result(self, line: str) -> None:
+        """A line that is what the command was run for: to standard output."""
+        if self.talks:
+            print(line, flush=True)
             self._write(line)
 
     def start(self, total: int, done: int) -> None:
@@ -53,8 +61,9 @@ class Reporter:
             return
         text = "" if line is None else summary(line)
         if self._bar is not None:
-            self._bar.update(self._task, completed=step, **({"description": text} if text else {}))
-        # A log file of a long run should not hold thousands of lines: one every few seconds is enough to follow it.
+            self._bar.update(self._task, completed=step, description=text or None)
+        # A log file of a long run should not hold thousands of lines: one every few seconds is enough to
+        # follow it.
         elif text and (step == total or "validation" in text or time.monotonic() - self._plain_at > 5):
             self._plain_at = time.monotonic()
             self.console.print(f"step {step}/{total}  {text}", markup=False)
@@ -68,17 +77,30 @@ class Reporter:
             self._bar = None
 
     def __enter__(self) -> Reporter:
+        logging.getLogger("clipalign").addHandler(self._handler)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.stop()
+        logging.getLogger("clipalign").removeHandler(self._handler)
 
     def _write(self, line: str) -> None:
         if self.log is not None and self.talks:
             with self.log.open("a", encoding="utf-8") as file:
                 file.write(line + "\n")
+
+
+class _Handler(logging.Handler):
+    """Passes the package's warnings to a reporter while it is at work."""
+
+    def __init__(self, reporter: Reporter) -> None:
+        super().__init__(logging.WARNING)
+        self.reporter = reporter
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.reporter.say(f"{record.levelname.lower()}: {record.getMessage()}")
 
 
 def summary(line: Mapping[str, Any]) -> str:

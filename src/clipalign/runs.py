@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     import torch
 
     from .backbone import Backbone
+    from .data.base import Source
     from .methods import Method
     from .protocols import Episode
 
@@ -46,8 +47,8 @@ FREE = frozenset(
 class RunFolder:
     """Paths of a run.
 
-    config.yaml holds every option (usable as `--config`) and, under `record`, facts about the run. A run is done
-    when results.jsonl is there: it is written last.
+    config.yaml holds every option (usable as `--config`) and, under `record`, facts about the run. A run is
+    done when results.jsonl is there: it is written last.
     """
 
     path: Path
@@ -141,8 +142,8 @@ def check_same(folder: RunFolder, options: TrainOptions) -> None:
     for name, value in options.flat().items():
         if name not in FREE and name in stored and stored[name] != value:
             raise UserError(
-                f"--resume: {folder.path} was started with {name.replace('_', '-')} = {stored[name]}, not {value}; "
-                "drop the option, or start a new run in another --out"
+                f"--resume: {folder.path} was started with {name.replace('_', '-')} = {stored[name]}, "
+                f"not {value}; drop the option, or start a new run in another --out"
             )
 
 
@@ -222,7 +223,7 @@ def open_run(
     # The file holds both towers, so the pre-trained weights are not needed again, nor can they have changed.
     backbone = load(options.run.backbone, device, cache_dir or options.run.cache_dir, pretrained=False)
     method = options.method(options.hyper)
-    # Weights first, so that whatever `setup` derives from them is right; once more after it, for the method's own.
+    # Weights first, so that what `setup` derives from them is right; again after it, for the method's own.
     with contextlib.suppress(RuntimeError):
         backbone.model.load_state_dict(state, strict=False)
     method.setup(backbone, stored_episode(folder), folder.record()["templates"])
@@ -231,18 +232,22 @@ def open_run(
 
 
 def stored_episode(folder: RunFolder) -> Episode:
-    """What `Method.setup` needs to know of the episode a run was trained on; it has no images."""
+    """What `Method.setup` needs to know of the episode a run was trained on; it has no rows."""
+    facts = folder.record()
+    names, domains, templates = (tuple(facts[k]) for k in ("class_names", "domain_names", "templates"))
+    return names_episode(
+        NamesOnly(facts["data"], names, domains, templates), facts["protocol"], facts["target"]
+    )
+
+
+def names_episode(source: Source, protocol: str = "", target: str | None = None) -> Episode:
+    """An episode without rows, which trains on all classes of a source."""
     import numpy as np
 
     from .protocols import Episode
 
-    record = folder.record()
-    names, domains = tuple(record["class_names"]), tuple(record["domain_names"])
-    source = NamesOnly(record["data"], names, domains, tuple(record["templates"]))
-    empty = np.empty(0, np.int64)
-    classes = tuple(range(len(names)))
-    protocol, target = record["protocol"], record["target"]
-    return Episode(protocol, target, source, classes, empty, empty, (), record["split_hash"])
+    none = np.empty(0, np.int64)
+    return Episode(protocol, target, source, tuple(range(len(source.class_names))), none, none, (), "")
 
 
 class NamesOnly:

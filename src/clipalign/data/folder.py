@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +14,7 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as TF
 
 from ..errors import UserError
+from ..text import clean_class_names
 from .base import Preprocess, Stage
 
 EXTENSIONS = frozenset({".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm"})
@@ -34,7 +35,7 @@ class ImageFolder:
         UserError: no folder, no images, or class names that collide.
     """
 
-    templates = ("a photo of a {}.",)
+    templates: tuple[str, ...] = ("a photo of a {}.",)
 
     def __init__(self, root: Path) -> None:
         if not root.is_dir():
@@ -53,7 +54,10 @@ class ImageFolder:
         self.class_names = tuple(sorted({name for classes in found.values() for name in classes}))
         if not self.class_names:
             raise UserError(f"--data: no images in {root}; it needs class/image or domain/class/image files")
-        check_class_names(self.class_names, f"--data {root}")
+        try:
+            clean_class_names(self.class_names)
+        except UserError as error:
+            raise UserError(f"--data {root}: {error}") from None
         table = [
             (path, k, d)
             for d, domain in enumerate(self.domain_names)
@@ -137,24 +141,6 @@ def evaluation_view(image: Image.Image, preprocess: Preprocess) -> Tensor:
 def resampling(preprocess: Preprocess) -> Image.Resampling:
     """PIL's name of the interpolation."""
     return Image.Resampling[preprocess.interpolation.upper()]
-
-
-def check_class_names(names: Sequence[str], where: str) -> None:
-    """Names must be there, and differ by more than case, hyphens, underscores and blanks.
-
-    Raises:
-        UserError: naming the first that does not.
-    """
-    seen: dict[str, str] = {}
-    for name in names:
-        plain = " ".join(name.replace("_", " ").replace("-", " ").split()).lower()
-        if not plain:
-            raise UserError(f'{where}: "{name}" is an empty class name')
-        if plain in seen:
-            raise UserError(
-                f'{where}: class names "{seen[plain]}" and "{name}" are the same to the text tower'
-            )
-        seen[plain] = name
 
 
 def folders(path: Path) -> list[Path]:

@@ -1,7 +1,7 @@
 """What a method is: the parts of a training run that differ between publications, and nothing else.
 
-A method composes `losses` on a `Backbone`; batches, optimiser, schedule, averaging, precision, checkpoints and
-files belong to the engine. A new method is one new file in this folder (or an entry point of the group
+A method composes `losses` on a `Backbone`; batches, optimiser, schedule, averaging, precision, checkpoints
+and files belong to the engine. A new method is one new file in this folder (or an entry point of the group
 `clipalign.methods` in another package):
 
     @register("mine")
@@ -62,9 +62,9 @@ class Validation(Protocol):
 class Method:
     """One way of fine-tuning.
 
-    Life of an object: `setup`, then per step `loss` and `after_step`, at the end `finish`; `classifier` at any
-    time after `setup`. Randomness inside `loss` must come from torch's global generator, which the engine seeds
-    for each step: that is why a resumed run needs no generator state.
+    Life of an object: `setup`, then per step `loss` and `after_step`, at the end `finish`; `classifier` at
+    any time after `setup`. Randomness inside `loss` must come from torch's global generator, which the engine
+    seeds for each step: that is why a resumed run needs no generator state.
 
     Attributes:
         name: value of --method.
@@ -129,7 +129,7 @@ class Method:
         return [p for group in self.param_groups() for p in group["params"]]
 
     def param_groups(self) -> list[dict[str, Any]]:
-        """Groups for the optimiser: "params", and optionally "lr_factor" (1.0) and "weight_decay" (the run's)."""
+        """Groups for the optimiser: "params"; optionally "lr_factor" (1.0), "weight_decay" (the run's)."""
         return [{"params": [p for _, p in self._named_tensors() if p.requires_grad]}]
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
@@ -157,7 +157,7 @@ class Method:
         return logits
 
     def state_dict(self) -> dict[str, Tensor]:
-        """All tensors that predictions need: the backbone's under open_clip's names, its own after "method."."""
+        """All tensors that predictions need: the backbone's by open_clip's names, its own after "method."."""
         own = {EXTRA + name: tensor for name, tensor in self.extra.state_dict().items()}
         return {**self.backbone.model.state_dict(), **own}
 

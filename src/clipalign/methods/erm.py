@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch import Tensor
 from torch.nn import functional as F
@@ -21,15 +21,15 @@ if TYPE_CHECKING:
 class Erm(Method):
     """L = mean_b CE(softmax(s I_b Tᵀ), y_b), with T computed once from the class prompts.
 
-    CLIPood without margin and without averaging. The "ERM, CLIP" rows of the CLIPood and AlignCLIP papers have
-    no released code; this form follows their description and takes CLIPood's optimiser settings. DomainBed's ERM
-    with a linear head is another method, whose published numbers lie up to 13 points lower.
+    CLIPood without margin and without averaging. The "ERM, CLIP" rows of the CLIPood and AlignCLIP papers
+    have no released code; this form follows their description and takes CLIPood's optimiser settings.
+    DomainBed's ERM with a linear head is another method, whose published numbers lie up to 13 points lower.
     """
 
     summary = "plain fine-tuning of the image tower against the frozen class prompts"
     source = "baseline of Shu et al., CLIPood, ICML 2023"
     trains = "image tower"
-    published = {
+    published: ClassVar[Mapping[str, Any]] = {
         "lr": 5e-6,
         "weight_decay": 0.1,
         "optimizer": "adamw",

@@ -1,0 +1,68 @@
+"""The command line. Nothing heavy is imported before a command is known, so that help comes at once."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from typing import Any
+
+from . import __version__
+from .errors import UserError
+
+# Command -> (what it does, module, function of (arguments, prog)). A new command is one line here.
+COMMANDS: dict[str, tuple[str, str, str]] = {
+    "demo": ("fine-tune the shipped model on the shipped data and write a report", "clipalign.demo", "run"),
+    "train": ("fine-tune a backbone and score it on a protocol", "clipalign.training", "run_training"),
+    "eval": ("score a run, or a backbone zero-shot", "clipalign.scoring", "run_evaluation"),
+    "predict": ("name what is on images", "clipalign.prediction", "run_prediction"),
+    "explain": ("draw where a model looks", "clipalign.explain", "run_explain"),
+    "report": ("tables and pictures from runs", "clipalign.report", "run_report"),
+    "list": (
+        "print the methods, data sets, backbones or protocols there are",
+        "clipalign.listing",
+        "run_list",
+    ),
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; returns the exit status: 0, or 2 for input that the user can mend."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    name = arguments[0] if arguments else "--help"
+    if name in ("-h", "--help"):
+        print(overview())
+        return 0 if arguments else 2
+    if name in ("-V", "--version"):
+        print(f"clipalign {__version__}")
+        return 0
+    try:
+        if name not in COMMANDS:
+            raise UserError(f'unknown command "{name}"; choose one of: {", ".join(COMMANDS)}')
+        _, module, function = COMMANDS[name]
+        run: Callable[[Sequence[str], str], Any] = getattr(import_module(module), function)
+        run(arguments[1:], f"clipalign {name}")
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except BrokenPipeError:  # the reader of a pipe has seen enough
+        sys.stderr.close()
+        return 1
+    return 0
+
+
+def overview() -> str:
+    """The text of `clipalign --help`."""
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:{width}}  {summary}" for name, (summary, _, _) in COMMANDS.items()]
+    return "\n".join(
+        [
+            "usage: clipalign COMMAND [OPTIONS]",
+            "",
+            "Fine-tune CLIP-like models so that they stay right in new domains and on new classes.",
+            "",
+            *lines,
+            "",
+            "clipalign COMMAND --help shows a command's options; --config FILE reads them from YAML.",
+        ]
+    )

@@ -1,0 +1,115 @@
+"""Test sets -> scores -> result rows and the predictions behind them."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..checkpoint import replacing
+from ..data.base import Source
+from ..protocols.base import TestSet
+from ..results import ResultRow, harmonic_mean
+from .accuracy import Accuracy, accuracy
+from .outputs import Classifier, Outputs, Views, outputs_by_test
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A test set, what the classifier said of it, and what that is worth."""
+
+    test: TestSet
+    outputs: Outputs
+    accuracy: Accuracy
+
+
+def score(
+    views: Views, classifier_of: Callable[[tuple[str, ...]], Classifier], tests: Sequence[TestSet]
+) -> list[Scored]:
+    """Score every test set, in one pass per label space."""
+    outputs = outputs_by_test(views, classifier_of, tests)
+    source = views.source
+    return [
+        Scored(
+            test,
+            outputs[test.name],
+            accuracy(outputs[test.name], names(source, test.classes), source.domain_names),
+        )
+        for test in tests
+    ]
+
+
+def result_rows(
+    scores: Sequence[Scored],
+    source: Source,
+    facts: Mapping[str, Any],
+    zeroshot: Mapping[str, float] | None = None,
+) -> list[ResultRow]:
+    """One row per test set.
+
+    Args:
+        scores: of one model.
+        source: gives the class names.
+        facts: the fields of `ResultRow` that all rows share.
+        zeroshot: accuracy before training, by test set.
+    """
+    found = {scored.test.name: scored.accuracy for scored in scores}
+    h = harmonic_mean(found["base"].top1, found["new"].top1) if {"base", "new"} <= found.keys() else None
+    return [
+        ResultRow(
+            **facts,
+            test=scored.test.name,
+            n=scored.accuracy.n,
+            rows=scored.accuracy.rows,
+            accuracy=scored.accuracy.top1,
+            top5=scored.accuracy.top5,
+            class_accuracy=scored.accuracy.class_mean,
+            domain_accuracy=scored.accuracy.per_domain,
+            h=h,
+            classes=len(scored.test.classes),
+            label_space=digest(names(source, scored.test.classes)),
+            zeroshot=(zeroshot or {}).get(scored.test.name),
+        )
+        for scored in scores
+    ]
+
+
+def domain_tests(source: Source) -> list[TestSet]:
+    """Without a protocol: one test set per domain, with all its rows and all classes."""
+    classes = tuple(range(len(source.class_names)))
+    return [
+        TestSet(name, np.flatnonzero(source.domains == d), classes)
+        for d, name in enumerate(source.domain_names)
+        if (source.domains == d).any()
+    ]
+
+
+def write_predictions(path: Path, scores: Sequence[Scored]) -> None:
+    """Write what every view was taken for, so that tables can compare runs image by image.
+
+    An .npz without pickles; for each test set NAME: NAME/rows [n], NAME/labels [n] and NAME/ranked
+    [n, min(5, C)], the classes by falling logit. Labels and classes are positions in the source's class
+    names.
+    """
+    arrays: dict[str, Any] = {}
+    for scored in scores:
+        classes = np.array(scored.test.classes)
+        arrays[f"{scored.test.name}/rows"] = scored.outputs.rows.astype(np.int32)
+        arrays[f"{scored.test.name}/labels"] = classes[scored.outputs.labels].astype(np.int32)
+        arrays[f"{scored.test.name}/ranked"] = classes[scored.accuracy.ranked].astype(np.int32)
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        np.savez_compressed(file, allow_pickle=False, **arrays)
+
+
+def names(source: Source, classes: Sequence[int]) -> tuple[str, ...]:
+    """Names of class positions."""
+    return tuple(source.class_names[c] for c in classes)
+
+
+def digest(class_names: Sequence[str]) -> str:
+    """Twelve characters that tell label spaces apart."""
+    return hashlib.sha256("\n".join(class_names).encode()).hexdigest()[:12]

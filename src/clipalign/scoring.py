@@ -1,0 +1,109 @@
+"""`clipalign eval`: a run, or a backbone as it is, on any data."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from . import __version__
+from .backbone import load
+from .config import EvalConfig
+from .data import Source, load_source
+from .distributed import Ranks
+from .errors import UserError
+from .evaluation import Views
+from .evaluation.rows import domain_tests, result_rows, score, write_predictions
+from .methods import Method, get_method
+from .options import parse_config, to_arguments
+from .precision import Precision, select_device
+from .progress import Reporter
+from .protocols import build_episode
+from .results import FILE, ResultRow, write_results
+from .runs import NamesOnly, check_out, is_run, names_episode, open_run
+from .training import conclusion, preprocess_for, row_facts
+
+
+def evaluate(model: str | Path, **options: Any) -> list[ResultRow]:
+    """Score a model, as `clipalign eval` does.
+
+    Args:
+        model: run folder or backbone.
+        options: those of the command line with underscores; `out` is needed.
+
+    Returns:
+        One row per test set, also written to `out`/results.jsonl.
+
+    Raises:
+        UserError: bad input; nothing has been written then.
+    """
+    return run_evaluation(to_arguments(EvalConfig, {"model": model, **options}))
+
+
+def run_evaluation(arguments: Sequence[str], prog: str = "clipalign eval") -> list[ResultRow]:
+    """Score as the tokens of a command line say, write the rows and return them."""
+    config = parse_config(EvalConfig, arguments, prog)
+    check_out(config.out, overwrite=config.overwrite)
+    device = select_device(config.device)
+    precision = Precision(config.precision, device)
+    source = load_source(config.data, config.data_options)
+    if config.protocol is None:
+        if config.target is not None:
+            raise UserError("--target needs --protocol; without one every domain is scored")
+        tests, split = domain_tests(source), None
+    else:
+        episode = build_episode(config.protocol, source, config.target, config.split_seed)
+        tests, split = list(episode.tests), episode.split_hash
+    command = shlex.join(["clipalign", "eval", *arguments])
+    method, facts, templates = open_model(config, source, device, command)
+    views = Views(
+        source, preprocess_for(method.backbone), config.eval_batch_size, Ranks(device=device), precision
+    )
+    scores = score(views, lambda names: method.classifier(names, templates), tests)
+    shared = {"data": config.data, "protocol": config.protocol, "target": config.target, "split_hash": split}
+    rows = result_rows(scores, source, facts | shared)
+    config.out.mkdir(parents=True, exist_ok=True)
+    write_predictions(config.out / "predictions.npz", scores)
+    write_results(config.out, rows)
+    reporter = Reporter()
+    for line in conclusion(rows):
+        reporter.result(line)
+    reporter.say(f"rows in {config.out / FILE}")
+    return rows
+
+
+def open_model(
+    config: EvalConfig, source: Source, device: torch.device, command: str
+) -> tuple[Method, dict[str, Any], tuple[str, ...]]:
+    """The model to score, the fields it gives its rows, and the templates."""
+    if is_run(config.model):
+        run = open_run(config.model, weights=config.weights, device=device, cache_dir=config.cache_dir)
+        # A template chosen for training stays; one that came with the training data gives way to this data's.
+        templates = config.template or run.options.run.template or tuple(source.templates)
+        steps = run.options.run.steps if run.method.iterates else 0
+        average = run.folder.record()["average"] if config.weights == "model" else "none"
+        facts = row_facts(run.options, templates, command)
+        return (
+            run.method,
+            facts | {"steps": steps, "average": average, "extra": {"run": config.model}},
+            templates,
+        )
+    if Path(config.model).exists():
+        raise UserError(f"MODEL: {config.model} is not a run folder (no config.yaml)")
+    templates = config.template or tuple(source.templates)
+    zeroshot = get_method("zeroshot")()
+    backbone = load(config.model, device, config.cache_dir)
+    zeroshot.setup(backbone, names_episode(NamesOnly("", (), (), templates)), templates)
+    facts = {
+        "method": zeroshot.name,
+        "backbone": config.model,
+        "seed": config.seed,
+        "steps": 0,
+        "template": " | ".join(templates),
+        "command": command,
+        "version": __version__,
+    }
+    return zeroshot, facts, templates

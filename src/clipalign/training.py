@@ -1,0 +1,253 @@
+"""`clipalign train`: from options to a run folder with weights and result rows."""
+
+from __future__ import annotations
+
+import shlex
+import shutil
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from . import __version__, distributed
+from .backbone import load
+from .backbone.model import Backbone
+from .config import TrainConfig
+from .data import Preprocess, load_source
+from .data.batches import Steps
+from .distributed import Ranks
+from .engine import SourceValidation, fit
+from .errors import UserError
+from .evaluation import Views
+from .evaluation.rows import result_rows, score, write_predictions
+from .methods import Method, get_method
+from .options import TrainOptions, to_arguments, train_options
+from .precision import Precision, select_device
+from .progress import Reporter
+from .protocols import Episode, build_episode
+from .results import ResultRow, read_results, write_results
+from .runs import Run, RunFolder, check_out, check_same, open_run, save_model, write_config
+
+
+def train(**options: Any) -> Run:
+    """Fine-tune, as `clipalign train` does, and open the run.
+
+    Args:
+        options: those of the command line with underscores, the method's own included; `out` is needed.
+
+    Raises:
+        UserError: bad input; nothing has been written then.
+    """
+    method = get_method(str(options.get("method", TrainConfig.method)))
+    config = options.pop("config", None)
+    arguments = to_arguments((TrainConfig, method.Config), options)
+    if config is not None:
+        arguments = ["--config", str(config), *arguments]
+    run_training(arguments)
+    return open_run(options["out"])
+
+
+def run_training(arguments: Sequence[str], prog: str = "clipalign train") -> list[ResultRow]:
+    """Train as the tokens of a command line say, write the run folder and return its rows."""
+    options = train_options(arguments, prog)
+    config = options.run
+    folder = RunFolder(config.out)
+    ranks = distributed.start(select_device(config.device))
+    try:
+        check_out(config.out, overwrite=config.overwrite, resume=config.resume)
+        going_on = config.resume and folder.config.is_file()
+        if going_on:
+            check_same(folder, options)
+        if going_on and folder.done:
+            rows = read_results(folder.path)
+            Reporter(ranks.first).say(f"{config.out} is done")
+            return rows
+        return _train(options, folder, ranks, going_on, shlex.join(["clipalign", "train", *arguments]))
+    finally:
+        distributed.stop()
+
+
+def _train(
+    options: TrainOptions, folder: RunFolder, ranks: Ranks, going_on: bool, command: str
+) -> list[ResultRow]:
+    config = options.run
+    source = load_source(config.data, config.data_options)
+    episode = build_episode(config.protocol, source, config.target, config.split_seed)
+    templates = config.template or tuple(source.templates)
+    precision = Precision(config.precision, ranks.device)
+    backbone = load(config.backbone, ranks.device, config.cache_dir)
+    views = Views(source, preprocess_for(backbone), config.eval_batch_size, ranks, precision)
+    method = options.method(options.hyper)
+    check_split(method, config, ranks)
+    zeroshot = zeroshot_on_unseen(backbone, episode, templates, views) if method.iterates else {}
+    method.setup(backbone, episode, templates)
+    average = (config.average or method.average) if method.iterates else "none"
+
+    # From here on the folder is written; whatever the input could be blamed for is behind us.
+    ranks.barrier()
+    if ranks.first and not going_on:
+        folder.path.mkdir(parents=True, exist_ok=True)
+        folder.clear()
+        write_config(folder, options, record(options, method, episode, templates, average, command))
+    with Reporter(ranks.first, folder.log) as reporter:
+        for line in introduction(options, method, episode, average, precision):
+            reporter.say(line)
+        began = time.perf_counter()
+        validation = SourceValidation(episode, views)
+        if method.iterates:
+            steps = Steps(episode, config.batch_size, config.seed, views.preprocess, ranks)
+            averaged = fit(method, config, average, folder, steps, validation, precision, reporter)
+            if ranks.first:
+                save_model(folder.last, method, options)
+            if averaged.average:
+                averaged.copy_to(averaged.parameters)
+        for name, value in method.finish(validation).items():
+            reporter.say(f"chosen on source validation: {name} = {value:g}")
+        facts = {
+            **row_facts(options, templates, command),
+            "protocol": episode.protocol,
+            "split_hash": episode.split_hash,
+            "steps": config.steps if method.iterates else 0,
+            "average": average,
+            "validation": validation.accuracy(method.classifier(episode.class_names)),
+            "seconds": round(time.perf_counter() - began, 1),
+        }
+        scores = score(views, method.classifier, episode.tests)
+        rows = result_rows(scores, source, facts, zeroshot)
+        if ranks.first:
+            save_model(folder.model, method, options)
+            if not method.iterates:
+                save_model(folder.last, method, options)
+            write_predictions(folder.predictions, scores)
+            write_results(folder.path, rows)
+            shutil.rmtree(folder.checkpoint.parent, ignore_errors=True)  # of no use once the run is done
+        for line in conclusion(rows):
+            reporter.result(line)
+    ranks.barrier()
+    return rows
+
+
+def preprocess_for(backbone: Backbone) -> Preprocess:
+    """What a backbone wants to see."""
+    red, green, blue = backbone.mean
+    std_red, std_green, std_blue = backbone.std
+    return Preprocess(
+        backbone.image_size, (red, green, blue), (std_red, std_green, std_blue), backbone.interpolation
+    )
+
+
+def check_split(method: Method, config: TrainConfig, ranks: Ranks) -> None:
+    """Refuse to split a batch that cannot be split."""
+    if config.batch_size < ranks.world:
+        raise UserError(
+            f"--batch-size {config.batch_size} is less than one image for each of {ranks.world} processes"
+        )
+    if not method.mean_over_rows and (ranks.world > 1 or config.micro_batch_size is not None):
+        raise UserError(
+            f"the loss of --method {method.name} looks at a batch as a whole; "
+            "run it in one process, without --micro-batch-size"
+        )
+
+
+def zeroshot_on_unseen(
+    backbone: Backbone, episode: Episode, templates: Sequence[str], views: Views
+) -> dict[str, float]:
+    """Accuracy before training on the test sets none of whose classes is trained; what is to be kept."""
+    labels = episode.source.labels
+    tests = [test for test in episode.tests if not np.isin(labels[test.rows], episode.train_classes).any()]
+    zeroshot = get_method("zeroshot")()
+    zeroshot.setup(backbone, episode, templates)
+    return {scored.test.name: scored.accuracy.top1 for scored in score(views, zeroshot.classifier, tests)}
+
+
+def record(
+    options: TrainOptions,
+    method: Method,
+    episode: Episode,
+    templates: Sequence[str],
+    average: str,
+    command: str,
+) -> dict[str, Any]:
+    """Facts of a run for its config.yaml: what predictions need, and what explains its numbers."""
+    source = episode.source
+    return {
+        "command": command,
+        "version": __version__,
+        "torch": str(torch.__version__),
+        "origins": dict(options.origins),
+        "average": average,
+        "resolved": method.resolved(),
+        "data": source.name,
+        "fingerprint": source.fingerprint(),
+        "protocol": episode.protocol,
+        "target": episode.target,
+        "split": episode.rule,
+        "split_hash": episode.split_hash,
+        "templates": list(templates),
+        "domain_names": list(source.domain_names),
+        "class_names": list(episode.class_names),
+    }
+
+
+def row_facts(options: TrainOptions, templates: Sequence[str], command: str) -> dict[str, Any]:
+    """Fields of every result row of a run, on whatever data."""
+    config = options.run
+    iterates = options.method.iterates
+    return {
+        "method": options.method.name,
+        "backbone": config.backbone,
+        "data": config.data,
+        "target": config.target,
+        "seed": config.seed,
+        "template": " | ".join(templates),
+        "lr": config.lr if iterates else None,
+        "lr_from": options.origins.get("lr", "default") if iterates else None,
+        "command": command,
+        "version": __version__,
+    }
+
+
+def introduction(
+    options: TrainOptions, method: Method, episode: Episode, average: str, precision: Precision
+) -> Iterator[str]:
+    """What is about to be done, with every number that was chosen for the user."""
+    config = options.run
+    target = f", target {episode.target}" if episode.target else ""
+    yield (
+        f"{method.name} on {config.backbone}; {episode.source.name}, {episode.protocol}{target}: "
+        f"{len(episode.train_rows)} rows of {len(episode.train_domains)} domains and "
+        f"{len(episode.train_classes)} classes to train, {len(episode.validation_rows)} to validate"
+    )
+    if not method.iterates:
+        yield "nothing is trained: --steps has no effect"
+        return
+    trained = sum(parameter.numel() for parameter in method.parameters())
+    yield (
+        f"{trained:,} parameters trained for {config.steps} steps of {config.batch_size} images; "
+        f"lr {config.lr:g} ({options.origins.get('lr', 'default')}), average {average}, "
+        f"{precision.name}, seed {config.seed}"
+    )
+    if resolved := method.resolved():
+        yield ", ".join(f"{name.replace('_', ' ')} {shown(value)}" for name, value in resolved.items())
+
+
+def shown(value: Any) -> str:
+    """A value as a reader wants it: six digits of a float."""
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def conclusion(rows: Sequence[ResultRow]) -> Iterator[str]:
+    """The numbers, and what they cost."""
+    for row in rows:
+        h = "" if row.h is None else f", h {100 * row.h:.1f} %"
+        yield f"{row.test}: {100 * row.accuracy:.1f} % of {row.n} images among {row.classes} classes{h}"
+    for row in rows:
+        if row.zeroshot is not None:
+            change = 100 * (row.accuracy - row.zeroshot)
+            verb = "forgot" if change < 0 else "gained"
+            yield (
+                f"{row.method} {verb} {abs(change):.1f} points on classes not trained ({row.test}): "
+                f"{100 * row.zeroshot:.1f} % zero-shot, {100 * row.accuracy:.1f} % after"
+            )

@@ -1,0 +1,91 @@
+"""What many tests share: a tiny CLIP in a folder, and a folder of coloured squares."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+
+import numpy as np
+import open_clip
+import pytest
+import torch
+from PIL import Image, ImageDraw
+from safetensors.torch import save_file
+
+from clipalign.backbone import Backbone, load
+from clipalign.data.folder import ImageFolder
+
+torch.set_num_threads(1)  # tiny tensors; the other cores run other tests
+
+COLOURS = {"red": (220, 30, 30), "green": (30, 200, 60), "blue": (40, 60, 220), "yellow": (230, 220, 40)}
+DOMAINS = ("dark", "grey", "light")
+
+TINY = {
+    "embed_dim": 24,
+    "vision_cfg": {"image_size": 32, "patch_size": 8, "width": 32, "head_width": 16, "layers": 3},
+    "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 24, "heads": 2, "layers": 1},
+}
+TINY_RESNET = {**TINY, "vision_cfg": {"image_size": 64, "layers": [1, 1, 1, 1], "width": 8, "heads": 4}}
+
+
+def write_backbone(folder: Path, config: dict) -> str:
+    """Random weights and their configuration, as `--backbone local-dir:...` reads them."""
+    folder.mkdir()
+    (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": config, "preprocess_cfg": {}}))
+    backbone = load(f"local-dir:{folder}", pretrained=False, seed=1)
+    state = {name: tensor.contiguous().clone() for name, tensor in backbone.model.state_dict().items()}
+    save_file(state, folder / "open_clip_model.safetensors")
+    return f"local-dir:{folder}"
+
+
+@pytest.fixture(scope="session")
+def tiny_spec(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A `--backbone` of a ViT with 3 blocks of width 32 at 32 pixels."""
+    return write_backbone(tmp_path_factory.mktemp("backbones") / "vit", TINY)
+
+
+@pytest.fixture(scope="session")
+def resnet_spec(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A `--backbone` of a small ModifiedResNet."""
+    return write_backbone(tmp_path_factory.mktemp("backbones") / "resnet", TINY_RESNET)
+
+
+@pytest.fixture(scope="session")
+def _tiny(tiny_spec: str) -> Backbone:
+    return load(tiny_spec)
+
+
+@pytest.fixture
+def tiny(_tiny: Backbone) -> Backbone:
+    """The tiny ViT, a copy that may be changed."""
+    return copy.deepcopy(_tiny)
+
+
+@pytest.fixture(scope="session")
+def squares_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """domain/class/image: squares of four colours on three backgrounds, five images each."""
+    root = tmp_path_factory.mktemp("data") / "squares"
+    rng = np.random.default_rng(0)
+    for d, domain in enumerate(DOMAINS):
+        for name, colour in COLOURS.items():
+            folder = root / domain / f"{name}_square"
+            folder.mkdir(parents=True)
+            for i in range(5):
+                image = Image.new("RGB", (40, 36), (90 * d + 20,) * 3)
+                x, y = (int(v) for v in rng.integers(2, 16, 2))
+                ImageDraw.Draw(image).rectangle((x, y, x + 18, y + 18), fill=colour)
+                image.save(folder / f"{i}.png")
+    return root
+
+
+@pytest.fixture(scope="session")
+def squares(squares_folder: Path) -> ImageFolder:
+    """The coloured squares as a source."""
+    return ImageFolder(squares_folder)
+
+
+@pytest.fixture(scope="session")
+def tokenizer() -> object:
+    """CLIP's own."""
+    return open_clip.get_tokenizer("ViT-B-32")
