@@ -50,6 +50,12 @@ def make() -> MakeBackbone:
 
 
 @pytest.fixture
+def resnet() -> Backbone:
+    """A fresh tiny ModifiedResNet with 3 x 3 cells."""
+    return wrap(build(base=RESNET))
+
+
+@pytest.fixture
 def images() -> torch.Tensor:
     return torch.randn(3, 3, 24, 32, generator=torch.Generator().manual_seed(1))
 
