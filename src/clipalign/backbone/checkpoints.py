@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -99,7 +100,9 @@ def load_weights(model: nn.Module, path: Path) -> None:
 
 def _read_torch(path: Path) -> Any:
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # it warns of TorchScript archives, which end in an error anyway
+            return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         text = str(error)
         if "TorchScript" in text:
