@@ -53,11 +53,16 @@ class TrainConfig:
     weight_decay: float = 0.1
     """Decoupled weight decay (adamw) or L2 penalty (sgd, adam), on every trained tensor."""
     optimizer: Literal["adamw", "adam", "sgd"] = "adamw"
-    """Update rule, with PyTorch's own constants; sgd has momentum 0.9."""
+    """Update rule, with PyTorch's own constants."""
+    momentum: float = 0.9
+    """Momentum of --optimizer sgd."""
     schedule: Literal["cosine", "constant"] = "cosine"
     """Learning rate over steps: to 0 along a half cosine, or held."""
-    warmup_steps: int = 0
-    """Steps of linear warm-up from 0 to --lr before the schedule."""
+    warmup_steps: int | float = 0
+    """Steps before the schedule in which the learning rate grows linearly from 0 to --lr; below 1: a share of
+    --steps, so that short runs warm up briefly."""
+    warmup_lr: float | None = None
+    """Hold this learning rate during the warm-up instead, as prompt learners do in their first epoch."""
     clip_grad_norm: float | None = None
     """Largest global gradient norm; larger ones are scaled down. Default: no clipping, as published."""
     average: Literal["none", "ema", "bma"] | None = None
@@ -101,6 +106,7 @@ class TrainConfig:
             "lr",
             "weight_decay",
             "warmup_steps",
+            "warmup_lr",
             "workers",
             "validate_every",
             "checkpoint_every",
@@ -108,6 +114,8 @@ class TrainConfig:
         )
         if self.clip_grad_norm is not None and not self.clip_grad_norm > 0:
             raise UserError(f"--clip-grad-norm must be above 0, not {self.clip_grad_norm:g}")
+        if not 0 <= self.momentum < 1:
+            raise UserError(f"--momentum must be in [0, 1), not {self.momentum:g}")
         if not 0 <= self.ema_decay < 1:
             raise UserError(f"--ema-decay must be in [0, 1), not {self.ema_decay:g}")
         if not self.bma_beta > 0:

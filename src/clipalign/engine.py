@@ -90,7 +90,9 @@ def fit(
     ranks, total = steps.ranks, config.steps
     parameters = method.parameters()
     optimizer = build_optimizer(method.param_groups(), config)
-    scheduler = LambdaLR(optimizer, lambda step: lr_factor(step, total, config.warmup_steps, config.schedule))
+    held = config.warmup_lr / config.lr if config.warmup_lr is not None and config.lr else None
+    warmup = config.warmup_steps if config.warmup_steps >= 1 else round(config.warmup_steps * total)
+    scheduler = LambdaLR(optimizer, lambda step: lr_factor(step, total, int(warmup), config.schedule, held))
     average = make_average(
         average_kind, parameters, total, ema_decay=config.ema_decay, bma_beta=config.bma_beta
     )
@@ -161,16 +163,17 @@ def build_optimizer(groups: list[dict[str, Any]], config: TrainConfig) -> torch.
             }
         )
     if config.optimizer == "sgd":
-        return torch.optim.SGD(resolved, lr=config.lr, momentum=0.9)
+        return torch.optim.SGD(resolved, lr=config.lr, momentum=config.momentum)
     if config.optimizer == "adam":
         return torch.optim.Adam(resolved, lr=config.lr)
     return torch.optim.AdamW(resolved, lr=config.lr)
 
 
-def lr_factor(step: int, total: int, warmup: int, schedule: str) -> float:
-    """Share of the peak learning rate at a step (from 0): linear up, then half a cosine to 0 at `total`."""
+def lr_factor(step: int, total: int, warmup: int, schedule: str, held: float | None = None) -> float:
+    """Share of the peak learning rate at a step (from 0): linear up, or `held`, for the first `warmup` steps,
+    then half a cosine to 0 at `total`."""
     if step < warmup:
-        return (step + 1) / warmup
+        return (step + 1) / warmup if held is None else held
     if schedule == "constant":
         return 1.0
     return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, total - warmup)))

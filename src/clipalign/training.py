@@ -82,6 +82,7 @@ def _train(
     method = options.method(options.hyper)
     check_split(method, config, ranks)
     zeroshot = zeroshot_on_unseen(backbone, episode, templates, views) if method.iterates else {}
+    torch.manual_seed(config.seed)  # of what a method draws to start from
     method.setup(backbone, episode, templates)
     average = (config.average or method.average) if method.iterates else "none"
 
