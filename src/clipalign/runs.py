@@ -191,7 +191,8 @@ def read_options(folder: RunFolder) -> TrainOptions:
     if not folder.config.is_file():
         raise UserError(f"{folder.path} is not a run folder (no config.yaml)")
     options = train_options(["--config", str(folder.config), "--out", str(folder.path)])
-    return replace(options, run=replace(options.run, out=folder.path))
+    origins = folder.record().get("origins") or {}  # who chose a value then, not that the file holds it now
+    return replace(options, run=replace(options.run, out=folder.path), origins=origins)
 
 
 def open_run(

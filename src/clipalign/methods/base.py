@@ -31,7 +31,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..errors import UserError
-from ..text import class_text_features
 
 if TYPE_CHECKING:
     from ..backbone import Backbone
@@ -198,6 +197,8 @@ class Method:
 
     def text_features(self, class_names: Sequence[str], templates: Sequence[str] | None = None) -> Tensor:
         """Class names -> unit rows [C, d], no gradient."""
+        from ..text import class_text_features  # brings open_clip along, which `train --help` can do without
+
         with torch.no_grad():
             return class_text_features(self.backbone, class_names, templates or self.templates)
 

@@ -1,0 +1,223 @@
+from __future__ import annotations
+
+import copy
+import logging
+import math
+from typing import Any
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from clipalign.backbone import Backbone
+from clipalign.data.base import Batch
+from clipalign.data.batches import Steps
+from clipalign.data.folder import ImageFolder
+from clipalign.errors import UserError
+from clipalign.methods import get_method
+from clipalign.methods.alignclip import AlignClip, AlignClipConfig, resolve
+from clipalign.protocols import Episode, build_episode
+from clipalign.training import preprocess_for
+
+
+@pytest.fixture
+def episode(squares: ImageFolder) -> Episode:
+    return build_episode("domain-shift", squares, "grey", 0)
+
+
+@pytest.fixture
+def batch(episode: Episode, tiny: Backbone) -> Batch:
+    return Steps(episode, 8, 0, preprocess_for(tiny))[0]
+
+
+def ready(backbone: Backbone, episode: Episode, **options: Any) -> AlignClip:
+    method = AlignClip(AlignClipConfig(**options))
+    method.setup(backbone, episode, ("a photo of a {}.",))
+    return method
+
+
+def literal(backbone: Backbone, text: torch.Tensor, batch: Batch, layers: int, dual: int) -> dict[str, Any]:
+    """Attention, tokens of both paths and image feature, block by block with full attention matrices."""
+    visual: Any = backbone.model.visual
+    x = visual.conv1(batch.images).flatten(2).transpose(1, 2)
+    x = torch.cat([visual.class_embedding.expand(len(x), 1, -1), x], 1) + visual.positional_embedding
+    x, second, maps = visual.ln_pre(x), None, []
+    blocks = visual.transformer.resblocks
+    for i, block in enumerate(blocks):
+        attention, width = block.attn, x.shape[-1]
+        q, k, v = F.linear(block.ln_1(x), attention.in_proj_weight, attention.in_proj_bias).chunk(3, -1)
+        heads = attention.num_heads
+        q, k, v = (t.view(len(x), -1, heads, width // heads).transpose(1, 2) for t in (q, k, v))
+        scores = q @ k.transpose(-1, -2) / math.sqrt(width // heads)
+        if i < layers:
+            maps.append((scores[:, :, 0, 1:].softmax(-1).mean(1), scores.softmax(-1)[:, :, 0].mean(1)[:, 1:]))
+        if i >= len(blocks) - dual:
+            second = x.detach() if second is None else second
+            second = second + attention.out_proj(v.transpose(1, 2).flatten(2)).detach()
+        x = x + attention.out_proj((scores.softmax(-1) @ v).transpose(1, 2).flatten(2))
+        x = x + block.mlp(block.ln_2(x))
+
+    def project(tokens: torch.Tensor) -> torch.Tensor:
+        return F.normalize(visual.ln_post(tokens) @ visual.proj, dim=-1)
+
+    assert second is not None
+    return {"f": project(x), "f_s": project(second)[:, 1:].detach(), "maps": maps}
+
+
+def test_the_paper_variant_is_its_equations(tiny: Backbone, episode: Episode, batch: Batch) -> None:
+    method = ready(tiny, episode)
+    found = method.loss(batch)
+    seen = literal(tiny, method.text, batch, layers=1, dual=1)
+    s, text, y = float(tiny.logit_scale), method.text, batch.labels
+    attention = torch.stack([paper for paper, _ in seen["maps"]]).mean(0)
+    g = (s * (seen["f"][:, 1:] * text[y][:, None]).sum(-1)).softmax(-1)
+    g_dv = (s * (seen["f_s"] * text[y][:, None]).sum(-1)).softmax(-1)
+    al = (attention * (attention / g_dv).log()).sum(1).mean()
+    as_ = (g * (g / g_dv).log()).sum(1).mean()
+    q = 0.9 * torch.eye(4) + 0.1 * (text @ text.T).softmax(-1)
+    sls = -(q[y] * (s * seen["f"][:, 0] @ text.T).log_softmax(-1)).sum(1).mean()
+    assert torch.allclose(found["loss_al"], al, atol=1e-5)
+    assert torch.allclose(found["loss_as"], as_, atol=1e-5)
+    assert torch.allclose(found["loss_sls"], sls, atol=1e-5)
+    entropy = -(g_dv * g_dv.log()).sum(1).mean()
+    assert torch.allclose(found["guide_entropy"], entropy, atol=1e-5)
+    assert torch.allclose(found["guide_kl_uniform"], math.log(16) - entropy, atol=1e-5)
+
+
+def test_the_released_variant_is_the_released_algorithm(
+    tiny: Backbone, episode: Episode, batch: Batch
+) -> None:
+    method = ready(tiny, episode, variant="released", aligned_layers=2, sharpness=35.0)
+    found = method.loss(batch)
+    seen = literal(tiny, method.text, batch, layers=2, dual=1)
+    s, text, y = float(tiny.logit_scale), method.text, batch.labels
+    f = seen["f"].clone()
+    f[:, 0] = f[:, 0] - 0.3 * text[y]
+    r, r_s = f @ text.T, seen["f_s"] @ text.T
+    d = (35 * text @ text.T).softmax(-1)
+    q = d[y].clone()
+    q[torch.arange(len(y)), y] = 0.9
+    sls = -(q * (s * r[:, 0]).log_softmax(-1)).sum(1).mean()
+    attention = torch.stack([m / m.sum(1, keepdim=True) for _, m in seen["maps"]]).mean(0)
+    g = r_s.softmax(1)[torch.arange(len(y)), :, y]
+    al = (g * (g.log() - attention.log())).sum() / len(y)
+    as_ = (r_s.softmax(1) * (r_s.log_softmax(1) - r[:, 1:].log_softmax(1))).sum() / len(y)
+    assert torch.allclose(found["loss_sls"], sls, atol=1e-5)
+    assert torch.allclose(found["loss_al"], 10 * al, atol=1e-4)
+    assert torch.allclose(found["loss_as"], 10 * as_, atol=1e-4)
+
+
+OFF = {"aal_weight": 0.0, "smoothing": "none", "margin": 0.0}
+
+
+@pytest.mark.parametrize(
+    "off",
+    [OFF, {**OFF, "aal_weight": None, "al_weight": 0.0, "as_weight": 0.0}, {**OFF, "smoothing": "uniform"}],
+)
+def test_with_its_parts_off_it_is_erm_step_by_step(
+    tiny: Backbone, episode: Episode, off: dict[str, Any]
+) -> None:
+    ours, theirs = ready(tiny, episode, **off, epsilon=0.0), get_method("erm")()
+    theirs.setup(copy.deepcopy(tiny), episode, ("a photo of a {}.",))
+    losses: list[list[float]] = []
+    for method in (ours, theirs):
+        optimizer = torch.optim.AdamW(method.parameters(), lr=1e-4)
+        steps, mine = Steps(episode, 6, 0, preprocess_for(method.backbone)), []
+        for step in range(4):
+            optimizer.zero_grad()
+            loss = sum(v for k, v in method.loss(steps[step]).items() if k.startswith("loss"))
+            assert isinstance(loss, torch.Tensor)
+            loss.backward()
+            optimizer.step()
+            mine.append(loss.item())
+        losses.append(mine)
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+    assert losses[0][0] != losses[0][3]
+
+
+def test_the_detached_guide_takes_no_gradient_and_the_other_does(
+    tiny: Backbone, episode: Episode, batch: Batch
+) -> None:
+    def gradient(detach: bool) -> torch.Tensor:
+        method = ready(tiny, episode, al_weight=0.0, smoothing="none", detach_guide=detach)
+        tiny.zero_grad()
+        method.loss(batch)["loss_as"].backward()
+        return torch.cat([p.grad.flatten() for p in method.parameters() if p.grad is not None])
+
+    assert not torch.allclose(gradient(True), gradient(False), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"al_direction": "released"},
+        {"as_direction": "released"},
+        {"as_classes": "mean"},
+        {"temperature": 0.5},
+        {"aligned_layers": 3},
+        {"attention_over": "tokens"},
+        {"aal_weight": 2.0},
+        {"smoothing": "released"},
+        {"smoothing": "paper-raw"},
+        {"epsilon": 0.3},
+        {"sharpness": 20.0},
+        {"smoothing": "released", "normalise_targets": True},
+        {"margin": 0.2},
+        {"guide": "vvv"},
+        {"dual_blocks": 2},
+        {"keep_mlp": True},
+    ],
+)
+def test_every_switch_changes_the_loss(
+    change: dict[str, Any], tiny: Backbone, episode: Episode, batch: Batch
+) -> None:
+    def total(**options: Any) -> float:
+        terms = ready(tiny, episode, **options).loss(batch)
+        return sum(v.item() for k, v in terms.items() if k.startswith("loss"))
+
+    assert total(**change) != pytest.approx(total(), rel=1e-6)
+
+
+def test_all_classes_cost_their_number_times_their_mean(
+    tiny: Backbone, episode: Episode, batch: Batch
+) -> None:
+    total, mean = (ready(tiny, episode, as_classes=kind).loss(batch)["as"] for kind in ("sum", "mean"))
+    assert torch.allclose(total, 4 * mean)
+
+
+def test_constants_follow_the_backbone() -> None:
+    clip = resolve(AlignClipConfig(), 100.0, 12)
+    assert (clip.temperature, clip.aligned_layers, clip.dual_blocks) == (pytest.approx(0.01), 4, 6)
+    released = resolve(AlignClipConfig(variant="released"), 100.0, 12)
+    assert (released.sharpness, released.aligned_layers, released.aal_weight) == (pytest.approx(35), 5, 10)
+    small = resolve(AlignClipConfig(), 20.0, 6)
+    assert (small.temperature, small.aligned_layers, small.dual_blocks) == (pytest.approx(0.05), 2, 3)
+    assert resolve(AlignClipConfig(variant="released"), 20.0, 6).sharpness == pytest.approx(7)
+    kept = resolve(AlignClipConfig(variant="released", temperature=0.01, sharpness=35), 20.0, 6)
+    assert (kept.temperature, kept.sharpness) == (0.01, 35)
+    assert resolve(AlignClipConfig(), 100.0, 1).aligned_layers == 1
+
+
+def test_options_out_of_range_are_refused() -> None:
+    for options in ({"epsilon": 1.5}, {"temperature": 0.0}, {"margin": -1.0}, {"al_weight": math.nan}):
+        with pytest.raises(UserError, match="--" + next(iter(options)).replace("_", "-")):
+            AlignClipConfig(**options)
+    with pytest.raises(UserError, match="--dual-blocks 7: this backbone allows 1 to 6"):
+        resolve(AlignClipConfig(dual_blocks=7), 100.0, 6)
+
+
+def test_a_guide_that_names_no_place_is_warned_of_once(
+    tiny: Backbone, episode: Episode, batch: Batch, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING, "clipalign"):
+        ready(tiny, episode, temperature=1e-3).loss(batch)
+        assert not caplog.records
+        method = ready(tiny, episode, temperature=100.0)
+        method.loss(batch)
+        method.loss(batch)
+    assert len(caplog.records) == 1 and "nearly uniform" in caplog.text
+
+
+def test_targets_know_the_training_classes_alone(squares: ImageFolder, tiny: Backbone) -> None:
+    method = ready(tiny, build_episode("in-the-wild", squares, "grey", 0), smoothing="released")
+    assert method.targets is not None and method.targets.shape == (2, 2)
