@@ -9,7 +9,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from clipalign.averaging import EMA, BetaMovingAverage, WeightAverage, interpolate, make_average
+from clipalign.averaging import (
+    EMA,
+    BetaMovingAverage,
+    GaussianAverage,
+    WeightAverage,
+    interpolate,
+    make_average,
+)
 from clipalign.errors import UserError
 
 
@@ -161,3 +168,23 @@ def test_interpolation_mixes_floats_and_leaves_integers() -> None:
         interpolate(a, {k: b[k] for k in ("w", "h")}, 0.5)
     with pytest.raises(UserError, match="differ in w"):
         interpolate(a, b | {"w": torch.zeros(3)}, 0.5)
+
+
+@pytest.mark.parametrize(("steps", "parts"), [(40, 20), (7, 20), (45, 10), (1, 20)])
+def test_gaussian_average_is_the_weighted_sum_of_the_ends_of_the_parts(steps: int, parts: int) -> None:
+    path = walk(steps)
+    average = GaussianAverage([p.clone() for p in path[0]], steps, 0.75, 0.05, parts)
+    follow(average, path)
+    parts = min(parts, steps)
+    ends = [round(e * steps / parts) for e in range(1, parts + 1)]
+    weights = [math.exp(-((e / parts - 0.75) ** 2) / (2 * 0.05**2)) for e in range(1, parts + 1)]
+    for i, got in enumerate(average.average):
+        literal = sum(w * path[t][i].double() for w, t in zip(weights, ends, strict=True)) / sum(weights)
+        torch.testing.assert_close(got.double(), literal, atol=2e-6, rtol=1e-5)
+
+
+def test_gaussian_average_far_from_the_run_takes_the_nearest_weights() -> None:
+    path = walk(20)
+    average = GaussianAverage([p.clone() for p in path[0]], 20, mean=9.0, std=0.01)
+    follow(average, path)
+    torch.testing.assert_close(average.average[0], path[20][0])

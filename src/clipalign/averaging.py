@@ -12,7 +12,7 @@ from torch import Tensor
 
 from .errors import UserError
 
-KINDS = ("none", "ema", "bma")
+KINDS = ("none", "ema", "bma", "gaussian")
 
 
 class WeightAverage:
@@ -145,6 +145,53 @@ class BetaMovingAverage(WeightAverage):
         return float(1 - self.cumulative[self.step] / self.cumulative[step])
 
 
+class GaussianAverage(WeightAverage):
+    """Gaussian prompt averaging of PromptSRC (Khattak et al., ICCV 2023): sum of w(e) theta_e / sum of w(e).
+
+    theta_e is the state at the end of part e of E equal parts of the run (published: epochs), w(e) the
+    normal density at e. Mean and standard deviation are shares of the run, so that they carry over to any
+    number of steps. Published: E = 20, mean 15 and standard deviation 1 epochs, that is 0.75 and 0.05. Before
+    the end of the first part the average is the start.
+    """
+
+    kind = "gaussian"
+
+    def __init__(
+        self,
+        parameters: Iterable[Tensor],
+        total_steps: int,
+        mean: float = 0.75,
+        std: float = 0.05,
+        parts: int = 20,
+    ) -> None:
+        """As `WeightAverage`.
+
+        Args:
+            parameters: tensors that training changes in place.
+            total_steps: steps of the whole run.
+            mean, std: of the density, as shares of the run.
+            parts: E; of a run with fewer steps, every step is a part.
+        """
+        if not std > 0:
+            raise UserError(f"--gaussian-std {std}: must be above 0")
+        if parts < 1:
+            raise UserError(f"--gaussian-parts {parts}: must be at least 1")
+        super().__init__(parameters)
+        parts = min(parts, total_steps)
+        ends = np.arange(1, parts + 1)
+        exponents = -0.5 * ((ends / parts - mean) / std) ** 2
+        weights = np.zeros(total_steps + 1)
+        # Relative to the largest one, so that a narrow density far away does not vanish altogether.
+        weights[np.rint(ends * total_steps / parts).astype(int)] = np.exp(exponents - exponents.max())
+        self.cumulative = np.cumsum(weights)
+
+    def share(self, step: int) -> float:
+        if step >= len(self.cumulative):
+            raise ValueError(f"step {step} of a Gaussian average over {len(self.cumulative) - 1}")
+        now = self.cumulative[step]
+        return float(1 - self.cumulative[self.step] / now) if now else 0.0
+
+
 def make_average(
     kind: str,
     parameters: Iterable[Tensor],
@@ -152,8 +199,11 @@ def make_average(
     *,
     ema_decay: float = 0.999,
     bma_beta: float = 0.5,
+    gaussian_mean: float = 0.75,
+    gaussian_std: float = 0.05,
+    gaussian_parts: int = 20,
 ) -> WeightAverage:
-    """The average of that name: "none", "ema" or "bma".
+    """The average of that name, one of `KINDS`.
 
     Raises:
         UserError: an unknown name, or settings out of range.
@@ -164,6 +214,8 @@ def make_average(
         return EMA(parameters, ema_decay)
     if kind == "bma":
         return BetaMovingAverage(parameters, total_steps, bma_beta)
+    if kind == "gaussian":
+        return GaussianAverage(parameters, total_steps, gaussian_mean, gaussian_std, gaussian_parts)
     raise UserError(f'--average "{kind}": choose one of {", ".join(KINDS)}')
 
 

@@ -65,14 +65,20 @@ class TrainConfig:
     """Hold this learning rate during the warm-up instead, as prompt learners do in their first epoch."""
     clip_grad_norm: float | None = None
     """Largest global gradient norm; larger ones are scaled down. Default: no clipping, as published."""
-    average: Literal["none", "ema", "bma"] | None = None
-    """Average of the weights over steps that predictions use: exponential, or beta moving average. Default:
-    the method's own."""
+    average: Literal["none", "ema", "bma", "gaussian"] | None = None
+    """Average of the weights over steps that predictions use: exponential, beta moving average, or Gaussian.
+    Default: the method's own."""
     ema_decay: float = 0.999
     """Decay per step of --average ema."""
     bma_beta: float = 0.5
     """Both parameters of the Beta density that weighs steps in --average bma (published: 0.5; 0.1 for classes
     left out of training)."""
+    gaussian_mean: float = 0.75
+    """Share of the run around which --average gaussian takes weights (published: epoch 15 of 20)."""
+    gaussian_std: float = 0.05
+    """Its standard deviation, a share of the run (published: 1 epoch of 20)."""
+    gaussian_parts: int = 20
+    """Number of equal parts of the run whose last weights --average gaussian takes (published: epochs)."""
 
     seed: int = 0
     """Seed of batches, training views and whatever a method draws. Splits do not depend on it."""
@@ -99,7 +105,16 @@ class TrainConfig:
 
     def check(self) -> None:
         """Raise UserError for the first value out of range."""
-        at_least(self, 1, "steps", "batch_size", "micro_batch_size", "eval_batch_size", "log_every")
+        at_least(
+            self,
+            1,
+            "steps",
+            "batch_size",
+            "micro_batch_size",
+            "eval_batch_size",
+            "log_every",
+            "gaussian_parts",
+        )
         at_least(
             self,
             0,
@@ -120,6 +135,8 @@ class TrainConfig:
             raise UserError(f"--ema-decay must be in [0, 1), not {self.ema_decay:g}")
         if not self.bma_beta > 0:
             raise UserError(f"--bma-beta must be above 0, not {self.bma_beta:g}")
+        if not self.gaussian_std > 0:
+            raise UserError(f"--gaussian-std must be above 0, not {self.gaussian_std:g}")
         if self.resume and self.overwrite:
             raise UserError("--resume and --overwrite exclude each other: choose one")
 

@@ -74,7 +74,7 @@ def fit(
     Args:
         method: its trained tensors are changed in place, to those of the last step.
         config: options of the run.
-        average_kind: "none", "ema", "bma".
+        average_kind: one of `averaging.KINDS`.
         folder: gets metrics.jsonl and checkpoints.
         steps: batches by step.
         validation: measured every `config.validate_every` steps, with the averaged weights.
@@ -94,7 +94,14 @@ def fit(
     warmup = config.warmup_steps if config.warmup_steps >= 1 else round(config.warmup_steps * total)
     scheduler = LambdaLR(optimizer, lambda step: lr_factor(step, total, int(warmup), config.schedule, held))
     average = make_average(
-        average_kind, parameters, total, ema_decay=config.ema_decay, bma_beta=config.bma_beta
+        average_kind,
+        parameters,
+        total,
+        ema_decay=config.ema_decay,
+        bma_beta=config.bma_beta,
+        gaussian_mean=config.gaussian_mean,
+        gaussian_std=config.gaussian_std,
+        gaussian_parts=config.gaussian_parts,
     )
     meter = Meter()
     state = {"optimizer": optimizer, "scheduler": scheduler, "scaler": precision.scaler, "average": average}
