@@ -14,10 +14,11 @@ import unicodedata
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
+
 from drawings import descriptor
 from icon_names import Candidate, concept_drawings, pretraining_sets, read_candidates, words
 from iconify import IconSet, draw, npm_pack, read_package
-from PIL import Image
 
 SIZE, COLUMNS = 128, 16
 MOST_CONCEPTS = 256
@@ -35,7 +36,12 @@ DOMAINS = [
     ("noto-v1", "@iconify-json/noto-v1@1.2.5", "Noto Emoji, first edition", False),
     ("twemoji", "@iconify-json/twemoji@1.2.5", "Twitter Emoji", False),
     ("fluent-flat", "@iconify-json/fluent-emoji-flat@1.2.6", "Fluent Emoji, flat", False),
-    ("fluent-high-contrast", "@iconify-json/fluent-emoji-high-contrast@1.2.6", "Fluent Emoji, high contrast", True),
+    (
+        "fluent-high-contrast",
+        "@iconify-json/fluent-emoji-high-contrast@1.2.6",
+        "Fluent Emoji, high contrast",
+        True,
+    ),
 ]
 
 
@@ -63,7 +69,9 @@ def locate(sets: dict[str, IconSet], emoji: dict) -> dict[str, str] | None:
         if not icons.characters:  # the first Noto edition publishes names only
             others = [by_character(other, emoji["hexcode"]) for other in sets.values() if other.characters]
             guesses += [*others, slug(emoji["label"])]
-        found = next((icons.aliases.get(g, g) for g in guesses if g and (g in icons.icons or g in icons.aliases)), None)
+        found = next(
+            (icons.aliases.get(g, g) for g in guesses if g and (g in icons.icons or g in icons.aliases)), None
+        )
         if found is None:
             return None
         names[domain] = found
@@ -76,9 +84,14 @@ def choose(
     """Applies rules 7 and 8 of concepts.txt: the concepts kept, in file order, and a log line for each one dropped."""
     log: list[str] = []
     kept: list[Candidate] = []
-    ranked = sorted((c for c in candidates if c.label in art), key=lambda c: (-artists.get(c.label, 0), c.label))
+    ranked = sorted(
+        (c for c in candidates if c.label in art), key=lambda c: (-artists.get(c.label, 0), c.label)
+    )
     described = {
-        c.label: [descriptor(sprite, monotone) for sprite, (_, _, _, monotone) in zip(art[c.label], DOMAINS, strict=True)]
+        c.label: [
+            descriptor(sprite, monotone)
+            for sprite, (_, _, _, monotone) in zip(art[c.label], DOMAINS, strict=True)
+        ]
         for c in ranked
     }
     for candidate in ranked:
@@ -87,7 +100,12 @@ def choose(
             log.append(f"{label}: drawn in only {artists.get(label, 0)} pre-training sets")
             continue
         likeness = [
-            (float(np.mean([a @ b for a, b in zip(described[label], described[other.label], strict=True)])), other.label)
+            (
+                float(
+                    np.mean([a @ b for a, b in zip(described[label], described[other.label], strict=True)])
+                ),
+                other.label,
+            )
             for other in kept
         ]
         score, other_label = max(likeness, default=(0.0, ""))
@@ -98,7 +116,11 @@ def choose(
     kept_of: dict[str, list[Candidate]] = {}
     for candidate in kept:
         kept_of.setdefault(group[candidate.label], []).append(candidate)
-    surplus = {c.label for members in kept_of.values() for c in members[round(len(members) * MOST_CONCEPTS / len(kept)) :]}
+    surplus = {
+        c.label
+        for members in kept_of.values()
+        for c in members[round(len(members) * MOST_CONCEPTS / len(kept)) :]
+    }
     log += [f"{label}: {artists[label]} sets, below the most drawn of its group" for label in sorted(surplus)]
     kept = [c for c in kept if c.label not in surplus]
     order = {c.label: i for i, c in enumerate(candidates)}
@@ -172,8 +194,8 @@ def make_splits(concepts: list[dict]) -> dict:
         "format": 1,
         "seed": SEED,
         "rule": "unit: drawing (concept x domain). base/new: half of each subgroup. domain_split: 80/20 of each "
-        "domain's drawings. base_to_new: 3 train / 1 validation / 1 test of each concept's five drawings, balanced over "
-        "domains. Generator: numpy default_rng(seed).",
+        "domain's drawings. base_to_new: 3 train / 1 validation / 1 test of each concept's five drawings, balanced "
+        "over domains. Generator: numpy default_rng(seed).",
         "base": base,
         "new": new,
         "domain_split": domain_split,
@@ -188,7 +210,11 @@ def emoji_table(folder: Path) -> dict[str, dict]:
     for record in json.loads((folder / "en" / "data.json").read_text()):
         group = tree["groups"].get(str(record.get("group")))
         if group in GROUPS:
-            table[record["label"]] = {**record, "group": group, "subgroup": tree["subgroups"][str(record["subgroup"])]}
+            table[record["label"]] = {
+                **record,
+                "group": group,
+                "subgroup": tree["subgroups"][str(record["subgroup"])],
+            }
     return table
 
 

@@ -18,10 +18,11 @@ from itertools import islice
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
+
 from drawings import crop_to_ink, descriptor, nearest_is_same
 from icon_names import concept_drawings, pretraining_sets, read_candidates, words
 from iconify import IconSet, draw, npm_pack
-from PIL import Image
 
 SIZE = 64
 ICONIFY = "@iconify/json@2.2.535"
@@ -35,7 +36,15 @@ SEED = 7
 def nouns(folder: Path) -> set[str]:
     """Words of emojibase's labels and tags in the groups of things: what names a thing."""
     tree = json.loads((folder / "meta" / "groups.json").read_text())
-    wanted = {"animals-nature", "food-drink", "travel-places", "activities", "objects", "smileys-emotion", "people-body"}
+    wanted = {
+        "animals-nature",
+        "food-drink",
+        "travel-places",
+        "activities",
+        "objects",
+        "smileys-emotion",
+        "people-body",
+    }
     found: set[str] = set()
     for record in json.loads((folder / "en" / "data.json").read_text()):
         if tree["groups"].get(str(record.get("group"))) in wanted:
@@ -69,7 +78,9 @@ def benchmark(folder: Path) -> tuple[dict[str, np.ndarray], list[str]]:
     for domain in index["domains"]:
         sheet = np.asarray(Image.open(folder / f"{domain['id']}.webp").convert("RGBA"))
         cells = [
-            sheet[k // columns * size : (k // columns + 1) * size, k % columns * size : (k % columns + 1) * size]
+            sheet[
+                k // columns * size : (k // columns + 1) * size, k % columns * size : (k % columns + 1) * size
+            ]
             for k in range(len(labels))
         ]
         for monotone in (True, False):
@@ -87,7 +98,9 @@ def main() -> None:
     options = parser.parse_args()
     sets = pretraining_sets(npm_pack(ICONIFY, options.work))
     candidates = read_candidates(Path(__file__).with_name("concepts.txt"))
-    concept_of = {pair: label for label, pairs in concept_drawings(sets, candidates).items() for pair in pairs}
+    concept_of = {
+        pair: label for label, pairs in concept_drawings(sets, candidates).items() for pair in pairs
+    }
     vocabulary = nouns(npm_pack(EMOJIBASE, options.work))
     rng = np.random.default_rng(SEED)
 
@@ -103,7 +116,9 @@ def main() -> None:
     for icons in sets:
         everything = icons.colour or icons.prefix == "emojione-monotone"
         wanted[icons.prefix] = [
-            n for n in icons.icons if everything or (icons.prefix, n) in concept_of or (icons.prefix, n) in sample
+            n
+            for n in icons.icons
+            if everything or (icons.prefix, n) in concept_of or (icons.prefix, n) in sample
         ]
 
     tables, labels = benchmark(options.benchmark)
@@ -130,7 +145,10 @@ def main() -> None:
                     for key, bank in tables.items()
                     if key.endswith(form)
                 }
-                nearest[icons.prefix] = {**{k: round(v, 3) for k, v in shares.items()}, "drawings": len(known)}
+                nearest[icons.prefix] = {
+                    **{k: round(v, 3) for k, v in shares.items()},
+                    "drawings": len(known),
+                }
                 if len(known) >= FEWEST_FOR_SAME_ART and max(shares.values()) > SAME_ART:
                     print(f"left out as the same art: {icons.prefix} {shares}")
                     continue
@@ -149,11 +167,14 @@ def main() -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     np.save(options.out / "sprites.npy", np.stack(sprites))
     synonyms = {c.label: [" ".join(name) for name in c.names] for c in candidates}
-    licences = {icons.prefix: {"licence": icons.licence, "author": icons.info["author"]["name"]} for icons in sets}
+    licences = {
+        icons.prefix: {"licence": icons.licence, "author": icons.info["author"]["name"]} for icons in sets
+    }
     table = {"rows": rows, "synonyms": synonyms, "sets": licences, "package": ICONIFY}
     (options.out / "table.json").write_text(json.dumps(table, indent=0) + "\n")
     (options.out / "nearest.json").write_text(json.dumps(nearest, indent=0) + "\n")
-    print(f"{len(rows)} drawings of {len({r['set'] for r in rows})} sets, {sum(r['concept'] is not None for r in rows)} of concepts")
+    known = sum(row["concept"] is not None for row in rows)
+    print(f"{len(rows)} drawings of {len({row['set'] for row in rows})} sets, {known} of concepts")
 
 
 if __name__ == "__main__":

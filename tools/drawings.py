@@ -14,7 +14,7 @@ def crop_to_ink(sprite: np.ndarray, margin: float = 0.02) -> np.ndarray:
     if len(ys) == 0:
         return sprite
     cut = sprite[ys.min() : ys.max() + 1, xs.min() : xs.max() + 1]
-    side = int(round(max(cut.shape[:2]) * (1 + 2 * margin)))
+    side = round(max(cut.shape[:2]) * (1 + 2 * margin))
     square = np.zeros((side, side, 4), np.uint8)
     top, left = (side - cut.shape[0]) // 2, (side - cut.shape[1]) // 2
     square[top : top + cut.shape[0], left : left + cut.shape[1]] = cut
@@ -24,15 +24,22 @@ def crop_to_ink(sprite: np.ndarray, margin: float = 0.02) -> np.ndarray:
 def descriptor(sprite: np.ndarray, monotone: bool) -> np.ndarray:
     """A unit vector of the drawing at 24 x 24, centred: alpha for monotone art, else colours over grey."""
     small = np.asarray(
-        Image.fromarray(crop_to_ink(sprite)).resize((DESCRIPTOR, DESCRIPTOR), Image.Resampling.BOX), np.float32
+        Image.fromarray(crop_to_ink(sprite)).resize((DESCRIPTOR, DESCRIPTOR), Image.Resampling.BOX),
+        np.float32,
     )
     alpha = small[..., 3:] / 255
-    picture = alpha if monotone else np.concatenate([small[..., :3] / 255 * alpha + 0.5 * (1 - alpha), alpha], axis=-1)
+    picture = (
+        alpha
+        if monotone
+        else np.concatenate([small[..., :3] / 255 * alpha + 0.5 * (1 - alpha), alpha], axis=-1)
+    )
     flat = (picture - picture.mean((0, 1))).ravel()
     return flat / max(float(np.linalg.norm(flat)), 1e-6)
 
 
-def nearest_is_same(queries: np.ndarray, query_labels: np.ndarray, bank: np.ndarray, bank_labels: np.ndarray) -> float:
+def nearest_is_same(
+    queries: np.ndarray, query_labels: np.ndarray, bank: np.ndarray, bank_labels: np.ndarray
+) -> float:
     """Share of queries whose nearest neighbour in `bank` has their label (both as unit rows)."""
     nearest = (queries @ bank.T).argmax(axis=1)
     return float((bank_labels[nearest] == query_labels).mean()) if len(queries) else float("nan")

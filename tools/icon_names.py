@@ -11,24 +11,42 @@ from pathlib import Path
 from iconify import PERMISSIVE, IconSet, read_set
 
 # Words that tell how a thing is drawn, or which edition it is, not what it is.
-STYLE = frozenset(
-    "outline outlined outlines filled fill solid line linear light bold bolder thin regular duotone twotone two-tone tone "
-    "sharp rounded round broken alt o s f flat remix micro mini variant color colour stroke strokes bulk curved twotone "
-    "ultrathin black white off v1 v2 standard icon icons emoji lg sm md xl rounded-corner dot small large big xs "
-    "gradient neon duo bw plump free core pop".split()
-)
+# fmt: off
+STYLE = frozenset((
+    "outline", "outlined", "outlines", "filled", "fill", "solid", "line", "linear", "light", "bold",
+    "bolder", "thin", "regular", "duotone", "twotone", "two-tone", "tone", "sharp", "rounded", "round",
+    "broken", "alt", "o", "s", "f", "flat", "remix", "micro", "mini", "variant", "color", "colour",
+    "stroke", "strokes", "bulk", "curved", "ultrathin", "black", "white", "off", "v1", "v2", "standard",
+    "icon", "icons", "emoji", "lg", "sm", "md", "xl", "rounded-corner", "dot", "small", "large", "big",
+    "xs", "gradient", "neon", "duo", "bw", "plump", "free", "core", "pop",
+))
+# fmt: on
 # Makers of benchmark art: none of their other editions may be trained on.
 BENCHMARK_VENDORS = ("google", "microsoft", "twitter", "material design authors")
 # Brands and flags are no pictures of things.
 LEFT_OUT_CATEGORIES = frozenset({"Logos", "Programming"})
-LEFT_OUT_SETS = frozenset({"circle-flags", "flag", "flagpack", "cif", "svg-spinners", "bpmn", "ginetex", "academicons", "dinkie-icons"})
+LEFT_OUT_SETS = frozenset(
+    {
+        "circle-flags",
+        "flag",
+        "flagpack",
+        "cif",
+        "svg-spinners",
+        "bpmn",
+        "ginetex",
+        "academicons",
+        "dinkie-icons",
+    }
+)
 
 
 def words(name: str) -> tuple[str, ...]:
     """`"Apple-Fill-24"` -> `("apple",)`. A name made of style words alone keeps them."""
     spaced = re.sub(r"([a-z])([A-Z])", r"\1-\2", name).lower().replace("’", "").replace("'", "")
     tokens = [token for token in re.split(r"[^a-z0-9]+", spaced) if token]
-    kept = [token for token in tokens if token not in STYLE and not re.fullmatch(r"\d+(px)?|i|ic|\d+x\d+", token)]
+    kept = [
+        token for token in tokens if token not in STYLE and not re.fullmatch(r"\d+(px)?|i|ic|\d+x\d+", token)
+    ]
     return tuple(kept or tokens)
 
 

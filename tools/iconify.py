@@ -20,7 +20,18 @@ from PIL import Image
 # Licences under which the art may be trained on and shipped with attribution. Share-alike, non-commercial and
 # GPL sets are left out whatever else they offer.
 PERMISSIVE = frozenset(
-    {"MIT", "Apache-2.0", "CC-BY-4.0", "CC-BY-3.0", "CC0-1.0", "ISC", "OFL-1.1", "MPL-2.0", "BSD-3-Clause", "Unlicense"}
+    {
+        "MIT",
+        "Apache-2.0",
+        "CC-BY-4.0",
+        "CC-BY-3.0",
+        "CC0-1.0",
+        "ISC",
+        "OFL-1.1",
+        "MPL-2.0",
+        "BSD-3-Clause",
+        "Unlicense",
+    }
 )
 
 
@@ -60,7 +71,9 @@ def npm_pack(package: str, folder: Path) -> Path:
     target = folder / package.replace("@", "").replace("/", "-")
     if not (target / "package.json").exists():
         folder.mkdir(parents=True, exist_ok=True)
-        done = subprocess.run(["npm", "pack", "--silent", package], cwd=folder, check=True, capture_output=True, text=True)
+        done = subprocess.run(
+            ["npm", "pack", "--silent", package], cwd=folder, check=True, capture_output=True, text=True
+        )
         with tarfile.open(folder / done.stdout.strip().splitlines()[-1]) as archive:
             archive.extractall(target, filter="data")
         inner = target / "package"

@@ -90,7 +90,8 @@ def test_evaluation_views_ignore_the_seed_of_a_run(pictograms: Pictograms) -> No
         first = pictograms.images(rows, stage, draws, 0, PLAIN)
         assert torch.equal(first, pictograms.images(rows, stage, draws, 17, PLAIN))
     assert not torch.equal(
-        pictograms.images(rows, "validation", draws, 0, PLAIN), pictograms.images(rows, "test", draws, 0, PLAIN)
+        pictograms.images(rows, "validation", draws, 0, PLAIN),
+        pictograms.images(rows, "test", draws, 0, PLAIN),
     )
 
 
@@ -101,7 +102,9 @@ def test_masks_cover_the_object(pictograms: Pictograms) -> None:
         assert float(sample.alpha.min()) >= 0 and float(sample.silhouette.max()) <= 1
         assert bool((sample.silhouette >= sample.alpha).all())
         assert 0.02 < float(sample.silhouette.mean()) < 0.95
-        assert torch.equal(sample.image, pictograms.images(np.array([row]), "test", np.array([1]), 0, PLAIN)[0])
+        assert torch.equal(
+            sample.image, pictograms.images(np.array([row]), "test", np.array([1]), 0, PLAIN)[0]
+        )
 
 
 def test_silhouette_fills_the_holes_of_an_outline(pictograms: Pictograms) -> None:
@@ -135,7 +138,9 @@ def test_background_bias_gives_a_subgroup_its_cue() -> None:
     conflicting = Pictograms(backgrounds="conflicting")._scenes(np.arange(256), "test", np.zeros(256, int), 0)
     assert all(a.background != c.background for a, c in zip(aligned, conflicting, strict=True))
     # The cue moves nothing but the background: the same drawing stands in the same place.
-    assert [(s.scale, s.x, s.y, s.angle) for s in aligned] == [(s.scale, s.x, s.y, s.angle) for s in conflicting]
+    assert [(s.scale, s.x, s.y, s.angle) for s in aligned] == [
+        (s.scale, s.x, s.y, s.angle) for s in conflicting
+    ]
 
 
 def test_half_biased_training() -> None:
@@ -146,7 +151,9 @@ def test_half_biased_training() -> None:
 
 
 def test_larger_backbones_get_larger_images(pictograms: Pictograms) -> None:
-    big = pictograms.images(np.array([7]), "test", np.array([0]), 0, Preprocess((224, 224), (0.5,) * 3, (0.5,) * 3))
+    big = pictograms.images(
+        np.array([7]), "test", np.array([0]), 0, Preprocess((224, 224), (0.5,) * 3, (0.5,) * 3)
+    )
     assert big.shape == (1, 3, 224, 224)
     assert float(big.min()) >= -1 and float(big.max()) <= 1
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +27,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     sprites, rows = [], []
     y, x = np.mgrid[:64, :64]
     for artist, colour in (("one", True), ("two", False), (KEPT_OUT, True)):
-        for name, shape in (("square", np.maximum(abs(x - 32), abs(y - 32)) < 26), ("disc", np.hypot(x - 32, y - 32) < 26)):
+        for name, shape in (
+            ("square", np.maximum(abs(x - 32), abs(y - 32)) < 26),
+            ("disc", np.hypot(x - 32, y - 32) < 26),
+        ):
             sprite = np.zeros((64, 64, 4), np.uint8)
             sprite[..., 3] = 255 * shape
             sprite[..., :3] = [200, 60, 60] if colour else 0
@@ -36,7 +40,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rows.append({"set": "two", "name": "arrow-left", "words": "arrow left", "concept": None, "colour": False})
     np.save(out / "sprites.npy", np.stack(sprites))
     synonyms = {"square": ["square", "box"], "disc": ["disc"]}
-    (out / "table.json").write_text(json.dumps({"rows": rows, "synonyms": synonyms, "sets": {}, "package": "none"}))
+    (out / "table.json").write_text(
+        json.dumps({"rows": rows, "synonyms": synonyms, "sets": {}, "package": "none"})
+    )
     return out
 
 
@@ -64,7 +70,10 @@ def test_relation_marks_own_half_true_and_false_texts() -> None:
 
 def test_contrastive_loss_equals_the_literal_sum() -> None:
     torch.manual_seed(0)
-    images, texts = F.normalize(torch.randn(3, 5, dtype=torch.float64), dim=1), F.normalize(torch.randn(5, 5).double(), dim=1)
+    images, texts = (
+        F.normalize(torch.randn(3, 5, dtype=torch.float64), dim=1),
+        F.normalize(torch.randn(5, 5).double(), dim=1),
+    )
     relation = torch.tensor([[1, 0, 1, 0, -1], [0, 1, 0, 0, 0], [1, 0, 1, 1, 0]], dtype=torch.int8)
     scale = torch.tensor(7.0, dtype=torch.float64)
     by_image = by_text = 0.0
@@ -72,13 +81,23 @@ def test_contrastive_loss_equals_the_literal_sum() -> None:
         kept = [j for j in range(5) if relation[i, j] >= 0]
         total = sum(torch.exp(scale * images[i] @ texts[j]) for j in kept)
         positives = [j for j in kept if relation[i, j] == 1]
-        by_image -= sum(torch.log(torch.exp(scale * images[i] @ texts[j]) / total) for j in positives) / len(positives) / 3
+        by_image -= (
+            sum(torch.log(torch.exp(scale * images[i] @ texts[j]) / total) for j in positives)
+            / len(positives)
+            / 3
+        )
     for j in range(3):  # the first texts are the images' own captions
         kept = [i for i in range(3) if relation[i, j] >= 0]
         total = sum(torch.exp(scale * images[i] @ texts[j]) for i in kept)
         positives = [i for i in kept if relation[i, j] == 1]
-        by_text -= sum(torch.log(torch.exp(scale * images[i] @ texts[j]) / total) for i in positives) / len(positives) / 3
-    assert contrastive_loss(images, texts, relation, scale).item() == pytest.approx(float(by_image + by_text) / 2)
+        by_text -= (
+            sum(torch.log(torch.exp(scale * images[i] @ texts[j]) / total) for i in positives)
+            / len(positives)
+            / 3
+        )
+    assert contrastive_loss(images, texts, relation, scale).item() == pytest.approx(
+        float(by_image + by_text) / 2
+    )
 
 
 def test_plain_pairs_give_open_clips_loss() -> None:
@@ -90,7 +109,7 @@ def test_plain_pairs_give_open_clips_loss() -> None:
 
 
 @pytest.mark.parametrize("restyle", [restyle_colour, restyle_monotone])
-def test_restyled_drawings_stay_drawings(folder: Path, restyle) -> None:  # noqa: ANN001
+def test_restyled_drawings_stay_drawings(folder: Path, restyle) -> None:
     sprite = Art.load(folder).tensor([1])[0].float() / 255
     for seed in range(40):
         picture, _ = restyle(sprite, np.random.default_rng(seed))
@@ -111,12 +130,31 @@ def test_rate_rises_stays_and_falls() -> None:
     config = PretrainConfig(steps=100, warmup_steps=10, cooldown=0.2)
     rates = [rate(step, config) for step in range(100)]
     assert rates[0] == 0.1 and rates[9] == 1 and rates[50] == 1 and rates[79] == 1
-    assert all(a > b for a, b in zip(rates[80:], rates[81:], strict=False)) and rates[-1] < 0.05
+    assert all(a > b for a, b in pairwise(rates[80:])) and rates[-1] < 0.05
 
 
 def test_a_stopped_run_goes_on(folder: Path, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "clipalign.pretrain", "--art", str(folder), "--out", str(tmp_path / "run")]
-    command += ["--batch-size", "4", "--other-names", "2", "--steps", "3", "--save-every", "0", "--threads", "1"]
+    command = [
+        sys.executable,
+        "-m",
+        "clipalign.pretrain",
+        "--art",
+        str(folder),
+        "--out",
+        str(tmp_path / "run"),
+    ]
+    command += [
+        "--batch-size",
+        "4",
+        "--other-names",
+        "2",
+        "--steps",
+        "3",
+        "--save-every",
+        "0",
+        "--threads",
+        "1",
+    ]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     state = torch.load(tmp_path / "run" / "state.pt", weights_only=True)

@@ -69,10 +69,17 @@ def draw_placement(
     """Scale, x, y and angle: the drawing's square stays inside the canvas, give or take its rotated corners."""
     scale = float(rng.uniform(*scales))
     room = max(0.0, (1 - scale) / 2)
-    return scale, float(rng.uniform(-room, room)), float(rng.uniform(-room, room)), float(rng.uniform(-angle, angle))
+    return (
+        scale,
+        float(rng.uniform(-room, room)),
+        float(rng.uniform(-room, room)),
+        float(rng.uniform(-angle, angle)),
+    )
 
 
-def render(scenes: Sequence[Scene], sprites: Tensor, size: int, clutter: Tensor | None = None, oversample: int = 2) -> Rendered:
+def render(
+    scenes: Sequence[Scene], sprites: Tensor, size: int, clutter: Tensor | None = None, oversample: int = 2
+) -> Rendered:
     """Draws scenes.
 
     Args:
@@ -164,7 +171,10 @@ def _background(spec: Background, size: int) -> Tensor:
         coarse = torch.from_numpy(rng.uniform(0, 1, (1, 3, cells, cells)).astype(np.float32))
         picture = F.interpolate(coarse, size=(size, size), mode="bicubic", align_corners=False)[0]
     elif spec.family == "stripes":
-        period, across = float(rng.uniform(0.08, 0.3)), axis[:, None] * float(np.cos(turn)) - axis[None, :] * float(np.sin(turn))
+        period, across = (
+            float(rng.uniform(0.08, 0.3)),
+            axis[:, None] * float(np.cos(turn)) - axis[None, :] * float(np.sin(turn)),
+        )
         bands = torch.floor(along / period)
         if rng.random() < 0.5:  # checks
             bands = bands + torch.floor(across / period)
@@ -189,7 +199,14 @@ def _clutter(spec: Background, size: int, drawings: Tensor) -> Tensor:
             scale = float(rng.uniform(0.14, 0.28))
             x, y = rng.uniform(-0.5, 0.5, 2)
             scenes.append(
-                Scene(int(rng.integers(len(drawings))), scale, float(x), float(y), float(rng.uniform(-30, 30)), spec)
+                Scene(
+                    int(rng.integers(len(drawings))),
+                    scale,
+                    float(x),
+                    float(y),
+                    float(rng.uniform(-30, 30)),
+                    spec,
+                )
             )
         grid = F.affine_grid(_inverse_affine(scenes), [many, 4, size, size], align_corners=False)
         layers = drawings[torch.tensor([s.sprite for s in scenes])].float() / 255

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from ..errors import UserError
 from .base import Preprocess, Stage
-from .compose import Background, Scene, draw_placement, place_masks, render
+from .compose import Background, Rendered, Scene, draw_placement, place_masks, render
 from .splits import FixedSplits, load_fixed_splits
 
 FOLDER = Path(__file__).resolve().parents[1] / "assets" / "pictograms"
@@ -72,7 +72,7 @@ class Pictograms:
     """
 
     name = "pictograms"
-    templates = ("a photo of a {}.",)
+    templates: tuple[str, ...] = ("a photo of a {}.",)
     size = SIZE
     # Mirrored drawings show other things (letters, clocks, musical notes): no flips.
     horizontal_flips = False
@@ -107,7 +107,8 @@ class Pictograms:
         """[rows, 4, 128, 128] uint8, straight alpha."""
         size, columns = self.index["sprite_size"], self.index["columns"]
         cells = [
-            _cells(FOLDER / f"{domain}.webp", size, columns, len(self.class_names)) for domain in self.domain_names
+            _cells(FOLDER / f"{domain}.webp", size, columns, len(self.class_names))
+            for domain in self.domain_names
         ]
         return torch.cat(cells)
 
@@ -132,7 +133,11 @@ class Pictograms:
         images = self._render(self._scenes(rows, stage, draws, seed), stage).images
         if preprocess.size != (SIZE, SIZE):
             images = F.interpolate(
-                images, size=preprocess.size, mode=preprocess.interpolation, align_corners=False, antialias=True
+                images,
+                size=preprocess.size,
+                mode=preprocess.interpolation,
+                align_corners=False,
+                antialias=True,
             ).clamp(0, 1)
         return preprocess.normalise(images)
 
@@ -153,9 +158,11 @@ class Pictograms:
         text = json.dumps([[sprite["sha256"] for sprite in self.index["sprites"]], settings], default=str)
         return hashlib.sha256(text.encode()).hexdigest()
 
-    def _render(self, scenes: list[Scene], stage: Stage):  # noqa: ANN202 - Rendered
+    def _render(self, scenes: list[Scene], stage: Stage) -> Rendered:
         half = len(self._clutter) // 2
-        return render(scenes, self.sprites, SIZE, self._clutter[:half] if stage == "train" else self._clutter[half:])
+        return render(
+            scenes, self.sprites, SIZE, self._clutter[:half] if stage == "train" else self._clutter[half:]
+        )
 
     def _scenes(self, rows: np.ndarray, stage: Stage, draws: np.ndarray, seed: int) -> list[Scene]:
         return [self._scene(int(row), stage, int(draw), seed) for row, draw in zip(rows, draws, strict=True)]

@@ -23,8 +23,8 @@ from torch.utils.data import DataLoader
 
 from ..backbone.loading import load
 from ..backbone.model import Backbone
-from ..data.base import Preprocess
 from ..data.compose import Background, Scene, draw_placement, render
+from ..training import preprocess_for
 from .art import Art
 from .batches import POOL, SIZE, Batches, PretrainingBatch
 
@@ -50,6 +50,7 @@ class PretrainConfig:
         ema: decay of the averaged weights.
         save_every: seconds between saved states.
         threads: of torch; 0 leaves torch's choice.
+        workers: processes that compose pictures; 0 composes between the steps.
         start_from: weights to begin with (safetensors), for going on after a finished run.
         start_step: step of the curriculum to begin at, with --start-from.
     """
@@ -69,6 +70,7 @@ class PretrainConfig:
     ema: float = 0.998
     save_every: float = 300.0
     threads: int = 0
+    workers: int = 0
     seed: int = 0
     start_from: Path | None = None
     start_step: int = 0
@@ -125,17 +127,12 @@ def optimisers(model: nn.Module, config: PretrainConfig) -> list[torch.optim.Opt
     return found
 
 
-def preprocess_of(backbone: Backbone) -> Preprocess:
-    """The statistics that the pocket model is trained with."""
-    return Preprocess(backbone.image_size, backbone.mean, backbone.std)
-
-
 def loss_of(backbone: Backbone, batch: PretrainingBatch, head: nn.Linear, concept_weight: float) -> Tensor:
     """The contrastive loss (each distinct text is encoded once), and the auxiliary one where it has weight."""
     distinct = {text: i for i, text in enumerate(dict.fromkeys(batch.texts))}
     encoded = F.normalize(backbone.encode_text(list(distinct)), dim=-1)
     texts = encoded[torch.tensor([distinct[text] for text in batch.texts])]
-    images = F.normalize(backbone.encode_image(preprocess_of(backbone).normalise(batch.images)), dim=-1)
+    images = F.normalize(backbone.encode_image(preprocess_for(backbone).normalise(batch.images)), dim=-1)
     loss = contrastive_loss(images, texts, batch.relation, backbone.logit_scale.clamp(max=100))
     if concept_weight > 0:
         loss = loss + concept_weight * F.cross_entropy(10 * head(images), batch.concepts, ignore_index=-1)
@@ -161,7 +158,7 @@ def kept_out_accuracy(backbone: Backbone, art: Art, labels: list[str], draws: in
                 Scene(k, scale, x, y, angle, Background(family, POOL[int(rng.integers(len(POOL)))]))
             )
         images = render(scenes, sprites, SIZE).images
-        features = F.normalize(backbone.encode_image(preprocess_of(backbone).normalise(images)), dim=-1)
+        features = F.normalize(backbone.encode_image(preprocess_for(backbone).normalise(images)), dim=-1)
         ranked = (features @ texts.T).topk(5).indices
         top1 += float((ranked[:, 0] == truth).float().mean()) / draws
         top5 += float((ranked == truth[:, None]).any(1).float().mean()) / draws
@@ -206,7 +203,9 @@ def main(config: PretrainConfig) -> None:
         average, first, seconds = state["average"], state["step"], state["seconds"]
         print(f"resumed at step {first}", flush=True)
     batches = Batches(art, config.batch_size, config.other_names, config.seed, config.steps)
-    loader = DataLoader(batches, batch_size=None, sampler=range(first, config.steps))  # type: ignore[arg-type]
+    loader = DataLoader(
+        batches, batch_size=None, sampler=range(first, config.steps), num_workers=config.workers
+    )
     log = (config.out / "log.jsonl").open("a")
     started, last_save, losses = time.monotonic(), time.monotonic(), []
     for step, batch in enumerate(loader, start=first):

@@ -23,10 +23,13 @@ POOL = range(1_000_000, 1_002_500)
 
 @dataclass(frozen=True)
 class PretrainingBatch:
-    """Images [B, 3, 64, 64] in [0, 1]; T texts; `relation` [B, T] int8: 1 true of the image, 0 not, -1 half true (left out).
+    """Pictures and what is said of them.
 
-    The first B texts are the images' own captions, duplicates included; the rest are other names. `concepts` [B]
-    numbers the concept shown, -1 where it is none or there are two things.
+    Attributes:
+        images: [B, 3, 64, 64] in [0, 1].
+        texts: T texts; the first B are the images' own captions, duplicates included, the rest other names.
+        relation: [B, T] int8: 1 where the text is true of the image, 0 where not, -1 half true (left out).
+        concepts: [B] number of the concept shown, -1 where it is none or there are two things.
     """
 
     images: Tensor

@@ -42,7 +42,10 @@ def _fill(alpha: Tensor) -> Tensor:
 
 
 def restyle_monotone(sprite: Tensor, rng: np.random.Generator) -> tuple[Tensor, str | None]:
-    """Inks black art: one colour, a gradient, or an outline over a coloured body. Returns the ink's name if one says it all."""
+    """Inks black art: one colour, a gradient, or an outline over a coloured body.
+
+    Returns the ink's name, too, where one ink is all there is.
+    """
     alpha = sprite[3]
     name, ink = random_ink(rng)
     kind = rng.random()
@@ -102,10 +105,8 @@ def side_by_side(left: Tensor, right: Tensor, rng: np.random.Generator) -> Tenso
     canvas = torch.zeros_like(left)
     small = [F.interpolate(s[None], size=(size // 2, size // 2), mode="area")[0] for s in (left, right)]
     slack = size // 2
-    if rng.random() < 0.5:
-        tops, lefts = rng.integers(0, slack + 1, 2), (0, slack)
-    else:
-        tops, lefts = (0, slack), rng.integers(0, slack + 1, 2)
+    along, across = (0, slack), [int(place) for place in rng.integers(0, slack + 1, 2)]
+    tops, lefts = (across, along) if rng.random() < 0.5 else (along, across)
     for picture, top, start in zip(small, tops, lefts, strict=True):
-        canvas[:, int(top) : int(top) + slack, int(start) : int(start) + slack] = picture
+        canvas[:, top : top + slack, start : start + slack] = picture
     return canvas
