@@ -11,6 +11,7 @@ from ..errors import UserError
 from ..options import read_yaml
 from ..results import FILE, ResultRow, read_results
 from ..runs import FREE, RunFolder
+from .tables import order_labels
 
 # Options that are a row's own fields, or decide nothing about its number beside other seeds of the same line.
 NOT_SETTINGS = FREE | {"method", "data", "protocol", "target", "backbone", "seed"}
@@ -57,7 +58,7 @@ class Found:
 
 
 def find_runs(folder: Path) -> list[Found]:
-    """All finished runs and evaluations in a folder and below it, sorted by path.
+    """All finished runs and evaluations in a folder and below it: baselines first, then by method and path.
 
     Raises:
         UserError: no such folder, or none with results in it.
@@ -73,4 +74,5 @@ def find_runs(folder: Path) -> list[Found]:
         raise UserError(
             f"no finished run in {folder} (no {FILE} in it or below); train or eval into it first"
         )
-    return found
+    order = order_labels(run.method for run in found)
+    return sorted(found, key=lambda run: order.index(run.method))

@@ -29,7 +29,7 @@ p, ul { margin: 0 0 .9rem; } ul { padding-left: 1.25rem; }
 .note, figcaption { color: var(--soft); font-size: .875rem; }
 .wide { overflow-x: auto; margin: 0 0 .5rem; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .925rem; }
-th, td { padding: .35rem .8rem; text-align: left; white-space: nowrap; }
+th, td { padding: .2rem .8rem; text-align: left; white-space: nowrap; }
 thead th { border-bottom: 2px solid var(--line); color: var(--soft); font-weight: 600; }
 tbody th { font-weight: 500; } tbody tr.first > * { border-top: 1px solid var(--line); }
 .number { text-align: right; } td.best { font-weight: 700; color: var(--strong); }
@@ -83,18 +83,20 @@ class Accuracies:
 
 @dataclass(frozen=True)
 class Grid:
-    """A table of texts; all columns but the first are numbers."""
+    """A table of texts: `labels` columns of names, then numbers."""
 
     heads: tuple[str, ...]
     lines: tuple[tuple[str, ...], ...]
     note: str = ""
+    labels: int = 1
 
 
 @dataclass(frozen=True)
 class Picture:
-    """A PNG file and what is to be seen on it."""
+    """A PNG file, what stands for it where it cannot be seen, and what is below it."""
 
     path: Path
+    alt: str
     caption: str
 
 
@@ -124,11 +126,11 @@ def _markdown(part: Part, folder: Path) -> str:
     if isinstance(part, Accuracies):
         return f"### {part.table.title}\n\n{to_markdown(part.table)}"
     if isinstance(part, Grid):
-        rule = ("---", *("--:" for _ in part.heads[1:]))
+        rule = tuple("---" if i < part.labels else "--:" for i in range(len(part.heads)))
         lines = ["| " + " | ".join(line) + " |" for line in (part.heads, rule, *part.lines)]
         return "\n".join(lines) + "\n" + (f"\n{part.note}\n" if part.note else "")
     link = Path(os.path.relpath(part.path, folder)).as_posix()
-    return f"![{part.caption}]({link})\n\n{part.caption}\n"
+    return f"![{part.alt}]({link})\n\n{part.caption}\n"
 
 
 def html(title: str, parts: Sequence[Part]) -> str:
@@ -156,15 +158,15 @@ def _html(part: Part) -> str:
     if isinstance(part, Grid):
         return _grid(part)
     data = base64.b64encode(part.path.read_bytes()).decode("ascii")
-    caption = escape(part.caption)
-    image = f'<img src="data:image/png;base64,{data}" alt="{caption}">'
-    return f"<figure>{image}<figcaption>{caption}</figcaption></figure>"
+    image = f'<img src="data:image/png;base64,{data}" alt="{escape(part.alt)}">'
+    return f"<figure>{image}<figcaption>{escape(part.caption)}</figcaption></figure>"
 
 
 def _grid(grid: Grid) -> str:
     def cells(line: Sequence[str], tag: str) -> str:
-        rest = "".join(f'<{tag} class="number">{escape(text)}</{tag}>' for text in line[1:])
-        return f"<tr><th>{escape(line[0])}</th>{rest}</tr>"
+        labels = "".join(f"<th>{escape(text)}</th>" for text in line[: grid.labels])
+        rest = "".join(f'<{tag} class="number">{escape(text)}</{tag}>' for text in line[grid.labels :])
+        return f"<tr>{labels}{rest}</tr>"
 
     lines = "\n".join(cells(line, "td") for line in grid.lines)
     note = f'<p class="note">{escape(grid.note)}</p>' if grid.note else ""

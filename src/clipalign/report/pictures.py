@@ -55,7 +55,7 @@ def picture_parts(runs: Sequence[Found], folder: Path, count: int, seed: int = 0
         "Per model: the class token's attention (mean over the layers that AlignCLIP aligns), and the "
         "similarity of D-V tokens with the name of the true class."
     )
-    parts: list[Part] = [Picture(save(figure, folder / "maps.png"), caption)]
+    parts: list[Part] = [Picture(save(figure, folder / "maps.png"), "Maps of each model", caption)]
     scored = draw_views(source, test.rows, min(SCORED, len(test.rows)), seed)
     scores = compare_maps(models, source, test, scored, preprocess)
     return [*parts, _score_grid(scores)] if scores else parts
@@ -109,7 +109,8 @@ def _score_grid(scores: dict[str, dict[str, MapScores]]) -> Grid:
             lift = "" if s.lift is None else f"{s.lift:.2f}"
             lines.append(
                 (
-                    f"{title}: {name}",
+                    title,
+                    name,
                     f"{s.correlation:.2f}",
                     f"{100 * s.pointing:.0f} %",
                     f"{s.average_precision:.2f}",
@@ -122,4 +123,5 @@ def _score_grid(scores: dict[str, dict[str, MapScores]]) -> Grid:
         "pixels. Pointing: how often the highest pixel lies on the object. Precision: mean average precision "
         "of pixels. Lift: share of the attention on the object over its share of the area (1 is uniform)."
     )
-    return Grid(("map", "correlation", "pointing", "precision", "lift"), tuple(lines), note)
+    heads = ("model", "map", "correlation", "pointing", "precision", "lift")
+    return Grid(heads, tuple(lines), note, labels=2)

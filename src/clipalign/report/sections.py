@@ -74,7 +74,7 @@ def curves(runs: Sequence[Found], folder: Path) -> list[Part]:
                 "point; methods have different terms. Validation: held-out rows of the source domains, with "
                 "averaged weights where the method averages."
             )
-            parts.append(Picture(path, caption))
+            parts.append(Picture(path, "Loss and validation accuracy over steps", caption))
     return [Heading("Curves"), *parts] if parts else []
 
 
@@ -96,7 +96,7 @@ def every_row(rows: Sequence[Row]) -> list[Part]:
     note = (
         "In percent. Class mean: accuracy of each class, averaged. n: images, that is rows times fixed views."
     )
-    parts: list[Part] = [Heading("Every row"), Grid(heads, tuple(lines), note)]
+    parts: list[Part] = [Heading("Every row"), Grid(heads, tuple(lines), note, labels=3)]
     several = [row for row in rows if len(row.get("domain_accuracy") or {}) > 1]
     if several:
         domains = tuple(dict.fromkeys(name for row in several for name in row["domain_accuracy"]))

@@ -75,11 +75,11 @@ class Table:
     notes: tuple[str, ...] = field(default=())
 
     def best(self, line: Line, column: int) -> bool:
-        """True where the mean is the highest of the lines it may be compared with: those of one target."""
+        """True where the mean is the highest of several in the lines of one target, and they differ."""
         cell = line.cells[column]
         rivals = [other.cells[column] for other in self.lines if other.labels[:-1] == line.labels[:-1]]
         means = [rival.mean for rival in rivals if rival is not None]
-        return cell is not None and len(means) > 1 and cell.mean == max(means)
+        return cell is not None and cell.mean == max(means) > min(means)
 
 
 def make_tables(rows: Iterable[Row]) -> list[Table]:
