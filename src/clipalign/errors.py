@@ -1,4 +1,4 @@
-"""The one exception that stands for a mistake the user can mend."""
+"""The exceptions that stand for what the user can mend or has to know."""
 
 from __future__ import annotations
 
@@ -8,4 +8,11 @@ class UserError(Exception):
 
     The command line prints it as one line and exits with code 2; no traceback is shown, since the cause is
     not in this package.
+    """
+
+
+class UnseenClasses(UserError):
+    """A model cannot score a class list because it was not trained on it.
+
+    Evaluation writes a row without accuracy, with the message as its reason, and goes on.
     """

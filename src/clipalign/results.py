@@ -26,7 +26,7 @@ class ResultRow:
             None where none was asked for, `test` is the test set's name ("all", "base", "new", a domain).
         steps: optimiser steps of the weights scored; 0 where nothing was trained.
         n: number of images scored (rows times fixed views).
-        accuracy: share whose highest logit is right.
+        accuracy: share whose highest logit is right; None where the model cannot score the label space.
         h: harmonic mean of base and new accuracy where the protocol has both, on each of its rows.
         top5: share whose label is among the five highest logits (of fewer classes: all of them).
         class_accuracy: mean over classes of the accuracy within each.
@@ -43,6 +43,7 @@ class ResultRow:
         command: what to type to get the row again.
         version: of this package.
         seconds: wall time of training.
+        reason: why there is no accuracy.
         extra: anything else; written at the same level.
     """
 
@@ -55,7 +56,7 @@ class ResultRow:
     seed: int
     steps: int
     n: int
-    accuracy: float
+    accuracy: float | None
     h: float | None = None
     top5: float | None = None
     class_accuracy: float | None = None
@@ -73,6 +74,7 @@ class ResultRow:
     command: str | None = None
     version: str | None = None
     seconds: float | None = None
+    reason: str | None = None
     extra: Mapping[str, Any] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:

@@ -63,6 +63,8 @@ def run_evaluation(arguments: Sequence[str], prog: str = "clipalign eval") -> li
         source, preprocess_for(method.backbone), config.eval_batch_size, Ranks(device=device), precision
     )
     scores = score(views, lambda names: method.classifier(names, templates), tests)
+    if all(scored.accuracy is None for scored in scores):
+        raise UserError(f"MODEL {config.model}: {scores[0].reason}")
     shared = {"data": config.data, "protocol": config.protocol, "target": config.target, "split_hash": split}
     rows = result_rows(scores, source, facts | shared)
     config.out.mkdir(parents=True, exist_ok=True)

@@ -160,7 +160,8 @@ def zeroshot_on_unseen(
     tests = [test for test in episode.tests if not np.isin(labels[test.rows], episode.train_classes).any()]
     zeroshot = get_method("zeroshot")()
     zeroshot.setup(backbone, episode, templates)
-    return {scored.test.name: scored.accuracy.top1 for scored in score(views, zeroshot.classifier, tests)}
+    scores = score(views, zeroshot.classifier, tests)
+    return {scored.test.name: scored.accuracy.top1 for scored in scores if scored.accuracy}
 
 
 def record(
@@ -242,10 +243,13 @@ def shown(value: Any) -> str:
 def conclusion(rows: Sequence[ResultRow]) -> Iterator[str]:
     """The numbers, and what they cost."""
     for row in rows:
+        if row.accuracy is None:
+            yield f"{row.test}: not scored, {row.reason}"
+            continue
         h = "" if row.h is None else f", h {100 * row.h:.1f} %"
         yield f"{row.test}: {100 * row.accuracy:.1f} % of {row.n} images among {row.classes} classes{h}"
     for row in rows:
-        if row.zeroshot is not None:
+        if row.zeroshot is not None and row.accuracy is not None:
             change = 100 * (row.accuracy - row.zeroshot)
             verb = "forgot" if change < 0 else "gained"
             yield (

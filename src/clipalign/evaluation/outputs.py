@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..data.base import Batch, Preprocess, Source, Stage
 from ..distributed import Ranks
+from ..errors import UnseenClasses
 from ..precision import Precision
 from ..protocols.base import TestSet
 
@@ -101,20 +102,27 @@ class Views:
 
 def outputs_by_test(
     views: Views, classifier_of: Callable[[tuple[str, ...]], Classifier], tests: Sequence[TestSet]
-) -> dict[str, Outputs]:
+) -> dict[str, Outputs | UnseenClasses]:
     """Outputs of each test set by name, with one pass per label space: a set within another costs nothing.
 
     Args:
         views: shows the images.
         classifier_of: class names -> classifier.
         tests: test sets with unique names.
+
+    Returns:
+        By name; where the model cannot score the label space, what it says about that.
     """
     spaces: dict[tuple[tuple[int, ...], Stage], list[TestSet]] = {}
     for test in tests:
         spaces.setdefault((test.classes, test.stage), []).append(test)
-    found: dict[str, Outputs] = {}
+    found: dict[str, Outputs | UnseenClasses] = {}
     for (classes, stage), members in spaces.items():
-        classifier = classifier_of(tuple(views.source.class_names[c] for c in classes))
+        try:
+            classifier = classifier_of(tuple(views.source.class_names[c] for c in classes))
+        except UnseenClasses as refusal:
+            found |= {test.name: refusal for test in members}
+            continue
         rows = np.unique(np.concatenate([test.rows for test in members]))
         together = views.outputs(classifier, rows, stage, classes)
         found |= {test.name: together.of(test.rows) for test in members}

@@ -12,6 +12,7 @@ import numpy as np
 
 from ..checkpoint import replacing
 from ..data.base import Source
+from ..errors import UnseenClasses
 from ..protocols.base import TestSet
 from ..results import ResultRow, harmonic_mean
 from .accuracy import Accuracy, accuracy
@@ -20,27 +21,34 @@ from .outputs import Classifier, Outputs, Views, outputs_by_test
 
 @dataclass(frozen=True)
 class Scored:
-    """A test set, what the classifier said of it, and what that is worth."""
+    """A test set, what the classifier said of it, and what that is worth.
+
+    Attributes:
+        test: the test set.
+        outputs, accuracy: None where the model cannot score its label space.
+        reason: why it cannot.
+    """
 
     test: TestSet
-    outputs: Outputs
-    accuracy: Accuracy
+    outputs: Outputs | None
+    accuracy: Accuracy | None
+    reason: str | None = None
 
 
 def score(
     views: Views, classifier_of: Callable[[tuple[str, ...]], Classifier], tests: Sequence[TestSet]
 ) -> list[Scored]:
     """Score every test set, in one pass per label space."""
-    outputs = outputs_by_test(views, classifier_of, tests)
-    source = views.source
-    return [
-        Scored(
-            test,
-            outputs[test.name],
-            accuracy(outputs[test.name], names(source, test.classes), source.domain_names),
-        )
-        for test in tests
-    ]
+    found = outputs_by_test(views, classifier_of, tests)
+    source, scores = views.source, []
+    for test in tests:
+        outputs = found[test.name]
+        if isinstance(outputs, UnseenClasses):
+            scores.append(Scored(test, None, None, str(outputs)))
+        else:
+            value = accuracy(outputs, names(source, test.classes), source.domain_names)
+            scores.append(Scored(test, outputs, value))
+    return scores
 
 
 def result_rows(
@@ -58,24 +66,38 @@ def result_rows(
         zeroshot: accuracy before training, by test set.
     """
     found = {scored.test.name: scored.accuracy for scored in scores}
-    h = harmonic_mean(found["base"].top1, found["new"].top1) if {"base", "new"} <= found.keys() else None
-    return [
-        ResultRow(
-            **facts,
-            test=scored.test.name,
-            n=scored.accuracy.n,
-            rows=scored.accuracy.rows,
-            accuracy=scored.accuracy.top1,
-            top5=scored.accuracy.top5,
-            class_accuracy=scored.accuracy.class_mean,
-            domain_accuracy=scored.accuracy.per_domain,
-            h=h,
-            classes=len(scored.test.classes),
-            label_space=digest(names(source, scored.test.classes)),
-            zeroshot=(zeroshot or {}).get(scored.test.name),
+    base, new = found.get("base"), found.get("new")
+    h = harmonic_mean(base.top1, new.top1) if base and new else None
+    rows = []
+    for scored in scores:
+        test = scored.test
+        measured: dict[str, Any] = {
+            "n": len(test.rows) * source.views(test.stage),
+            "rows": len(test.rows),
+            "accuracy": None,
+            "reason": scored.reason,
+        }
+        if scored.accuracy is not None:
+            measured = {
+                "n": scored.accuracy.n,
+                "rows": scored.accuracy.rows,
+                "accuracy": scored.accuracy.top1,
+                "top5": scored.accuracy.top5,
+                "class_accuracy": scored.accuracy.class_mean,
+                "domain_accuracy": scored.accuracy.per_domain,
+                "h": h,
+            }
+        rows.append(
+            ResultRow(
+                **facts,
+                **measured,
+                test=test.name,
+                classes=len(test.classes),
+                label_space=digest(names(source, test.classes)),
+                zeroshot=(zeroshot or {}).get(test.name),
+            )
         )
-        for scored in scores
-    ]
+    return rows
 
 
 def domain_tests(source: Source) -> list[TestSet]:
@@ -97,6 +119,8 @@ def write_predictions(path: Path, scores: Sequence[Scored]) -> None:
     """
     arrays: dict[str, Any] = {}
     for scored in scores:
+        if scored.outputs is None or scored.accuracy is None:
+            continue
         classes = np.array(scored.test.classes)
         arrays[f"{scored.test.name}/rows"] = scored.outputs.rows.astype(np.int32)
         arrays[f"{scored.test.name}/labels"] = classes[scored.outputs.labels].astype(np.int32)

@@ -44,7 +44,7 @@ def forgetting(rows: Iterable[Row]) -> list[Forgetting]:
     """Compare every row that knows its zero-shot accuracy with it; one entry per line of the tables."""
     groups: dict[tuple[Any, ...], list[Row]] = {}
     for row in rows:
-        if row.get("zeroshot") is not None:
+        if row.get("zeroshot") is not None and row.get("accuracy") is not None:
             key = tuple(row.get(name) for name in ("data", "backbone", "protocol", "target", "test"))
             groups.setdefault(key, []).append(row)
     found = []
