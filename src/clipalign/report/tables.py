@@ -282,6 +282,8 @@ def _notes(rows: list[Row], table: Table) -> tuple[str, ...]:
         notes.append("A value without ± is one run.")
     if any(" (split " in line.labels[-1] or ", split " in line.labels[-1] for line in table.lines):
         notes.append("Lines with different splits are kept apart: their numbers are not comparable.")
+    for method, reason in dict.fromkeys((row["method"], row["reason"]) for row in rows if row.get("reason")):
+        notes.append(f"–: not scored, {method}: {reason}.")
     if len(table.lines) > 1:
         notes.append("Bold: the highest mean of a target's column.")
     return tuple(notes)
