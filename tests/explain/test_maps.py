@@ -11,6 +11,7 @@ from clipalign.backbone import load
 from clipalign.backbone.dense import Dense
 from clipalign.explain.figures import Block, Panel, grid_figure, overlay, save
 from clipalign.explain.maps import aligned_layers, make_maps
+from conftest import TINY, write_backbone
 
 
 class KnownTokens:
@@ -54,16 +55,25 @@ def test_aligned_layers_are_the_first_third(blocks: int, layers: tuple[int, ...]
     assert aligned_layers(blocks) == layers
 
 
-def test_maps_of_the_pocket_tower() -> None:
-    backbone = load("pocket:random")
+@pytest.mark.parametrize("kind", ["tiny_spec", "resnet_spec", "wide_spec"])
+def test_maps_of_any_tower(kind: str, request: pytest.FixtureRequest) -> None:
+    backbone = load(request.getfixturevalue(kind))
     images = torch.randn(3, 3, *backbone.image_size, generator=torch.Generator().manual_seed(0))
-    text = torch.nn.functional.normalize(backbone.encode_text(["a bell", "a tent"]), dim=-1).detach()
+    with torch.no_grad():
+        text = torch.nn.functional.normalize(backbone.encode_text(["a bell", "a tent"]), dim=-1)
     maps = make_maps(backbone, images, text)
     assert maps.attention.shape == (3, *backbone.grid) and maps.guide.shape == (3, 2, *backbone.grid)
     torch.testing.assert_close(maps.attention.sum(dim=(1, 2)), torch.ones(3))
     assert maps.guide.abs().max() <= 1 and not maps.guide.requires_grad
-    one = make_maps(backbone, images[1:2], text[1:], layers=[0], guide="vvv", dual_blocks=1)
-    assert not torch.allclose(one.guide[0, 0], maps.guide[1, 1])
+    other = make_maps(backbone, images[1:2], text[1:], guide="vvv")
+    assert not torch.allclose(other.guide[0, 0], maps.guide[1, 1])
+
+
+@pytest.fixture(scope="module")
+def wide_spec(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A ViT with 2 x 6 patches."""
+    vision = {**TINY["vision_cfg"], "image_size": [16, 48]}
+    return write_backbone(tmp_path_factory.mktemp("wide") / "vit", {**TINY, "vision_cfg": vision})
 
 
 def test_a_picture_has_a_cell_for_each_map_and_is_written(tmp_path) -> None:

@@ -1,0 +1,87 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from clipalign.data.base import Preprocess
+from clipalign.errors import UserError
+from clipalign.explain import explain, run_explain
+from clipalign.explain.photo import heat, visible_part
+
+
+@pytest.fixture
+def image_file(squares_folder: Path) -> Path:
+    return squares_folder / "dark" / "red_square" / "0.png"
+
+
+def preprocess(height: int, width: int) -> Preprocess:
+    return Preprocess((height, width), (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+
+
+@pytest.mark.parametrize(
+    ("image", "model", "shape"),
+    [
+        ((90, 60), (64, 64), (60, 60)),  # width x height: the central square
+        ((60, 90), (64, 64), (60, 60)),
+        ((90, 60), (32, 64), (30, 60)),  # a wide model sees a wide part
+        ((4000, 3000), (64, 64), (640, 640)),
+        ((1, 1), (64, 64), (1, 1)),
+    ],
+)
+def test_what_is_shown_is_what_the_model_sees(
+    image: tuple[int, int], model: tuple[int, int], shape: tuple[int, int]
+) -> None:
+    part = visible_part(Image.new("RGB", image, "white"), preprocess(*model))
+    assert part.shape == (*shape, 3)
+    assert part.min() > 0.99  # nothing from outside the image
+
+
+def test_the_part_is_the_centre() -> None:
+    pixels = np.zeros((40, 100, 3), np.uint8)
+    pixels[:, 30:70] = 255
+    assert visible_part(Image.fromarray(pixels), preprocess(64, 64)).mean() > 0.95
+
+
+def test_heat_fills_its_range() -> None:
+    shown = heat(torch.rand(3, 5, generator=torch.Generator().manual_seed(0)), (30, 50))
+    assert shown.shape == (30, 50) and shown.min() == 0 and shown.max() == 1
+
+
+def test_a_backbone_is_shown_alone(
+    tmp_path: Path, image_file: Path, tiny_spec: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files = run_explain([tiny_spec, str(image_file), "--text", "a bell", "--out", str(tmp_path / "maps")])
+    assert capsys.readouterr().out.split() == [str(file) for file in files]
+    with np.load(files[1]) as maps:
+        assert set(maps) == {"texts", "zero-shot_attention", "zero-shot_patches", "zero-shot_guide"}
+    with Image.open(files[0]) as picture:
+        assert picture.width > picture.height > 100
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"text": []}, "--text"),
+        ({"text": [" "]}, "--text"),
+        ({"image": "nowhere.png"}, "no image file"),
+        ({"image": "text.png"}, "does not decode"),
+        ({"model": "small"}, "--backbone"),
+        ({"out": "full"}, "--out"),
+    ],
+)
+def test_bad_input_is_named(
+    tmp_path: Path, image_file: Path, tiny_spec: str, change: dict, message: str
+) -> None:
+    (tmp_path / "text.png").write_text("not an image", encoding="utf-8")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "precious").touch()
+    given = {"model": tiny_spec, "image": image_file, "text": ["a bell"], "out": "maps"} | change
+    for name in ("image", "out"):
+        given[name] = tmp_path / given[name]
+    with pytest.raises(UserError, match=message):
+        explain(**given)
+    assert not (tmp_path / "maps").exists()
