@@ -16,6 +16,7 @@ from . import resnet, vit
 from .attention import AttentionOver
 from .dense import Dense, check_request
 from .hooks import BlockHook, Hooks, Tap
+from .prefix import encode_after, splits
 from .text_tower import TextTower, text_tower
 from .tokens import Tokens, tokenize
 
@@ -47,6 +48,9 @@ class Backbone(nn.Module):
         self.tokenizer = tokenizer
         self.spec = spec
         self._hooks = Hooks()
+        self._splits: bool | None = (
+            None  # whether `encode_after` may walk the text blocks; found on first use
+        )
 
         visual = model.visual
         self.kind: Literal["vit", "resnet"]
@@ -209,6 +213,41 @@ class Backbone(nn.Module):
         if x.shape[1] > self.context_length:
             raise UserError(f"prompts of {x.shape[1]} positions; this text tower has {self.context_length}")
         return self._causal_tower().encode(x, eos, self._hooks)
+
+    def encode_after(self, prefix: Tensor, rest: Tensor, ends: Tensor) -> Tensor:
+        """Features of every continuation behind every beginning, the same as of the prompts put together.
+
+        What prompts have in common runs once: several times cheaper where learned vectors stand before class
+        names. Text hooks see the beginnings, and rows of theirs are all that they may change.
+
+        Args:
+            prefix: [G, P, W] beginnings, start token first, without positions.
+            rest: [C, S, W] continuations, without positions, cut behind the last end token.
+            ends: [C] position of each end token in `rest`.
+
+        Returns:
+            [G, C, d], not normalised.
+
+        Raises:
+            UserError: the text tower is not causal, or P + S exceeds its context length.
+        """
+        tower = self._causal_tower()
+        length = prefix.shape[1] + rest.shape[1]
+        if length > self.context_length:
+            raise UserError(f"prompts of {length} positions; this text tower has {self.context_length}")
+        if self._splits is None:
+            self._splits = splits(tower)
+        if self._splits and self._hooks.tap is None:
+            return encode_after(tower, prefix, rest, ends.to(rest.device), self._hooks)
+        together = torch.cat(
+            [
+                prefix.unsqueeze(1).expand(-1, len(rest), -1, -1),
+                rest.unsqueeze(0).expand(len(prefix), -1, -1, -1),
+            ],
+            dim=2,
+        )
+        at = (ends + prefix.shape[1]).repeat(len(prefix))
+        return tower.encode(together.flatten(0, 1), at, self._hooks).unflatten(0, (len(prefix), -1))
 
     def _causal_tower(self) -> TextTower:
         tower = text_tower(self.model)
