@@ -12,7 +12,7 @@ from torch import Tensor
 
 from .errors import UserError
 
-KINDS = ("none", "ema", "bma", "gaussian")
+KINDS = ("none", "ema", "bma", "gaussian", "swad")
 
 
 class WeightAverage:
@@ -20,9 +20,17 @@ class WeightAverage:
 
     Buffers are not averaged: methods train in evaluation mode, where batch-norm statistics do not change.
     This class keeps no average at all ("none"); subclasses say in `share` how much the newest weights count.
+
+    Attributes:
+        kind: value of --average.
+        evaluations: validations of a run where --validate-every does not say otherwise.
+        average: the averaged tensors; empty while there is no average to use.
+        over: True when further steps would change nothing.
     """
 
     kind: ClassVar[str] = "none"
+    evaluations: ClassVar[int] = 5
+    over: bool = False
 
     def __init__(self, parameters: Iterable[Tensor]) -> None:
         """Start from the weights as they are now (step 0).
@@ -33,6 +41,12 @@ class WeightAverage:
         self.parameters = list(parameters)
         self.step = 0
         self.average = [] if self.kind == "none" else [p.detach().float().clone() for p in self.parameters]
+        self.half: frozenset[int] = frozenset()
+
+    def accumulate_in_half(self, parameters: Iterable[Tensor]) -> None:
+        """Keep the average of these parameters in float16, rounded as CLIPood's and AlignCLIP's loop does."""
+        chosen = {id(parameter) for parameter in parameters}
+        self.half = frozenset(i for i, p in enumerate(self.parameters) if id(p) in chosen)
 
     def share(self, step: int) -> float:
         """Weight of the parameters at `step` in the average after it; the average before it gets the rest."""
@@ -51,8 +65,19 @@ class WeightAverage:
             raise ValueError(f"step {step} after step {self.step}")
         if self.average:
             newest = [p.detach() if p.dtype == torch.float32 else p.detach().float() for p in self.parameters]
-            torch._foreach_lerp_(self.average, newest, self.share(step))
+            share = self.share(step)
+            full = [i for i in range(len(newest)) if i not in self.half]
+            if full:
+                torch._foreach_lerp_([self.average[i] for i in full], [newest[i] for i in full], share)
+            for i in self.half:
+                self.average[i].copy_(_half_step(self.average[i].half(), newest[i].half(), share))
         self.step = step
+
+    def observe(self, loss: float) -> None:
+        """Take in the validation loss, measured after `update`."""
+
+    def close(self) -> None:
+        """Called once, after the last step."""
 
     @torch.no_grad()
     def copy_to(self, parameters: Iterable[Tensor]) -> None:
@@ -93,6 +118,14 @@ class WeightAverage:
         for mine, theirs in zip(self.average, stored, strict=True):
             mine.copy_(theirs)
         self.step = int(state["step"])
+
+
+def _half_step(mean: Tensor, newest: Tensor, share: float) -> Tensor:
+    """(mean + r newest) / (1 + r) with r = share / (1 - share), rounded to float16 after each operation."""
+    if share == 1:
+        return newest
+    ratio = share / (1 - share)
+    return (mean + ratio * newest) / (1 + ratio)
 
 
 class EMA(WeightAverage):
@@ -202,6 +235,9 @@ def make_average(
     gaussian_mean: float = 0.75,
     gaussian_std: float = 0.05,
     gaussian_parts: int = 20,
+    swad_converge: int = 3,
+    swad_tolerance: int = 6,
+    swad_ratio: float = 0.3,
 ) -> WeightAverage:
     """The average of that name, one of `KINDS`.
 
@@ -216,6 +252,10 @@ def make_average(
         return BetaMovingAverage(parameters, total_steps, bma_beta)
     if kind == "gaussian":
         return GaussianAverage(parameters, total_steps, gaussian_mean, gaussian_std, gaussian_parts)
+    if kind == "swad":
+        from .swad import ValleyAverage  # builds on this module
+
+        return ValleyAverage(parameters, swad_converge, swad_tolerance, swad_ratio)
     raise UserError(f'--average "{kind}": choose one of {", ".join(KINDS)}')
 
 

@@ -65,9 +65,9 @@ class TrainConfig:
     """Hold this learning rate during the warm-up instead, as prompt learners do in their first epoch."""
     clip_grad_norm: float | None = None
     """Largest global gradient norm; larger ones are scaled down. Default: no clipping, as published."""
-    average: Literal["none", "ema", "bma", "gaussian"] | None = None
-    """Average of the weights over steps that predictions use: exponential, beta moving average, or Gaussian.
-    Default: the method's own."""
+    average: Literal["none", "ema", "bma", "gaussian", "swad"] | None = None
+    """Average of the weights over steps that predictions use: exponential, beta moving average, Gaussian, or
+    the valley of the validation loss (SWAD, which may end the run early). Default: the method's own."""
     ema_decay: float = 0.999
     """Decay per step of --average ema."""
     bma_beta: float = 0.5
@@ -79,14 +79,21 @@ class TrainConfig:
     """Its standard deviation, a share of the run (published: 1 epoch of 20)."""
     gaussian_parts: int = 20
     """Number of equal parts of the run whose last weights --average gaussian takes (published: epochs)."""
+    swad_converge: int = 3
+    """Validations without improvement after which --average swad sees a valley of the validation loss."""
+    swad_tolerance: int = 6
+    """Validations above the valley's threshold that end it, and the run."""
+    swad_ratio: float = 0.3
+    """Height of that threshold above the loss at the valley's beginning, a share of it."""
 
     seed: int = 0
     """Seed of batches, training views and whatever a method draws. Splits do not depend on it."""
     device: str = "auto"
     """auto, cpu, cuda or cuda:N. auto takes a GPU where there is one."""
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    precision: Literal["auto", "fp32", "bf16", "fp16", "released-fp16"] = "auto"
     """Type of the forward pass; weights and their updates stay float32. auto: fp32 on a CPU, bf16 on a GPU
-    that has it, else fp16 with loss scaling."""
+    that has it, else fp16 with loss scaling. released-fp16 rounds weights to half after each step, as
+    CLIPood's and AlignCLIP's code does: small updates are lost."""
     workers: int = 0
     """Processes that prepare batches ahead. 0 prepares them in the training process; results are the same."""
     eval_batch_size: int = 256
@@ -95,7 +102,7 @@ class TrainConfig:
     """Steps between two lines of metrics.jsonl, which hold means over the steps between."""
     validate_every: int | None = None
     """Steps between two measurements on the source validation rows; 0 measures at the end only. Default: a
-    fifth of the steps."""
+    fifth of the steps, a fiftieth with --average swad."""
     checkpoint_every: int = 500
     """Steps between two checkpoints that --resume starts from; 0 writes none."""
     resume: bool = False
@@ -114,6 +121,8 @@ class TrainConfig:
             "eval_batch_size",
             "log_every",
             "gaussian_parts",
+            "swad_converge",
+            "swad_tolerance",
         )
         at_least(
             self,
@@ -122,6 +131,7 @@ class TrainConfig:
             "weight_decay",
             "warmup_steps",
             "warmup_lr",
+            "swad_ratio",
             "workers",
             "validate_every",
             "checkpoint_every",

@@ -26,7 +26,7 @@ from .distributed import Ranks
 from .errors import UserError
 from .evaluation import Views
 from .methods.base import Classifier, Method
-from .precision import Precision
+from .precision import Precision, round_to_half
 from .progress import Reporter
 from .protocols.base import Episode
 from .runs import RunFolder
@@ -34,14 +34,34 @@ from .runs import RunFolder
 
 @dataclass(frozen=True)
 class SourceValidation:
-    """The source validation rows of an episode, in fixed views; see `methods.base.Validation`."""
+    """The source rows of an episode, as `methods.base.Validation` describes.
+
+    Attributes:
+        episode: its training and validation rows.
+        views: shows them.
+        seed: of augmented training views.
+    """
 
     episode: Episode
     views: Views
+    seed: int = 0
 
     def batches(self) -> Iterator[Batch]:
         """All validation views, the same on every process."""
         return self.views.batches(self.episode.validation_rows, "validation", self.episode.train_classes)
+
+    def training(self, augmented: int = 0) -> Iterator[Batch]:
+        """All training rows; see `methods.base.Validation`."""
+        episode = self.episode
+        if not augmented:
+            # Fixed views are those of evaluation: for photographs the transform without augmentation.
+            yield from self.views.batches(episode.train_rows, "validation", episode.train_classes)
+            return
+        rows = len(episode.train_rows)
+        steps = Steps(episode, self.views.batch_size, self.seed, self.views.preprocess)
+        for start in range(0, augmented * rows, self.views.batch_size):
+            draws = np.arange(start, min(start + self.views.batch_size, augmented * rows))
+            yield steps.batch(episode.train_rows[draws % rows], draws).to(self.views.ranks.device)
 
     def measure(self, classifier: Classifier) -> dict[str, float]:
         """Accuracy and mean cross-entropy over the training classes."""
@@ -88,7 +108,10 @@ def fit(
         UserError: a loss that is not finite.
     """
     ranks, total = steps.ranks, config.steps
-    parameters = method.parameters()
+    if not (config.resume and folder.checkpoint.is_file()):
+        method.start(validation)
+    parameters, rounded = method.parameters(), precision.rounded(method.backbone.model)
+    round_to_half(rounded)
     optimizer = build_optimizer(method.param_groups(), config)
     held = config.warmup_lr / config.lr if config.warmup_lr is not None and config.lr else None
     warmup = config.warmup_steps if config.warmup_steps >= 1 else round(config.warmup_steps * total)
@@ -102,15 +125,23 @@ def fit(
         gaussian_mean=config.gaussian_mean,
         gaussian_std=config.gaussian_std,
         gaussian_parts=config.gaussian_parts,
+        swad_converge=config.swad_converge,
+        swad_tolerance=config.swad_tolerance,
+        swad_ratio=config.swad_ratio,
     )
+    average.accumulate_in_half(rounded)
     meter = Meter()
     state = {"optimizer": optimizer, "scheduler": scheduler, "scaler": precision.scaler, "average": average}
     first = restore(folder, method, state, meter) if config.resume else 0
     metrics = keep_metrics(folder, first) if ranks.first else []
-    validate_every = max(1, total // 5) if config.validate_every is None else config.validate_every
+    validate_every = config.validate_every
+    if validate_every is None:
+        validate_every = max(1, total // average.evaluations)
     reporter.start(total, first)
 
     for step, batch in enumerate(steps.iterate(first, total, config.workers), first + 1):
+        if average.over:  # resumed behind its end
+            break
         # Randomness in a loss depends on (seed, step, process) alone: nothing to store, nothing to restore.
         torch.manual_seed(
             int(np.random.SeedSequence([config.seed, step, ranks.rank, 1]).generate_state(1)[0])
@@ -129,9 +160,11 @@ def fit(
         check_finite(step, list(terms), total_terms, batch, ranks)
         ranks.sum_gradients(parameters)
         precision.scaler.unscale_(optimizer)
+        round_to_half(p.grad for p in rounded if p.grad is not None)
         norm = clip_grad_norm_(parameters, config.clip_grad_norm or math.inf)
         lr = optimizer.param_groups[0]["lr"]
         precision.scaler.step(optimizer)
+        round_to_half(rounded)
         precision.scaler.update()
         scheduler.step()
         average.update(step)
@@ -145,15 +178,21 @@ def fit(
             with average.applied(), meter.paused():
                 measured = validation.measure(method.classifier(method.episode.class_names))
             line = (line or {"step": step}) | measured
+            average.observe(measured["validation_loss"])
         if line is not None:
             metrics.append(line)
             if ranks.first:
                 with folder.metrics.open("a", encoding="utf-8") as file:
                     file.write(json.dumps(line) + "\n")
         reporter.step(step, total, line)
-        if config.checkpoint_every and (step % config.checkpoint_every == 0 or step == total) and ranks.first:
+        last = step == total or average.over
+        if config.checkpoint_every and (step % config.checkpoint_every == 0 or last) and ranks.first:
             save(folder, step, method, state, meter)
+        if average.over:
+            reporter.say(f"stopped after step {step}: more would not change the average ({average.kind})")
+            break
     reporter.stop()
+    average.close()
     return average
 
 
@@ -280,7 +319,7 @@ def restore(folder: RunFolder, method: Method, state: dict[str, Any], meter: Met
 
 
 def keep_metrics(folder: RunFolder, step: int) -> list[dict[str, Any]]:
-    """Drop lines after `step`, which are about to be written again."""
-    lines = [line for line in folder.read_metrics() if line["step"] <= step]
+    """Drop lines after `step`, and those of `Method.finish`, which are about to be written again."""
+    lines = [line for line in folder.read_metrics() if line["step"] <= step and "chosen" not in line]
     write_text(folder.metrics, "".join(json.dumps(line) + "\n" for line in lines))
     return lines

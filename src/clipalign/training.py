@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 import shutil
 import time
@@ -85,6 +86,8 @@ def _train(
     torch.manual_seed(config.seed)  # of what a method draws to start from
     method.setup(backbone, episode, templates)
     average = (config.average or method.average) if method.iterates else "none"
+    if average == "swad" and config.validate_every == 0:
+        raise UserError("--average swad goes by the validation loss: --validate-every must be above 0")
 
     # From here on the folder is written; whatever the input could be blamed for is behind us.
     ranks.barrier()
@@ -96,7 +99,8 @@ def _train(
         for line in introduction(options, method, episode, average, precision):
             reporter.say(line)
         began = time.perf_counter()
-        validation = SourceValidation(episode, views)
+        validation = SourceValidation(episode, views, config.seed)
+        extra: dict[str, Any] = {}
         if method.iterates:
             steps = Steps(episode, config.batch_size, config.seed, views.preprocess, ranks)
             averaged = fit(method, config, average, folder, steps, validation, precision, reporter)
@@ -114,6 +118,7 @@ def _train(
             "average": average,
             "validation": validation.accuracy(method.classifier(episode.class_names)),
             "seconds": round(time.perf_counter() - began, 1),
+            "extra": extra,
         }
         scores = score(views, method.classifier, episode.tests)
         rows = result_rows(scores, source, facts, zeroshot)
@@ -128,6 +133,12 @@ def _train(
             reporter.result(line)
     ranks.barrier()
     return rows
+
+
+def write_chosen(folder: RunFolder, step: int, chosen: dict[str, Any]) -> None:
+    """Add what `Method.finish` returned to metrics.jsonl."""
+    with folder.metrics.open("a", encoding="utf-8") as file:
+        file.write(json.dumps({"step": step, "chosen": chosen}) + "\n")
 
 
 def preprocess_for(backbone: Backbone) -> Preprocess:
@@ -222,15 +233,15 @@ def introduction(
         f"{len(episode.train_rows)} rows of {len(episode.train_domains)} domains and "
         f"{len(episode.train_classes)} classes to train, {len(episode.validation_rows)} to validate"
     )
-    if not method.iterates:
-        yield "nothing is trained: --steps has no effect"
-        return
-    trained = sum(parameter.numel() for parameter in method.parameters())
-    yield (
-        f"{trained:,} parameters trained for {config.steps} steps of {config.batch_size} images; "
-        f"lr {config.lr:g} ({options.origins.get('lr', 'default')}), average {average}, "
-        f"{precision.name}, seed {config.seed}"
-    )
+    if method.iterates:
+        trained = sum(parameter.numel() for parameter in method.parameters())
+        yield (
+            f"{trained:,} parameters trained for {config.steps} steps of {config.batch_size} images; "
+            f"lr {config.lr:g} ({options.origins.get('lr', 'default')}), average {average}, "
+            f"{precision.name}, seed {config.seed}"
+        )
+    else:
+        yield "no steps are taken: --steps has no effect"
     if resolved := method.resolved():
         yield ", ".join(f"{name.replace('_', ' ')} {shown(value)}" for name, value in resolved.items())
 

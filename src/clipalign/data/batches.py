@@ -56,12 +56,15 @@ class Steps(Dataset[Batch]):
         self.position[list(episode.train_classes)] = np.arange(len(episode.train_classes))
 
     def __getitem__(self, step: int) -> Batch:
-        source = self.episode.source
         rows = plan_batch(self.rows_by_domain, self.batch_size, self.seed, step)
         # A view depends on where it stands in the whole run, not on which process shows it.
         draws = step * self.batch_size + np.arange(self.batch_size)
         mine = self.ranks.share(self.batch_size)
-        rows, draws = rows[mine], draws[mine]
+        return self.batch(rows[mine], draws[mine])
+
+    def batch(self, rows: np.ndarray, draws: np.ndarray) -> Batch:
+        """Training views of rows; `draws` tells the views of a row apart."""
+        source = self.episode.source
         return Batch(
             images=source.images(rows, "train", draws, self.seed, self.preprocess),
             labels=torch.from_numpy(self.position[source.labels[rows]]),

@@ -47,10 +47,18 @@ class NoOptions:
 
 
 class Validation(Protocol):
-    """The source validation rows in fixed views, for `Method.finish`."""
+    """What a method may look at outside of its loss: source rows only, never those of a test."""
 
     def batches(self) -> Iterator[Batch]:
-        """All of them, in order."""
+        """All source validation rows in fixed views, in order."""
+        ...
+
+    def training(self, augmented: int = 0) -> Iterator[Batch]:
+        """All training rows in fixed views; or `augmented` training views of each, all rows once per pass."""
+        ...
+
+    def measure(self, classifier: Classifier) -> dict[str, float]:
+        """validation_accuracy and validation_loss (cross-entropy) over the training classes."""
         ...
 
     def accuracy(self, classifier: Classifier) -> float:
@@ -61,8 +69,9 @@ class Validation(Protocol):
 class Method:
     """One way of fine-tuning.
 
-    Life of an object: `setup`, then per step `loss` and `after_step`, at the end `finish`; `classifier` at
-    any time after `setup`. Randomness inside `loss` must come from torch's global generator, which the engine
+    Life of an object: `setup`, `start` once in a run, then per step `loss` and `after_step`, at the end
+    `finish`; `classifier` at any time after `setup`. Methods that do not iterate have `setup` and `finish`
+    alone. Randomness inside `loss` must come from torch's global generator, which the engine
     seeds for each step: that is why a resumed run needs no generator state.
 
     Attributes:
@@ -135,10 +144,14 @@ class Method:
         """Scalars by name: those named "loss..." are summed and descended, the others logged."""
         raise NotImplementedError
 
+    def start(self, validation: Validation) -> None:
+        """Called once before the first step: what is made from images and does not fit into `setup`, which
+        runs again whenever weights are loaded. Shapes of parameters may not change here."""
+
     def after_step(self, step: int) -> None:
         """Called after optimiser step number `step` (from 1)."""
 
-    def finish(self, validation: Validation) -> dict[str, float]:
+    def finish(self, validation: Validation) -> dict[str, Any]:
         """Last choices, made on source validation; what is returned goes to metrics.jsonl."""
         return {}
 
