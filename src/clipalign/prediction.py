@@ -9,11 +9,11 @@ from typing import Any
 
 import torch
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from .backbone import load
 from .config import PredictConfig
-from .data.folder import evaluation_view, read_image
+from .data.decode import evaluation_view, read_image
 from .errors import UserError
 from .methods import Method, get_method
 from .options import parse_config, to_arguments
@@ -65,12 +65,17 @@ def predict(
 def run_prediction(arguments: Sequence[str], prog: str = "clipalign predict") -> list[Prediction]:
     """Predict as the tokens of a command line say, and print a table."""
     predictions = _predict(parse_config(PredictConfig, arguments, prog), None)
-    table = Table("image", "class", "probability")
+    table = Table(Column("image", overflow="fold"), "class", "probability")
     for prediction in predictions:
         for rank, (name, p) in enumerate(zip(prediction.classes, prediction.probabilities, strict=True)):
             table.add_row("" if rank else str(prediction.image), name, f"{100 * p:.1f} %")
         table.add_section()
-    Console(soft_wrap=True).print(table)
+    console = Console()
+    if (
+        not console.is_terminal
+    ):  # a file has no width to keep to, and names cut in two would be of no use there
+        console.width = 40 + max(len(cell) for p in predictions for cell in (str(p.image), *p.classes)) * 2
+    console.print(table)
     return predictions
 
 

@@ -10,7 +10,8 @@ from PIL import Image
 
 from clipalign.data import Preprocess, load_source
 from clipalign.data.base import Source
-from clipalign.data.folder import ImageFolder, evaluation_view, read_image, training_view
+from clipalign.data.decode import evaluation_view, read_image, training_view
+from clipalign.data.folder import ImageFolder
 from clipalign.errors import UserError
 
 PREPROCESS = Preprocess((32, 32), (0.48, 0.46, 0.41), (0.27, 0.26, 0.28))

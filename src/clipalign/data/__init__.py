@@ -1,16 +1,16 @@
-"""Data sets by name, or from a folder."""
+"""Data sets: shipped, published, or the user's own, each as one table of rows."""
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
 from .base import Batch, Preprocess, Source
 
-__all__ = ["Batch", "Preprocess", "Source", "list_data", "load_source"]
+__all__ = ["Batch", "Preprocess", "Source", "list_data", "load_source", "source_from"]
 
 # Name -> what `clipalign list data` says of it.
 BUILT_IN = {
@@ -23,34 +23,77 @@ def list_data() -> list[str]:
     return sorted(BUILT_IN)
 
 
-def load_source(name: str, options: Sequence[str] = ()) -> Source:
+def source_from(options: Mapping[str, Any]) -> Source:
+    """The data set that a command's options, or those of a run, name; see `config.DataConfig`."""
+    return load_source(
+        str(options["data"]),
+        tuple(options.get("data_options") or ()),
+        root=options.get("data_root"),
+        layout=options.get("layout") or "auto",
+        class_names=options.get("class_names"),
+        max_broken=float(options.get("max_broken", 0.01)),
+    )
+
+
+def load_source(
+    name: str,
+    options: Sequence[str] = (),
+    *,
+    root: str | Path | None = None,
+    layout: str = "auto",
+    class_names: str | Path | None = None,
+    max_broken: float = 0.01,
+) -> Source:
     """Open a data set.
 
     Args:
-        name: one of `list_data()`, or a folder of class/image or domain/class/image files.
-        options: KEY=VALUE settings of a built-in set.
+        name: one of `list_data()`, a folder of class/image or domain/class/image files, or a CSV, TSV or Parquet
+            file of path, label[, domain][, split][, caption].
+        options: KEY=VALUE settings: of a built-in set, or the names of a table's columns (label=species).
+        root: folder that a table's relative paths start from.
+        layout: what the first level of a folder is: "class", "domain", "split", or "auto" to look.
+        class_names: file that gives classes other names; see `table.read_names`.
+        max_broken: largest share of files that may fail to decode and be skipped.
 
     Raises:
-        UserError: neither a name nor a folder, a folder without images, an option the set does not have.
+        UserError: neither a name nor a path, no images, an option the set does not have.
     """
+    settings = key_values(options)
     if name == "pictograms":
         from .pictograms import Pictograms
 
         try:
-            return Pictograms(**key_values(options))
+            return Pictograms(**settings)
         except TypeError as error:
             raise UserError(f"--data-options: {name} does not take them: {error}") from None
-    if not Path(name).is_dir():
-        near = difflib.get_close_matches(name, BUILT_IN, n=1)
-        hint = f"; did you mean {near[0]}?" if near else ""
-        raise UserError(
-            f'--data: "{name}" is neither a folder nor a built-in data set ({", ".join(list_data())}){hint}'
-        )
-    if options:
-        raise UserError("--data-options: a folder of images has none")
     from .folder import ImageFolder
+    from .table import read_names
+    from .tabular import COLUMNS, SUFFIXES, read_table
 
-    return ImageFolder(Path(name))
+    names = read_names(Path(class_names)) if class_names is not None else None
+    path = Path(name)
+    if path.suffix.lower() in SUFFIXES and path.is_file():
+        refuse(settings, COLUMNS)
+        folder = Path(root) if root is not None else None
+        columns = {field: str(column) for field, column in settings.items()}
+        return read_table(path, root=folder, columns=columns, names=names, max_broken=max_broken)
+    if path.is_dir():
+        refuse(settings, ())
+        return ImageFolder(path, layout, names, max_broken)  # type: ignore[arg-type]
+    near = difflib.get_close_matches(name, list_data(), n=1)
+    hint = f"; did you mean {near[0]}?" if near else ""
+    raise UserError(
+        f'--data: "{name}" is neither a folder, a table (.csv, .tsv, .parquet) nor a data set with a name '
+        f"({', '.join(list_data())}){hint}"
+    )
+
+
+def refuse(settings: Mapping[str, Any], known: Sequence[str] | Mapping[str, Any]) -> None:
+    """Raise UserError for a setting that the data set does not have."""
+    for key in settings:
+        if key not in known:
+            takes = f"takes {', '.join(known)}" if known else "has none"
+            raise UserError(f"--data-options: no setting {key}; a data set of this kind {takes}")
 
 
 def key_values(options: Sequence[str]) -> dict[str, Any]:

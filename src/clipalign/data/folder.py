@@ -1,159 +1,115 @@
-"""Folders of images as a data set: `class/image` (one domain) or `domain/class/image`."""
+"""Folders of images: `class/image`, `domain/class/image`, or `train/class/image` beside `test/class/image`."""
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterable
+import os
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-
-import numpy as np
-import torch
-from PIL import Image, ImageOps
-from torch import Tensor
-from torchvision.transforms import InterpolationMode
-from torchvision.transforms import functional as TF
+from typing import Literal
 
 from ..errors import UserError
-from ..text import clean_class_names
-from .base import Preprocess, Stage
+from .decode import EXTENSIONS
+from .table import PARTS, FilesUnder, Row, Table
 
-EXTENSIONS = frozenset({".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm"})
-CROP_AREA = (0.7, 1.0)  # share of the image a training crop keeps, as DomainBed and CLIPood have it
-CROP_RATIO = (3 / 4, 4 / 3)  # width over height of a training crop
+Layout = Literal["auto", "class", "domain", "split"]
 
 
-class ImageFolder:
-    """A `Source` over image files; rows are ordered by domain, class and path, as DomainBed counts them.
-
-    Training views: a random crop of 70-100 % of the area, resized, flipped half of the time. Evaluation: the
-    shorter side resized, the centre cropped (the transforms of CLIPood and AlignCLIP).
+class ImageFolder(Table):
+    """A folder as a table; rows are ordered by domain, class, folder and file name, as DomainBed counts them.
 
     Args:
-        root: the folder. Its layout is read from its depth.
+        root: the folder.
+        layout: what its first level is: classes, domains (with classes inside), or train, validation and test
+            (with classes inside). "auto" looks: images right under a first-level folder make it a class.
+        names, max_broken: see `Table`.
 
     Raises:
         UserError: no folder, no images, or class names that collide.
     """
 
-    templates: tuple[str, ...] = ("a photo of a {}.",)
-
-    def __init__(self, root: Path) -> None:
+    def __init__(
+        self,
+        root: Path,
+        layout: Layout = "auto",
+        names: Mapping[str, str] | None = None,
+        max_broken: float = 0.01,
+    ) -> None:
         if not root.is_dir():
             raise UserError(f"--data: {root} is not a folder")
         self.root = root
-        self.name = root.resolve().name
-        domains = {d.name: d for d in folders(root) if any(images_under(c) for c in folders(d))}
-        # Images right under a first-level folder make that folder a class.
-        if not domains or any(is_image(p) for d in folders(root) for p in d.iterdir()):
-            domains = {self.name: root}
-        found = {
-            domain: {c.name: files for c in folders(path) if (files := images_under(c))}
-            for domain, path in domains.items()
-        }
-        self.domain_names = tuple(sorted(found))
-        self.class_names = tuple(sorted({name for classes in found.values() for name in classes}))
-        if not self.class_names:
+        found = sorted_files(root)
+        self.layout = detect(found) if layout == "auto" else layout
+        first = {"class": 0, "domain": 1, "split": 1}[self.layout]
+        rows = []
+        for folder, name, size in found:
+            levels = folder.split("/") if folder else []
+            if len(levels) <= first:
+                continue  # too high up to have a class
+            outer, label = (levels[0] if first else ""), levels[first]
+            if self.layout == "split" and outer.lower() not in PARTS:
+                continue
+            part = PARTS[outer.lower()] if self.layout == "split" else ""
+            rows.append(Row(f"{folder}/{name}", label, "" if part else outer, part, "", size))
+        rows.sort(key=lambda row: (row.domain, row.label))  # stable: files keep their order
+        if not rows:
             raise UserError(f"--data: no images in {root}; it needs class/image or domain/class/image files")
-        try:
-            clean_class_names(self.class_names)
-        except UserError as error:
-            raise UserError(f"--data {root}: {error}") from None
-        table = [
-            (path, k, d)
-            for d, domain in enumerate(self.domain_names)
-            for k, name in enumerate(self.class_names)
-            for path in found[domain].get(name, ())
-        ]
-        self.paths = tuple(path for path, _, _ in table)
-        self.labels = np.array([k for _, k, _ in table], dtype=np.int64)
-        self.domains = np.array([d for _, _, d in table], dtype=np.int64)
+        super().__init__(
+            root.resolve().name,
+            rows,
+            FilesUnder(root, tuple(row.key for row in rows)),
+            names=names,
+            max_broken=max_broken,
+        )
 
-    def views(self, stage: Stage) -> int:
-        """One: a photograph is shown once."""
-        return 1
-
-    def images(
-        self, rows: np.ndarray, stage: Stage, draws: np.ndarray, seed: int, preprocess: Preprocess
-    ) -> Tensor:
-        """See `Source.images`.
-
-        Raises:
-            UserError: a file that does not decode.
-        """
-        shown = []
-        for row, draw in zip(rows.tolist(), draws.tolist(), strict=True):
-            image = read_image(self.paths[row])
-            if stage == "train":
-                shown.append(training_view(image, np.random.default_rng([seed, draw, row]), preprocess))
-            else:
-                shown.append(evaluation_view(image, preprocess))
-        pixels = torch.stack(shown) if shown else torch.empty(0, 3, *preprocess.size)
-        return preprocess.normalise(pixels)
-
-    def fingerprint(self) -> str:
-        """SHA-256 of the relative paths and sizes of all files."""
-        digest = hashlib.sha256()
-        for path in self.paths:
-            digest.update(f"{path.relative_to(self.root).as_posix()}\0{path.stat().st_size}\n".encode())
-        return digest.hexdigest()
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """Files of all rows."""
+        return tuple(self.root / key for key in self.keys)
 
 
-def read_image(path: Path) -> Image.Image:
-    """An image file upright (EXIF), as RGB, the first frame of an animation.
+def detect(found: list[tuple[str, str, int]]) -> Literal["class", "domain", "split"]:
+    """The layout that files look like."""
+    levels = [folder.split("/") for folder, _, _ in found if folder]
+    if any(len(level) == 1 for level in levels):
+        return "class"
+    first = {level[0].lower() for level in levels}
+    return "split" if first <= set(PARTS) and "train" in {PARTS[name] for name in first} else "domain"
 
-    Raises:
-        UserError: the file is missing or does not decode.
+
+def sorted_files(root: Path) -> list[tuple[str, str, int]]:
+    """(folder relative to the root, file name, bytes) of all image files, by folder and then by name.
+
+    This is the order in which torchvision, and so DomainBed, lists the files of a class.
     """
-    try:
-        with Image.open(path) as image:
-            return ImageOps.exif_transpose(image).convert("RGB")
-    except FileNotFoundError:
-        raise UserError(f"no image file {path}") from None
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise UserError(f"{path} does not decode as an image: {' '.join(str(error).split())}") from None
+    return sorted(walk(root))
 
 
-def training_view(image: Image.Image, rng: np.random.Generator, preprocess: Preprocess) -> Tensor:
-    """A random crop, resized, perhaps flipped: [3, H, W] in [0, 1]."""
-    width, height = image.size
-    for _ in range(10):
-        area = width * height * rng.uniform(*CROP_AREA)
-        ratio = np.exp(rng.uniform(*np.log(CROP_RATIO)))
-        w, h = round(np.sqrt(area * ratio)), round(np.sqrt(area / ratio))
-        if 0 < w <= width and 0 < h <= height:
-            break
-    else:  # a very long image: the largest crop with an allowed ratio
-        w, h = min(width, round(height * CROP_RATIO[1])), min(height, round(width / CROP_RATIO[0]))
-    left, top = rng.integers(width - w + 1), rng.integers(height - h + 1)
-    box = (float(left), float(top), float(left + w), float(top + h))
-    view = image.resize(preprocess.size[::-1], resampling(preprocess), box=box)
-    if rng.random() < 0.5:
-        view = ImageOps.mirror(view)
-    return TF.to_tensor(view)
+def walk(root: Path) -> Iterator[tuple[str, str, int]]:
+    """Image files at any depth, through links too; hidden ones are left out, as is what macOS adds to zips."""
+    seen = {os.path.realpath(root)}
+    for folder, folders, names in os.walk(root, followlinks=True):
+        kept = []
+        for name in folders:
+            # A link back up would be walked for ever.
+            if name.startswith(".") or name == "__MACOSX":
+                continue
+            path = os.path.join(folder, name)
+            if os.path.islink(path):
+                if (real := os.path.realpath(path)) in seen:
+                    continue
+                seen.add(real)
+            kept.append(name)
+        folders[:] = kept
+        relative = os.path.relpath(folder, root).replace(os.sep, "/")
+        for name in names:
+            if name.startswith(".") or os.path.splitext(name)[1].lower() not in EXTENSIONS:
+                continue
+            path = os.path.join(folder, name)
+            # Of a link that leads nowhere the row stays, to be reported as broken.
+            size = os.path.getsize(path) if os.path.exists(path) else 0
+            yield ("" if relative == "." else relative, name, size)
 
 
-def evaluation_view(image: Image.Image, preprocess: Preprocess) -> Tensor:
-    """The shorter side resized, the centre cropped: [3, H, W] in [0, 1]."""
-    mode = InterpolationMode(preprocess.interpolation)
-    return TF.to_tensor(TF.center_crop(TF.resize(image, [max(preprocess.size)], mode), list(preprocess.size)))
-
-
-def resampling(preprocess: Preprocess) -> Image.Resampling:
-    """PIL's name of the interpolation."""
-    return Image.Resampling[preprocess.interpolation.upper()]
-
-
-def folders(path: Path) -> list[Path]:
-    """Visible sub-folders, sorted by name."""
-    return sorted(p for p in path.iterdir() if p.is_dir() and not p.name.startswith("."))
-
-
-def is_image(path: Path) -> bool:
-    """Whether the name is that of a visible image file."""
-    return path.suffix.lower() in EXTENSIONS and path.is_file() and not path.name.startswith(".")
-
-
-def images_under(path: Path) -> list[Path]:
-    """Image files at any depth, sorted by path."""
-    found: Iterable[Path] = path.rglob("*")
-    return sorted(p for p in found if is_image(p))
+def images_in(folder: Path) -> list[Path]:
+    """Image files at any depth, sorted."""
+    return [folder / inner / name for inner, name, _ in sorted_files(folder)]

@@ -17,7 +17,7 @@ from tyro.conf import Positional
 
 from ..backbone import Backbone, load
 from ..data.base import Preprocess
-from ..data.folder import evaluation_view, read_image
+from ..data.decode import evaluation_view, read_image
 from ..errors import UserError
 from ..options import parse_config, to_arguments
 from ..precision import select_device
