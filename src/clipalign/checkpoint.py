@@ -51,7 +51,7 @@ def write_text(path: Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
-def save_weights(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, str] | None = None) -> None:
+def save_weights(path: Path, tensors: Mapping[str, Tensor]) -> None:
     """Write named tensors, those that float16 holds exactly as float16.
 
     Shipped and published weights are float16 to begin with, so towers that are not trained take half the
@@ -60,7 +60,6 @@ def save_weights(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, 
     Args:
         path: the file.
         tensors: any shapes; shared storage is written once per name.
-        facts: header entries.
     """
     stored = {}
     for name, tensor in tensors.items():
@@ -68,7 +67,8 @@ def save_weights(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, 
         half = tensor.half() if tensor.dtype == torch.float32 else tensor
         stored[name] = half if torch.equal(half.float(), tensor.float()) else tensor
     with replacing(path) as temporary:
-        save_file(stored, temporary, metadata={"format": "pt", **(facts or {})})
+        # One header entry and no more: several come in random order, and equal weights shall be equal bytes.
+        save_file(stored, temporary, metadata={"format": "pt"})
 
 
 def load_weights(path: Path, device: torch.device | str = "cpu") -> dict[str, Tensor]:

@@ -100,7 +100,9 @@ def train_options(arguments: Sequence[str], prog: str = "clipalign train") -> Tr
     for origin, layer in layers:
         if layer:
             reject_unknown(layer, known, method.name, f"{origin}: ")
-            current = parse(options, to_tokens(layer, method), prog, current, f"{origin}: ")
+            current = parse(
+                options, to_tokens(layer, TrainConfig, method.Config), prog, current, f"{origin}: "
+            )
             origins |= dict.fromkeys(layer, origin)
     wants_help = any(token in ("-h", "--help") for token in arguments)
     if current.run.out == placeholder and single(given, "out") is None and not wants_help:
@@ -206,9 +208,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
     return {str(key).replace("-", "_"): value for key, value in content.items() if key != RECORD}
 
 
-def to_tokens(layer: Mapping[str, Any], owner: Any) -> list[str]:
-    """{"batch_size": 36, "resume": True} -> ["--batch-size", "36", "--resume"]."""
-    classes = (TrainConfig, owner.Config) if hasattr(owner, "Config") else (owner,)
+def to_tokens(layer: Mapping[str, Any], *classes: Any) -> list[str]:
+    """{"batch_size": 36, "resume": True} -> ["--batch-size", "36", "--resume"], for options of the classes."""
     switches = {f.name for cls in classes for f in fields(cls) if str(f.type) == "bool"}
     tokens: list[str] = []
     for name, value in layer.items():
@@ -222,13 +223,19 @@ def to_tokens(layer: Mapping[str, Any], owner: Any) -> list[str]:
 
 
 def to_arguments(cls: Any, options: Mapping[str, Any]) -> list[str]:
-    """Keyword arguments of the Python API as command-line tokens; positional fields come first."""
-    positional = [f.name for f in fields(cls) if "Positional" in str(f.type)]
+    """Keyword arguments of the Python API as command-line tokens; positional fields come first.
+
+    Args:
+        cls: the config class, or several whose options stand side by side.
+        options: values by field name.
+    """
+    classes = cls if isinstance(cls, tuple) else (cls,)
+    positional = [f.name for cls in classes for f in fields(cls) if "Positional" in str(f.type)]
     tokens: list[str] = []
     for name in positional:
         value = options.get(name, ())
         tokens += [str(v) for v in value] if isinstance(value, (list, tuple)) else [str(value)]
-    return tokens + to_tokens({k: v for k, v in options.items() if k not in positional}, cls)
+    return tokens + to_tokens({k: v for k, v in options.items() if k not in positional}, *classes)
 
 
 def shipped_config(backbone: str, method: str) -> Path | None:

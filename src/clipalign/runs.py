@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from .checkpoint import load_weights, save_weights, write_text
+from .checkpoint import load_weights, write_text
 from .errors import UserError
 from .options import RECORD, TrainOptions, dump_yaml, plain, read_yaml, train_options
 from .results import FILE as RESULTS
@@ -275,8 +275,3 @@ class NamesOnly:
 
     def fingerprint(self) -> str:
         return ""
-
-
-def save_model(path: Path, method: Method, options: TrainOptions) -> None:
-    """Write a method's tensors with the facts that say what they are."""
-    save_weights(path, method.state_dict(), {"method": method.name, "backbone": options.run.backbone})

@@ -15,6 +15,7 @@ import torch
 from . import __version__, distributed
 from .backbone import load
 from .backbone.model import Backbone
+from .checkpoint import save_weights
 from .config import TrainConfig
 from .data import Preprocess, load_source
 from .data.batches import Steps
@@ -29,7 +30,7 @@ from .precision import Precision, select_device
 from .progress import Reporter
 from .protocols import Episode, build_episode
 from .results import ResultRow, read_results, write_results
-from .runs import Run, RunFolder, check_out, check_same, open_run, save_model, write_config
+from .runs import Run, RunFolder, check_out, check_same, open_run, write_config
 
 
 def train(**options: Any) -> Run:
@@ -105,11 +106,16 @@ def _train(
             steps = Steps(episode, config.batch_size, config.seed, views.preprocess, ranks)
             averaged = fit(method, config, average, folder, steps, validation, precision, reporter)
             if ranks.first:
-                save_model(folder.last, method, options)
+                save_weights(folder.last, method.state_dict())
             if averaged.average:
                 averaged.copy_to(averaged.parameters)
-        for name, value in method.finish(validation).items():
-            reporter.say(f"chosen on source validation: {name} = {value:g}")
+            if averaged.over:
+                extra["stopped_at"] = averaged.step
+        if chosen := method.finish(validation):
+            for name, value in chosen.items():
+                reporter.say(f"chosen on source validation: {name.replace('_', ' ')} {shown(value)}")
+            if ranks.first:
+                write_chosen(folder, config.steps if method.iterates else 0, chosen)
         facts = {
             **row_facts(options, templates, command),
             "protocol": episode.protocol,
@@ -123,9 +129,9 @@ def _train(
         scores = score(views, method.classifier, episode.tests)
         rows = result_rows(scores, source, facts, zeroshot)
         if ranks.first:
-            save_model(folder.model, method, options)
+            save_weights(folder.model, method.state_dict())
             if not method.iterates:
-                save_model(folder.last, method, options)
+                save_weights(folder.last, method.state_dict())
             write_predictions(folder.predictions, scores)
             write_results(folder.path, rows)
             shutil.rmtree(folder.checkpoint.parent, ignore_errors=True)  # of no use once the run is done

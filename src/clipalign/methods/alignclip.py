@@ -153,7 +153,10 @@ class AlignClip(Method):
     }
 
     def setup(self, backbone: Backbone, episode: Episode, templates: Sequence[str]) -> None:
+        from ..backbone.attention import check_structure
+
         super().setup(backbone, episode, templates)
+        check_structure(self.config.guide)
         self.train_image_tower()
         o: Any = resolve(self.config, float(self.scale), backbone.num_blocks)
         self.o = o

@@ -1,0 +1,125 @@
+"""CoOp: the words around the class name are learned, everything else stays."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..errors import UnseenClasses
+from ..prompts import STD, ClassPrompts, Position, cosine_logits, initial_context
+from . import register
+from .base import Classifier, Method
+
+if TYPE_CHECKING:
+    from ..backbone import Backbone
+    from ..data.base import Batch
+    from ..protocols.base import Episode
+
+
+@dataclass(frozen=True)
+class CoOpConfig:
+    """Published defaults; base-to-new experiments take --context-init "a photo of a" (4 vectors)."""
+
+    context_tokens: int | None = None
+    """Learned vectors per prompt. Default: 16, or the tokens of --context-init. Published: 16 and 4."""
+    context_init: str = ""
+    """Phrase whose token embeddings are the start. Default: normal(0, 0.02)."""
+    class_specific: bool = False
+    """Vectors of its own for each class. They say nothing of other classes: test sets with new names get no
+    accuracy."""
+    class_position: Position = "end"
+    """Where the class name stands: behind the vectors, before them, or behind the first half."""
+
+
+@register("coop")
+class CoOp(Method):
+    """L = mean_b CE(softmax(s I_b T(V)ᵀ), y_b), gradients to the context V alone (equations 1 and 2).
+
+    Prompts are start token, V_1 ... V_m, name, full stop, end token. The context is shared by all classes, so
+    with the name at its end it runs through the text tower once, whatever the number of classes.
+    """
+
+    summary = "learned context vectors in front of the class name"
+    source = "Zhou et al., Learning to Prompt for Vision-Language Models, IJCV 2022"
+    trains = "context vectors"
+    Config = CoOpConfig
+    published: ClassVar[Mapping[str, Any]] = {
+        # Few-shot training, 16 images of 50 classes: 200 epochs of 25 steps, the first at 1e-5. The published
+        # cosine falls once per epoch, this one with each step.
+        "lr": 2e-3,
+        "weight_decay": 5e-4,
+        "optimizer": "sgd",
+        "momentum": 0.9,
+        "schedule": "cosine",
+        "warmup_steps": 1 / 200,
+        "warmup_lr": 1e-5,
+        "steps": 5000,
+        "batch_size": 32,
+    }
+
+    def setup(self, backbone: Backbone, episode: Episode, templates: Sequence[str]) -> None:
+        super().setup(backbone, episode, templates)
+        o: CoOpConfig = self.config
+        start = initial_context(backbone, o.context_init, o.context_tokens, default=16)
+        if o.class_specific:
+            start = start.expand(len(episode.class_names), -1, -1).clone()
+            if not o.context_init:
+                start = STD * torch.randn_like(start)
+        self.extra["prompts"] = nn.ParameterDict({"context": start})
+        self.prompts = self.class_prompts(episode.class_names)
+
+    def resolved(self) -> dict[str, Any]:
+        return {"context_tokens": self.context.shape[-2]}
+
+    def loss(self, batch: Batch) -> dict[str, Tensor]:
+        logits = cosine_logits(
+            self.scale, self.image_features(batch.images), self.prompt_features(self.prompts, self.context)
+        )
+        return {"loss_ce": F.cross_entropy(logits, batch.labels)}
+
+    def classifier(self, class_names: Sequence[str], templates: Sequence[str] | None = None) -> Classifier:
+        """As `Method.classifier`; templates play no part.
+
+        Raises:
+            UnseenClasses: class-specific context, and a class that was not trained.
+        """
+        context = self.context
+        if self.config.class_specific:
+            context = context[self.trained_rows(class_names)]
+        with torch.no_grad():
+            text = self.prompt_features(self.class_prompts(class_names), context)
+        return lambda images: cosine_logits(self.scale, self.image_features(images), text)
+
+    @property
+    def context(self) -> Tensor:
+        """V, [m, W] or [C, m, W]."""
+        return self.extra["prompts"]["context"]
+
+    def class_prompts(self, class_names: Sequence[str]) -> ClassPrompts:
+        """The fixed part of the prompts."""
+        return ClassPrompts(self.backbone, class_names, self.context.shape[-2], self.config.class_position)
+
+    def prompt_features(self, prompts: ClassPrompts, context: Tensor) -> Tensor:
+        """T(V), [C, d] unit rows."""
+        if context.dim() == 2 and prompts.position == "end":
+            return prompts.encode(context.unsqueeze(0))[0]
+        return prompts.encode_inside(context)
+
+    def trained_rows(self, class_names: Sequence[str]) -> list[int]:
+        """Where the training classes hold each name."""
+        from ..text import clean_class_names
+
+        trained = {name.lower(): i for i, name in enumerate(clean_class_names(self.episode.class_names))}
+        names = clean_class_names(class_names)
+        missing = [name for name in names if name.lower() not in trained]
+        if missing:
+            raise UnseenClasses(
+                f'--class-specific learns a context for each training class; there is none for "{missing[0]}"'
+                + (f" and {len(missing) - 1} more" if len(missing) > 1 else "")
+            )
+        return [trained[name.lower()] for name in names]
