@@ -233,3 +233,16 @@ def test_forgetting_nothing() -> None:
 
 def test_forgetting_says_nothing_without_new_classes() -> None:
     assert forgetting([row("zeroshot"), row("erm")]) == []
+
+
+def test_a_row_that_could_not_be_scored_is_a_dash_with_its_reason() -> None:
+    rows = [row(accuracy=0.4, test="base"), row("linear-probe", accuracy=0.5, test="base")]
+    rows += [row(accuracy=0.3, test="new", zeroshot=0.3)]
+    rows += [
+        row("linear-probe", accuracy=None, test="new", reason="its head knows its own classes", zeroshot=0.3)
+    ]
+    (table,) = make_tables(rows)
+    assert shown(table)["noto", "linear-probe"] == ["50.0", ""]
+    assert any("linear-probe: its head knows" in note for note in table.notes)
+    assert "| noto | linear-probe | **50.0** | – | 1 |" in to_markdown(table)
+    assert [item.label for item in forgetting(rows)] == ["erm"]
