@@ -149,6 +149,11 @@ class Backbone(nn.Module):
         """Every parameter of the vision tower, projection and embeddings included."""
         return list(self.model.visual.parameters())
 
+    @property
+    def vision_width(self) -> int:
+        """W of the vision tower's tokens (ViT only)."""
+        return int(self.model.visual.class_embedding.shape[-1])
+
     def _check_size(self, images: Tensor) -> None:
         if tuple(images.shape[-2:]) != self.image_size:
             got = " x ".join(str(n) for n in images.shape[-2:])
@@ -248,6 +253,12 @@ class Backbone(nn.Module):
         )
         at = (ends + prefix.shape[1]).repeat(len(prefix))
         return tower.encode(together.flatten(0, 1), at, self._hooks).unflatten(0, (len(prefix), -1))
+
+    @property
+    def text_shape(self) -> tuple[int, int]:
+        """Blocks and width W of the (causal) text tower."""
+        tower = self._causal_tower()
+        return len(tower.transformer.resblocks), tower.token_embedding.embedding_dim
 
     def _causal_tower(self) -> TextTower:
         tower = text_tower(self.model)

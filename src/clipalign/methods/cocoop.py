@@ -70,18 +70,17 @@ class CoCoOp(Method):
         super().setup(backbone, episode, templates)
         o: CoCoOpConfig = self.config
         start = initial_context(backbone, o.context_init, o.context_tokens, default=4)
-        hidden = max(1, backbone.embed_dim // o.meta_net_reduction)
-        self.extra["prompts"] = nn.ParameterDict({"context": start})
-        self.extra["meta_net"] = nn.Sequential(
-            nn.Linear(backbone.embed_dim, hidden), nn.ReLU(), nn.Linear(hidden, start.shape[1])
+        self.hidden = max(1, backbone.embed_dim // o.meta_net_reduction)
+        self.context = nn.Parameter(start)  # V, [m, W]
+        self.meta_net = nn.Sequential(
+            nn.Linear(backbone.embed_dim, self.hidden), nn.ReLU(), nn.Linear(self.hidden, start.shape[1])
         ).to(backbone.device)
+        self.extra["prompts"] = nn.ParameterDict({"context": self.context})
+        self.extra["meta_net"] = self.meta_net
         self.prompts = ClassPrompts(backbone, episode.class_names, len(start))
 
     def resolved(self) -> dict[str, Any]:
-        return {
-            "context_tokens": len(self.extra["prompts"]["context"]),
-            "meta_net_units": self.extra["meta_net"][0].out_features,
-        }
+        return {"context_tokens": len(self.context), "meta_net_units": self.hidden}
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         return {"loss_ce": F.cross_entropy(self.logits(batch.images, self.prompts), batch.labels)}
@@ -93,6 +92,5 @@ class CoCoOp(Method):
     def logits(self, images: Tensor, prompts: ClassPrompts) -> Tensor:
         """[B, 3, H, W] -> [B, C]."""
         image = self.image_features(images)
-        shift = self.extra["meta_net"](image)
-        context = self.extra["prompts"]["context"] + shift.unsqueeze(1)
+        context = self.context + self.meta_net(image).unsqueeze(1)
         return cosine_logits(self.scale, image, prompts.encode(context, self.config.prompts_at_once))

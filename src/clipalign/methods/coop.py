@@ -70,7 +70,8 @@ class CoOp(Method):
             start = start.expand(len(episode.class_names), -1, -1).clone()
             if not o.context_init:
                 start = STD * torch.randn_like(start)
-        self.extra["prompts"] = nn.ParameterDict({"context": start})
+        self.context = nn.Parameter(start)  # V, [m, W] or [C, m, W]
+        self.extra["prompts"] = nn.ParameterDict({"context": self.context})
         self.prompts = self.class_prompts(episode.class_names)
 
     def resolved(self) -> dict[str, Any]:
@@ -88,17 +89,12 @@ class CoOp(Method):
         Raises:
             UnseenClasses: class-specific context, and a class that was not trained.
         """
-        context = self.context
+        context: Tensor = self.context
         if self.config.class_specific:
             context = context[self.trained_rows(class_names)]
         with torch.no_grad():
             text = self.prompt_features(self.class_prompts(class_names), context)
         return lambda images: cosine_logits(self.scale, self.image_features(images), text)
-
-    @property
-    def context(self) -> Tensor:
-        """V, [m, W] or [C, m, W]."""
-        return self.extra["prompts"]["context"]
 
     def class_prompts(self, class_names: Sequence[str]) -> ClassPrompts:
         """The fixed part of the prompts."""

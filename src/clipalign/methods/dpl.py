@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
@@ -66,7 +67,7 @@ class Generator(nn.Module):
     ) -> None:
         super().__init__()
         sizes = [features, *[hidden] * (depth - 1), tokens * width]
-        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in zip(sizes, sizes[1:], strict=False))
+        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(sizes))
         self.dropout, self.shape = dropout, (tokens, width)
         for layer in self.layers:
             assert isinstance(layer, nn.Linear)

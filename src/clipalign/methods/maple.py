@@ -72,8 +72,10 @@ class Maple(Method):
         deep = STD * torch.randn(depth - 1, *first.shape, device=first.device)
         couplings = [nn.Linear(width, backbone.vision_width) for _ in range(min(depth, 2))]
         couplings += [copy.deepcopy(couplings[-1]) for _ in range(depth - len(couplings))]
-        self.extra["prompts"] = nn.ParameterDict({"text": torch.cat([first.unsqueeze(0), deep])})
-        self.extra["couplings"] = nn.ModuleList(couplings).to(backbone.device)
+        self.vectors = nn.Parameter(torch.cat([first.unsqueeze(0), deep]))  # P, [J, m, W]
+        self.couplings = nn.ModuleList(couplings).to(backbone.device)
+        self.extra["prompts"] = nn.ParameterDict({"text": self.vectors})
+        self.extra["couplings"] = self.couplings
         self.prompts = self.class_prompts(episode.class_names)
 
     def resolved(self) -> dict[str, Any]:
@@ -94,14 +96,9 @@ class Maple(Method):
 
         return logits
 
-    @property
-    def vectors(self) -> Tensor:
-        """P, [J, m, W]."""
-        return self.extra["prompts"]["text"]
-
     def hooks(self) -> Any:
         """Both towers with their vectors."""
-        coupled = [f(p) for f, p in zip(self.extra["couplings"], self.vectors, strict=True)]
+        coupled = [f(p) for f, p in zip(self.couplings, self.vectors, strict=True)]
         return self.backbone.hooks(**deep_hooks(self.vectors, coupled))
 
     def class_prompts(self, class_names: Sequence[str]) -> ClassPrompts:

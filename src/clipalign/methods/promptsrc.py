@@ -42,7 +42,7 @@ TEMPLATES = (
     "a drawing of many {}.",
     "a {}.",
     "the {}.",
-    "itap of a {}.",
+    "one {}.",
     "there is a {} in the scene.",
 )
 
@@ -121,12 +121,11 @@ class PromptSrc(Method):
         vision_depth = scaled_depth("--vision-depth", o.vision_depth, backbone.num_blocks)
         first, self.words = split_context(backbone, o.context_init, o.context_tokens)
         deep = STD * torch.randn(text_depth - 1, o.context_tokens, width, device=backbone.device)
-        vision = STD * torch.randn(
-            vision_depth, o.vision_tokens, backbone.vision_width, device=backbone.device
-        )
-        self.extra["prompts"] = nn.ParameterDict(
-            {"text": torch.cat([first.unsqueeze(0), deep]), "vision": vision}
-        )
+        vision = torch.randn(vision_depth, o.vision_tokens, backbone.vision_width, device=backbone.device)
+        self.text_vectors = nn.Parameter(torch.cat([first.unsqueeze(0), deep]))  # [J, m, W]
+        self.vision_vectors = nn.Parameter(STD * vision)  # [J, n, W]
+        vectors = {"text": self.text_vectors, "vision": self.vision_vectors}
+        self.extra["prompts"] = nn.ParameterDict(vectors)
         self.prompts = self.class_prompts(episode.class_names)
         self.references: Tensor | None = None
 
@@ -164,16 +163,6 @@ class PromptSrc(Method):
                 return cosine_logits(self.scale, self.image_features(images), text)
 
         return logits
-
-    @property
-    def text_vectors(self) -> Tensor:
-        """[J, m, W]"""
-        return self.extra["prompts"]["text"]
-
-    @property
-    def vision_vectors(self) -> Tensor:
-        """[J, n, W]"""
-        return self.extra["prompts"]["vision"]
 
     def hooks(self) -> Any:
         """Both towers with their vectors."""
