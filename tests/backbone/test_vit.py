@@ -283,17 +283,27 @@ def test_guide_does_not_cut_gradients_under_autocast(make: MakeBackbone, images:
 
 def test_checkpointing_changes_memory_only(make: MakeBackbone, images: Tensor) -> None:
     backbone = make()
-    results = []
-    for enable in (False, True):
-        backbone.set_grad_checkpointing(enable)
-        dense = backbone.dense(images, [0], "dv", 2)
-        loss = dense.image.square().sum() + dense.cls_attention.square().sum() + dense.patches.sum()
-        results.append(gradients(backbone, loss))
-        results.append(gradients(backbone, backbone.encode_image(images).square().sum()))
-    for one, other in zip(results[:2], results[2:], strict=True):
-        assert one.keys() == other.keys()
-        for name in one:
-            torch.testing.assert_close(one[name], other[name])
+
+    def run(dense: bool) -> tuple[dict[str, Tensor], int]:
+        """Gradients, and how many numbers the forward pass kept for them."""
+        kept: list[int] = []
+        with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.numel()) or t, lambda t: t):
+            if dense:
+                out = backbone.dense(images, [0, 1, 2, 3], "dv", 2)
+                loss = out.image.square().sum() + out.cls_attention.square().sum() + out.patches.sum()
+            else:
+                loss = backbone.encode_image(images).square().sum()
+        return gradients(backbone, loss), sum(kept)
+
+    for dense in (False, True):
+        backbone.set_grad_checkpointing(False)
+        known, much = run(dense)
+        backbone.set_grad_checkpointing(True)
+        got, little = run(dense)
+        assert little < 0.7 * much
+        assert got.keys() == known.keys()
+        for name in got:
+            torch.testing.assert_close(got[name], known[name])
 
 
 def test_patch_dropout_drops_in_training_only(make: MakeBackbone, images: Tensor) -> None:

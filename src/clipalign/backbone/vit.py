@@ -97,7 +97,6 @@ def dense(visual: Any, images: Tensor, request: DenseRequest, hooks: Hooks) -> D
         x = before(hooks.vision, i, x)
         if i == first_dual:
             second = x[:, 1 : 1 + patches]
-            second = second.detach() if request.detach_guide else second
         if i not in request.attention_layers and i < first_dual:
             x = run_block(visual.transformer, block, x)
         else:
