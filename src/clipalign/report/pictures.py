@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..backbone import load
-from ..data import Source, load_source
+from ..data import Source, source_from
 from ..explain.compare import Model, Views, compare_figure, compare_maps, draw_views
 from ..explain.figures import save
 from ..explain.scores import MapScores
@@ -42,7 +42,7 @@ def picture_parts(runs: Sequence[Found], folder: Path, count: int, seed: int = 0
     if not group or count < 1:
         return []
     options = group[0].options
-    source = load_source(options["data"], tuple(options["data_options"]))
+    source = source_from(options)
     episode = build_episode(options["protocol"], source, options["target"], int(options["split_seed"]))
     models = _models(group, source)
     preprocess = preprocess_for(models[0].backbone)
