@@ -86,4 +86,5 @@ def test_the_commands_it_prints_are_commands(tmp_path: Path) -> None:
     config = demo.DemoConfig(out=tmp_path)
     for method in demo.METHODS:
         options = train_options(demo.training_arguments(config, method))
-        assert (options.method.name, options.run.target, options.run.steps) == (method, config.target, 120)
+        assert (options.method.name, options.run.target) == (method, config.target)
+        assert options.run.steps == 120 or method == "zeroshot"

@@ -88,16 +88,17 @@ def run(arguments: Sequence[str] = (), prog: str = "clipalign demo") -> Report:
 
 def training_arguments(config: DemoConfig, method: str) -> list[str]:
     """Tokens of `clipalign train` for one method of the demo."""
-    options = {
+    options: dict[str, object] = {
         "method": method,
         "data": "pictograms",
         "protocol": "in-the-wild",
         "target": config.target,
         "backbone": config.backbone,
-        "steps": config.steps,
         "seed": config.seed,
         "out": config.out / "runs" / method,
     }
+    if method != "zeroshot":
+        options["steps"] = config.steps
     return [token for name, value in options.items() for token in (f"--{name}", str(value))]
 
 
