@@ -12,7 +12,7 @@ from clipalign.data.splits import FixedSplits, hold_out, seed_hash
 from clipalign.errors import UserError
 from clipalign.protocols import Episode, build_episode, list_protocols
 
-PROTOCOLS = ("domain-shift", "base-to-new", "in-the-wild")
+PROTOCOLS = ("domain-shift", "base-to-new", "in-the-wild", "few-shot")
 
 
 def fixed(source: TableSource, seed: int = 0) -> FixedSplits:
@@ -80,7 +80,7 @@ def by_name(episode: Episode) -> dict:
 @settings(max_examples=150, deadline=None)
 @given(sources(), st.sampled_from(PROTOCOLS), st.integers(0, 3), st.data())
 def test_invariants(source: TableSource, protocol: str, seed: int, data: st.DataObject) -> None:
-    targets = list(source.domain_names) + ([None] if protocol == "base-to-new" else [])
+    targets = list(source.domain_names) + ([None] if protocol in ("base-to-new", "few-shot") else [])
     target = data.draw(st.sampled_from(targets))
     try:
         episode = build_episode(protocol, source, target, seed)
@@ -92,6 +92,11 @@ def test_invariants(source: TableSource, protocol: str, seed: int, data: st.Data
     tests = by_name(episode)
     everything = tuple(range(len(source.class_names)))
     index = source.domain_names.index(target) if target else None
+    if protocol == "few-shot":
+        assert list(tests) == ["all"] and episode.train_classes == everything
+        assert np.bincount(source.labels[episode.train_rows]).max() <= 16
+        assert np.bincount(source.labels[episode.validation_rows]).max() <= 4
+        return
     if protocol == "base-to-new":
         assert list(tests) == ["base", "new"]
         assert tests["base"].classes == episode.train_classes

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,6 +53,43 @@ def three_way(rows: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray, np.n
     train = max(0 if n < 2 else 1, min(round(0.5 * n), n - 2))
     validation = 0 if n < 3 else max(1, min(round(0.2 * n), n - train - 1))
     return shuffled[:train], shuffled[train : train + validation], shuffled[train + validation :]
+
+
+def draw_shots(
+    train: np.ndarray, validation: np.ndarray, labels: np.ndarray, shots: int, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """CoOp's few-shot draw, to the row: `shots` training rows per class, then up to 4 validation rows.
+
+    Classes come in the order of their first row, one generator draws for all, and a class with fewer rows gives
+    all of them. The draw is over all classes, before any of them is left out. Without validation rows, they
+    are drawn from the training rows that are left over.
+
+    Args:
+        train, validation: rows in the order of the published list.
+        labels: of all rows of the source.
+        shots: K.
+        seed: of Python's generator (CoOp: 1, 2 and 3).
+
+    Returns:
+        Rows to train on and to validate on.
+    """
+    generator = random.Random(seed)
+
+    def draw(rows: np.ndarray, count: int) -> np.ndarray:
+        by_class: dict[int, list[int]] = {}
+        for row in rows.tolist():
+            by_class.setdefault(int(labels[row]), []).append(row)
+        drawn = [
+            row
+            for members in by_class.values()
+            for row in (generator.sample(members, count) if len(members) >= count else members)
+        ]
+        return np.array(drawn, dtype=np.int64)
+
+    kept = draw(train, shots)
+    if len(validation) == 0:
+        validation = train[~np.isin(train, kept)]
+    return kept, draw(validation, min(shots, 4))
 
 
 @dataclass(frozen=True)

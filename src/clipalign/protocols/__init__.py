@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from .base import Episode, TestSet, build_episode, list_protocols
+from .base import Episode, TestSet, build_episode, episode_from, list_protocols
 
-__all__ = ["Episode", "TestSet", "build_episode", "list_protocols"]
+__all__ = ["Episode", "TestSet", "build_episode", "episode_from", "list_protocols"]

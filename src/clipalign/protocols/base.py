@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 
 from ..data.base import Source
-from ..data.splits import FixedSplits
+from ..data.splits import FixedSplits, hold_out, seed_hash, three_way
 from ..errors import UserError
 
 
@@ -49,6 +51,7 @@ class Episode:
         split_hash: SHA-256 of the rows, the label spaces and the rule. Numbers with different hashes are not
             comparable.
         rule: where the split came from, in words.
+        skipped: rows that the rule would have used, had their files been images -> why they are not.
     """
 
     protocol: str
@@ -60,6 +63,7 @@ class Episode:
     tests: tuple[TestSet, ...]
     split_hash: str
     rule: str = ""
+    skipped: Mapping[int, str] = field(default_factory=dict)
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -76,6 +80,70 @@ def fixed_splits(source: Source) -> FixedSplits | None:
     """The splits a data set ships, or None where the published rules are to be used."""
     splits = getattr(source, "splits", None)
     return splits if isinstance(splits, FixedSplits) else None
+
+
+def given_parts(source: Source) -> dict[str, np.ndarray] | None:
+    """Rows of the training, validation and test parts that come with the data, or None."""
+    return getattr(source, "parts", None)
+
+
+def cut_domain(
+    source: Source, domain: int, classes: Iterable[int] | None, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Rows of a domain (of some classes) to train on and to hold out.
+
+    They are those of the data set's own split; without one, DomainBed's 80/20 with this seed.
+    """
+    rows = rows_of(source, domains=[domain], classes=classes)
+    splits, parts = fixed_splits(source), given_parts(source)
+    if splits is not None:
+        return np.intersect1d(rows, splits.domain_train[domain]), np.intersect1d(
+            rows, splits.domain_validation[domain]
+        )
+    if parts is not None:
+        train, held = np.intersect1d(rows, parts["train"]), np.intersect1d(rows, parts["validation"])
+        return (train, held) if len(held) else hold_out(train, seed)
+    return hold_out(rows, seed)
+
+
+def three_parts(source: Source, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Rows to train on, to validate on and to test, over all domains and classes.
+
+    They are those of the data set's own split; without one, 50/20/30 per class.
+    """
+    splits, parts = fixed_splits(source), given_parts(source)
+    if splits is not None:
+        return splits.base_to_new_train, splits.base_to_new_validation, splits.base_to_new_test
+    if parts is not None:
+        train, validation = parts["train"], parts["validation"]
+        if len(validation) == 0:
+            train, validation = map(np.sort, hold_out(train, seed_hash(seed, "validation")))
+        return train, validation, parts["test"]
+    cuts = [
+        three_way(rows_of(source, classes=[c]), seed_hash(seed, c, "base-to-new"))
+        for c in range(len(source.class_names))
+    ]
+    train, validation, test = (concatenate(list(part)) for part in zip(*cuts, strict=True))
+    return train, validation, test
+
+
+def rule_of(source: Source, otherwise: str) -> str:
+    """Where a split comes from, in words."""
+    splits = fixed_splits(source)
+    if splits is not None:
+        return splits.rule
+    return f"the data set's own split, or {otherwise}" if given_parts(source) is not None else otherwise
+
+
+def usable(source: Source, rows: np.ndarray) -> tuple[np.ndarray, dict[int, str]]:
+    """Rows whose files decode, and the others with the reason.
+
+    Raises:
+        UserError: too many of the others; see `data.table.Table`.
+    """
+    check = getattr(source, "broken", None)
+    broken: dict[int, str] = check(rows) if check is not None else {}
+    return rows[~np.isin(rows, list(broken))], broken
 
 
 def rows_of(
@@ -154,11 +222,20 @@ def make_episode(
     tests: list[TestSet],
     rule: str,
 ) -> Episode:
-    """Check an episode and give it its hash.
+    """Leave out files that are no images, check an episode and give it its hash.
+
+    Rows go after the cut, so that a broken file does not move any other row to another part.
 
     Raises:
-        UserError: a part without rows: the data set is too small for the protocol.
+        UserError: a part without rows: the data set is too small for the protocol; too many broken files.
     """
+    used = np.unique(np.concatenate([train_rows, validation_rows, *(test.rows for test in tests)]))
+    _, skipped = usable(source, used)
+    if skipped:
+        gone = list(skipped)
+        train_rows = train_rows[~np.isin(train_rows, gone)]
+        validation_rows = validation_rows[~np.isin(validation_rows, gone)]
+        tests = [replace(test, rows=test.rows[~np.isin(test.rows, gone)]) for test in tests]
     parts = {"training": train_rows, "validation": validation_rows}
     parts |= {f'the test set "{test.name}"': test.rows for test in tests}
     for part, rows in parts.items():
@@ -183,21 +260,32 @@ def make_episode(
     }
     digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode("utf-8")).hexdigest()
     return Episode(
-        protocol, target, source, train_classes, train_rows, validation_rows, tuple(tests), digest, rule
+        protocol,
+        target,
+        source,
+        train_classes,
+        train_rows,
+        validation_rows,
+        tuple(tests),
+        digest,
+        rule,
+        skipped,
     )
 
 
-Protocol = Callable[[Source, "str | None", int], Episode]
+Protocol = Callable[..., Episode]
 
 
 def _protocols() -> dict[str, Protocol]:
     # Imported here, since each protocol's file builds on this one.
-    from . import base_to_new, domain_shift, in_the_wild
+    from . import base_to_new, domain_shift, few_shot, imagenet_shift, in_the_wild
 
     return {
         "domain-shift": domain_shift.episode,
         "base-to-new": base_to_new.episode,
         "in-the-wild": in_the_wild.episode,
+        "few-shot": few_shot.episode,
+        "imagenet-shift": imagenet_shift.episode,
     }
 
 
@@ -206,7 +294,9 @@ def list_protocols() -> list[str]:
     return list(_protocols())
 
 
-def build_episode(protocol: str, source: Source, target: str | None, seed: int = 0) -> Episode:
+def build_episode(
+    protocol: str, source: Source, target: str | None, seed: int = 0, **options: Any
+) -> Episode:
     """Decide which rows train and which test.
 
     Args:
@@ -215,11 +305,36 @@ def build_episode(protocol: str, source: Source, target: str | None, seed: int =
         target: domain to leave out (domain-shift, in-the-wild) or to test alone (base-to-new).
         seed: of the split (DomainBed's trial seed), not of the training. Data sets with splits of their own
             ignore it.
+        options: `target_split` ("all", "in", "out") and `shots`, for the protocols that take them; None for
+            their default.
 
     Raises:
-        UserError: unknown protocol or target, or a data set that the protocol cannot cut.
+        UserError: unknown protocol or target, an option of another protocol, or a data set that the protocol
+            cannot cut.
     """
     known = _protocols()
     if protocol not in known:
         raise UserError(f'--protocol: unknown "{protocol}"; choose one of: {", ".join(known)}')
-    return known[protocol](source, target, seed)
+    given = {name: value for name, value in options.items() if value is not None}
+    for name in given:
+        owners = [p for p, function in known.items() if name in inspect.signature(function).parameters]
+        if protocol not in owners:
+            flag = "--" + name.replace("_", "-")
+            raise UserError(f"{flag} is for --protocol {' or '.join(owners)}, not {protocol}")
+    return known[protocol](source, target, seed, **given)
+
+
+def episode_from(options: Mapping[str, Any], source: Source) -> Episode:
+    """The episode that a command's options, or those of a run, describe; see `config.DataConfig`."""
+    if options.get("split_file"):
+        from .split_file import read_split
+
+        return read_split(Path(options["split_file"]), source)
+    return build_episode(
+        str(options["protocol"]),
+        source,
+        options.get("target"),
+        int(options.get("split_seed") or 0),
+        target_split=options.get("target_split"),
+        shots=options.get("shots"),
+    )

@@ -9,39 +9,26 @@ from __future__ import annotations
 import numpy as np
 
 from ..data.base import Source
-from ..data.splits import seed_hash, three_way
-from .base import (
-    Episode,
-    TestSet,
-    concatenate,
-    fixed_splits,
-    halves,
-    make_episode,
-    rows_of,
-    target_index,
-)
+from ..data.splits import draw_shots
+from .base import Episode, TestSet, halves, make_episode, rule_of, target_index, three_parts
 
 
-def episode(source: Source, target: str | None, seed: int) -> Episode:
-    """The episode of the base classes; `target` restricts what is tested; see `build_episode`."""
+def episode(source: Source, target: str | None, seed: int, shots: int | None = None) -> Episode:
+    """The episode of the base classes; `target` restricts what is tested; see `build_episode`.
+
+    Shots are drawn over all classes before the new ones are left out, as CoOp draws them.
+    """
     base, new = halves("base-to-new", source, (len(source.class_names) + 1) // 2)
-    splits = fixed_splits(source)
-    if splits is not None:
-        train, validation = splits.base_to_new_train, splits.base_to_new_validation
-        test = splits.base_to_new_test
-        rule = splits.rule
-    else:
-        parts = [
-            three_way(rows_of(source, classes=[c]), seed_hash(seed, c, "base-to-new"))
-            for c in range(len(source.class_names))
-        ]
-        train, validation, test = (concatenate([part[i] for part in parts]) for i in range(3))
-        rule = f"50/20/30 per class, split seed {seed}"
+    train, validation, test = three_parts(source, seed)
+    rule = rule_of(source, f"50/20/30 per class, split seed {seed}")
+    if shots is not None:
+        train, validation = draw_shots(train, validation, source.labels, shots, seed)
+        rule += f"; {shots} shots, seed {seed}"
     if target is not None:
         test = test[source.domains[test] == target_index(source, target)]
 
     def of(rows: np.ndarray, classes: tuple[int, ...]) -> np.ndarray:
-        return rows[np.isin(source.labels[rows], classes)]
+        return np.sort(rows[np.isin(source.labels[rows], classes)])
 
     return make_episode(
         "base-to-new",

@@ -7,44 +7,28 @@ classes is base, and the base part of each source domain is cut 80/20 with a see
 
 from __future__ import annotations
 
-import numpy as np
-
 from ..data.base import Source
-from ..data.splits import hold_out, seed_hash
-from .base import Episode, TestSet, concatenate, fixed_splits, halves, left_out, make_episode, rows_of
+from ..data.splits import seed_hash
+from .base import Episode, TestSet, concatenate, cut_domain, halves, left_out, make_episode, rows_of, rule_of
 
 
 def episode(source: Source, target: str | None, seed: int) -> Episode:
     """The episode that leaves `target` and the new classes out; see `build_episode`."""
     index, domains = left_out("in-the-wild", source, target)
     base, new = halves("in-the-wild", source, len(source.class_names) // 2)
-    splits = fixed_splits(source)
-    train: list[np.ndarray] = []
-    validation: list[np.ndarray] = []
-    for domain in domains:
-        if splits is not None:
-            kept, held = (
-                rows[np.isin(source.labels[rows], base)]
-                for rows in (splits.domain_train[domain], splits.domain_validation[domain])
-            )
-        else:
-            kept, held = hold_out(
-                rows_of(source, domains=[domain], classes=base), seed_hash(seed, domain, "base")
-            )
-        train.append(kept)
-        validation.append(held)
+    cuts = [cut_domain(source, domain, base, seed_hash(seed, domain, "base")) for domain in domains]
     joint = tuple(range(len(source.class_names)))
     return make_episode(
         "in-the-wild",
         source,
         target,
         train_classes=base,
-        train_rows=concatenate(train),
-        validation_rows=concatenate(validation),
+        train_rows=concatenate([train for train, _ in cuts]),
+        validation_rows=concatenate([validation for _, validation in cuts]),
         tests=[
             TestSet("all", rows_of(source, domains=[index]), joint),
             TestSet("base", rows_of(source, domains=[index], classes=base), joint),
             TestSet("new", rows_of(source, domains=[index], classes=new), joint),
         ],
-        rule=splits.rule if splits else f"CLIPood in the wild, 80/20 per domain, split seed {seed}",
+        rule=rule_of(source, f"CLIPood in the wild, 80/20 per domain, split seed {seed}"),
     )

@@ -1,0 +1,96 @@
+"""Splits as files: what a run was trained and tested on, row by row, to be read and used again."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..checkpoint import write_text
+from ..data.base import Source
+from ..errors import UserError
+from .base import Episode, TestSet, make_episode
+
+FORMAT = 1
+
+
+def write_split(path: Path, episode: Episode, seed: int) -> None:
+    """Write an episode as JSON: names of classes, and of rows where the data have them, else their numbers.
+
+    Args:
+        path: file to write.
+        episode: the split.
+        seed: that it was cut with.
+    """
+    source = episode.source
+    keys: Sequence[str] | None = getattr(source, "keys", None)
+
+    def named(rows: np.ndarray) -> list[Any]:
+        return [keys[row] for row in rows] if keys is not None else rows.tolist()
+
+    def classes(positions: Sequence[int]) -> list[str]:
+        return [source.class_names[c] for c in positions]
+
+    content = {
+        "format": FORMAT,
+        "protocol": episode.protocol,
+        "target": episode.target,
+        "rule": episode.rule,
+        "seed": seed,
+        "hash": episode.split_hash,
+        "data": source.name,
+        "fingerprint": source.fingerprint(),
+        "train_classes": classes(episode.train_classes),
+        "train": named(episode.train_rows),
+        "validation": named(episode.validation_rows),
+        "tests": [
+            {"name": test.name, "classes": classes(test.classes), "rows": named(test.rows)}
+            for test in episode.tests
+        ],
+    }
+    write_text(path, json.dumps(content, indent=0))
+
+
+def read_split(path: Path, source: Source) -> Episode:
+    """An episode on the same data, or on data that have at least these rows.
+
+    Its hash is made anew from rows, label spaces and data: it is that of the file where nothing has changed.
+
+    Raises:
+        UserError: unreadable, or rows or classes that the data do not have.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if content["format"] != FORMAT:
+            raise ValueError(f"format {content['format']}")
+        class_of = {name: i for i, name in enumerate(source.class_names)}
+        row_of = finder(source)
+        return make_episode(
+            content["protocol"],
+            source,
+            content["target"],
+            train_classes=tuple(class_of[name] for name in content["train_classes"]),
+            train_rows=row_of(content["train"]),
+            validation_rows=row_of(content["validation"]),
+            tests=[
+                TestSet(test["name"], row_of(test["rows"]), tuple(class_of[name] for name in test["classes"]))
+                for test in content["tests"]
+            ],
+            rule=content["rule"],
+        )
+    except KeyError as error:
+        raise UserError(
+            f"--split-file: {path} names {error}, which --data {source.name} does not have"
+        ) from None
+    except (OSError, ValueError, TypeError) as error:
+        raise UserError(f"--split-file: {path} is not a readable split file ({error})") from None
+
+
+def finder(source: Source) -> Callable[[list[Any]], np.ndarray]:
+    """A function from names or numbers of rows to their numbers, ascending."""
+    keys: Sequence[str] | None = getattr(source, "keys", None)
+    known = {key: row for row, key in enumerate(keys if keys is not None else range(len(source.labels)))}
+    return lambda rows: np.sort(np.array([known[row] for row in rows], dtype=np.int64))
