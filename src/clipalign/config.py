@@ -15,24 +15,56 @@ from tyro.conf import Positional
 from .errors import UserError
 
 
-@dataclass(frozen=True)
-class TrainConfig:
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """Which images, and how they are cut: what training and evaluation share."""
+
+    data: str = "pictograms"
+    """A name of `clipalign list data`; a folder of class/image or domain/class/image; a CSV, TSV or Parquet file
+    of path, label[, domain][, split][, caption]; tar shards; hf:NAME or a data set saved to disk."""
+    data_root: Path | None = None
+    """Folder that holds published sets, or that a table's relative paths start from."""
+    data_options: tuple[str, ...] = ()
+    """KEY=VALUE settings of the data set: background_bias=0.5 for pictograms, label=species for a table."""
+    layout: Literal["auto", "class", "domain", "split"] = "auto"
+    """What the first level of a folder is: classes, domains, or train, validation and test. auto looks."""
+    class_names: Path | None = None
+    """File that gives classes other names: lines of label and name, or JSON."""
+    max_broken: float = 0.01
+    """Largest share of the images used that may fail to decode. They are skipped, and listed in the run."""
+    interpolation: Literal["bilinear", "bicubic"] | None = None
+    """How images are resized. Default: bilinear for image files (as CLIPood and AlignCLIP released), else the
+    backbone's own."""
+    target: str | None = None
+    """Domain left out of training and tested. Needed by domain-shift and in-the-wild."""
+    target_split: Literal["all", "in", "out"] | None = None
+    """Of domain-shift, which part of the target is tested: all of it (the default), the 80 % that DomainBed
+    tests (in), or the 20 % that CLIPood and AlignCLIP test (out)."""
+    shots: int | None = None
+    """Training images per class, drawn as CoOp draws them: in few-shot and imagenet-shift (default 16) and in
+    base-to-new (default: all)."""
+    split_seed: int = 0
+    """Seed of the split of data sets that do not ship one (DomainBed's trial seed), and of the draw of shots."""
+    split_file: Path | None = None
+    """Split to use again: the split.json of a run. Takes the place of --protocol, --target and the options of
+    the split."""
+
+    def check_data(self) -> None:
+        """Raise UserError for the first value out of range."""
+        at_least(self, 1, "shots")
+        at_least(self, 0, "split_seed", "max_broken")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig(DataConfig):
     """Fine-tune a backbone on the training rows of a protocol, then score it on the test rows."""
 
     out: Path
     """Run folder to write. Must be new or empty, unless --resume or --overwrite says otherwise."""
     method: str = "alignclip"
     """What is optimised: a name of `clipalign list methods`. Its own options follow those of the run."""
-    data: str = "pictograms"
-    """A name of `clipalign list data`, or a folder of class/image or domain/class/image."""
-    data_options: tuple[str, ...] = ()
-    """KEY=VALUE settings of the data set, such as background_bias=0.5 for pictograms."""
     protocol: str = "domain-shift"
     """Which rows train and which test, under which class names: a name of `clipalign list protocols`."""
-    target: str | None = None
-    """Domain left out of training and tested. Needed by domain-shift and in-the-wild."""
-    split_seed: int = 0
-    """Seed of the split of data sets that do not ship one (DomainBed's trial seed)."""
     backbone: str = "pocket"
     """"pocket", ARCHITECTURE:TAG as open_clip names them (ViT-B-16:openai), hf-hub:ORG/NAME, or
     ARCHITECTURE:FILE."""
@@ -112,6 +144,7 @@ class TrainConfig:
 
     def check(self) -> None:
         """Raise UserError for the first value out of range."""
+        self.check_data()
         at_least(
             self,
             1,
@@ -151,24 +184,16 @@ class TrainConfig:
             raise UserError("--resume and --overwrite exclude each other: choose one")
 
 
-@dataclass(frozen=True)
-class EvalConfig:
+@dataclass(frozen=True, kw_only=True)
+class EvalConfig(DataConfig):
     """Score a run, or a backbone as it is (zero-shot), and write one row per test set."""
 
     model: Positional[str]
     """Run folder, or a backbone as in `clipalign train --backbone`."""
     out: Path
     """Folder for results.jsonl. Must be new or empty, unless --overwrite is given."""
-    data: str = "pictograms"
-    """A name of `clipalign list data`, or a folder of class/image or domain/class/image."""
-    data_options: tuple[str, ...] = ()
-    """KEY=VALUE settings of the data set."""
     protocol: str | None = None
     """Test sets of this protocol. Default: one per domain, with all rows and all classes."""
-    target: str | None = None
-    """Domain that the protocol tests."""
-    split_seed: int = 0
-    """Seed of the split of data sets that do not ship one."""
     weights: Literal["model", "last"] = "model"
     """Of a run: the weights predictions use (averaged if the method averages), or the last step's."""
     template: tuple[str, ...] = ()
@@ -188,8 +213,9 @@ class EvalConfig:
 
     def check(self) -> None:
         """Raise UserError for the first value out of range."""
+        self.check_data()
         at_least(self, 1, "eval_batch_size")
-        at_least(self, 0, "seed", "split_seed")
+        at_least(self, 0, "seed")
 
 
 @dataclass(frozen=True)
