@@ -179,6 +179,7 @@ def main(config: CardConfig) -> None:
     accuracy = zero_shot(backbone, source)
     temporary = config.out / "model.tmp"
     save_file(state, temporary, metadata={"format": "pt", "model": "clipalign-pocket"})
+    temporary.chmod(0o644)  # safetensors writes for its owner alone
     temporary.replace(config.out / "model.safetensors")
     (config.out / "CARD.md").write_text(write_card(config, accuracy, source), encoding="utf-8")
     (config.out / "zero_shot.json").write_text(json.dumps(accuracy, indent=1) + "\n")
