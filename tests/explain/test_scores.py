@@ -95,3 +95,10 @@ def test_score_averages_over_images_with_an_object() -> None:
     assert scores.images == 1 and scores.lift == pytest.approx(4)
     assert scores.pointing == 1 and scores.correlation > 0.8 and scores.average_precision > 0.9
     assert score(maps, masks, attention=False).lift is None
+
+
+def test_a_uniform_map_scores_as_one_that_knows_nothing() -> None:
+    masks = quarter(64, 64)
+    scores = score(torch.full((1, 7, 7), 1 / 49), masks, attention=True)
+    assert scores.correlation == 0 and scores.lift == pytest.approx(1)
+    assert scores.pointing == pytest.approx(0.25) and scores.average_precision == pytest.approx(0.25)

@@ -148,7 +148,8 @@ def compare_maps(
     """Score attention, patch tokens and D-V tokens of each model against the masks.
 
     Returns:
-        Model title -> "attention", "patches", "guide" -> scores; empty where the source has no masks.
+        Model title -> "attention", "patches", "guide" -> scores; last, under "", the attention of a model that
+        looks everywhere alike. Empty where the source has no masks.
     """
     if not isinstance(source, MaskedSource):
         return {}
@@ -162,4 +163,6 @@ def compare_maps(
             "patches": score(maps.patches, masks, attention=False),
             "guide": score(maps.guide, masks, attention=False),
         }
-    return found
+    rows, columns = models[0].backbone.grid
+    uniform = torch.full((len(masks), rows, columns), 1 / (rows * columns))
+    return found | {"": {"attention": score(uniform, masks, attention=True)}}

@@ -114,6 +114,9 @@ def score(maps: Tensor, masks: Tensor, *, attention: bool) -> MapScores:
         attention: whether the maps are shares of attention, for which the lift is defined.
     """
     pixels = upsample(maps, (masks.shape[1], masks.shape[2])).cpu()
+    # To 5 digits, or rounding errors of the interpolation would put equal pixels in an order.
+    largest = pixels.abs().amax(dim=(1, 2), keepdim=True).clamp_min(torch.finfo(torch.float32).tiny)
+    pixels = (1e5 * pixels / largest).round()
     masks = masks.float().cpu()
     return MapScores(
         correlation=float(correlation(pixels, masks).nanmean()),

@@ -34,7 +34,7 @@ thead th { border-bottom: 2px solid var(--line); color: var(--soft); font-weight
 tbody th { font-weight: 500; } tbody tr.first > * { border-top: 1px solid var(--line); }
 .number { text-align: right; } td.best { font-weight: 700; color: var(--strong); }
 pre { background: var(--shade); border: 1px solid var(--line); border-radius: 6px; padding: .75rem 1rem;
-  overflow-x: auto; font-size: .85rem; line-height: 1.5; }
+  white-space: pre-wrap; overflow-wrap: anywhere; font-size: .85rem; line-height: 1.5; }
 code { font-family: ui-monospace, SFMono-Regular, Menlo, Consolas, monospace; }
 figure { margin: 1rem 0 1.5rem; }
 figure img { display: block; width: 100%; height: auto; background: #fff; border: 1px solid var(--line);

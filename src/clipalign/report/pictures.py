@@ -100,23 +100,15 @@ def _choose(
 
 
 def _score_grid(scores: dict[str, dict[str, MapScores]]) -> Grid:
-    """One line per model and map."""
+    """One line per model and map, and one for a map that knows nothing."""
     names = {"attention": "class-token attention", "patches": "patch tokens", "guide": "D-V tokens"}
     lines = []
     for title, maps in scores.items():
-        for key, name in names.items():
-            s = maps[key]
+        for key, s in maps.items():
+            place = (title, names[key]) if title else ("none", "uniform map, for comparison")
             lift = "" if s.lift is None else f"{s.lift:.2f}"
-            lines.append(
-                (
-                    title,
-                    name,
-                    f"{s.correlation:.2f}",
-                    f"{100 * s.pointing:.0f} %",
-                    f"{s.average_precision:.2f}",
-                    lift,
-                )
-            )
+            shares = (f"{s.correlation:.2f}", f"{100 * s.pointing:.0f} %", f"{s.average_precision:.2f}", lift)
+            lines.append((*place, *shares))
     images = next(iter(scores.values()))["attention"].images
     note = (
         f"Means over {images} test images with exact masks of the object. Correlation: of map and mask over "

@@ -114,7 +114,7 @@ def commands(runs: Sequence[Found]) -> list[Part]:
     rows = [row for run in runs for row in run.results]
     hashes = _all(row.split_hash for row in rows if row.split_hash)
     versions = _all(row.version for row in rows if row.version)
-    facts = [f"Split: {hashes}."] if hashes else []
+    facts = [f"Split hash: {hashes}."] if hashes else []
     facts += [f"clipalign {versions}."] if versions else []
     parts: list[Part] = [Heading("Commands"), Code("\n".join(typed))]
     return [*parts, Paragraph(" ".join(facts))] if facts else parts
