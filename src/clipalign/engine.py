@@ -206,6 +206,7 @@ def build_optimizer(groups: list[dict[str, Any]], config: TrainConfig) -> torch.
                 "params": group["params"],
                 "lr": config.lr * group.get("lr_factor", 1.0),
                 "weight_decay": config.weight_decay if decay is None else decay,
+                **{name: group[name] for name in ("eps",) if name in group},
             }
         )
     if config.optimizer == "sgd":

@@ -137,7 +137,8 @@ class Method:
         return [p for group in self.param_groups() for p in group["params"]]
 
     def param_groups(self) -> list[dict[str, Any]]:
-        """Groups for the optimiser: "params"; optionally "lr_factor" (1.0), "weight_decay" (the run's)."""
+        """Groups for the optimiser: "params"; optionally "lr_factor" (1.0), "weight_decay" (the run's),
+        "eps" (PyTorch's)."""
         return [{"params": [p for _, p in self._named_tensors() if p.requires_grad]}]
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
