@@ -78,6 +78,14 @@ class RunFolder:
         return self.path / "predictions.npz"
 
     @property
+    def split(self) -> Path:
+        return self.path / "split.json"
+
+    @property
+    def skipped(self) -> Path:
+        return self.path / "skipped.csv"
+
+    @property
     def checkpoint(self) -> Path:
         return self.path / "checkpoint" / "state.safetensors"
 
@@ -99,6 +107,8 @@ class RunFolder:
             self.model,
             self.last,
             self.predictions,
+            self.split,
+            self.skipped,
             self.log,
         ):
             path.unlink(missing_ok=True)

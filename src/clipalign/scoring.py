@@ -12,7 +12,7 @@ import torch
 from . import __version__
 from .backbone import load
 from .config import EvalConfig
-from .data import Source, load_source
+from .data import Source, choose_templates, source_from
 from .distributed import Ranks
 from .errors import UserError
 from .evaluation import Views
@@ -21,7 +21,7 @@ from .methods import Method, get_method
 from .options import parse_config, to_arguments
 from .precision import Precision, select_device
 from .progress import Reporter
-from .protocols import build_episode
+from .protocols import episode_from
 from .results import FILE, ResultRow, write_results
 from .runs import NamesOnly, check_out, is_run, names_episode, open_run
 from .training import conclusion, preprocess_for, row_facts
@@ -49,24 +49,25 @@ def run_evaluation(arguments: Sequence[str], prog: str = "clipalign eval") -> li
     check_out(config.out, overwrite=config.overwrite)
     device = select_device(config.device)
     precision = Precision(config.precision, device)
-    source = load_source(config.data, config.data_options)
-    if config.protocol is None:
+    source = source_from(vars(config))
+    facts_of_split: dict[str, Any] = {"protocol": None, "target": None, "split_hash": None}
+    if config.protocol is None and config.split_file is None:
         if config.target is not None:
             raise UserError("--target needs --protocol; without one every domain is scored")
-        tests, split = domain_tests(source), None
+        tests = domain_tests(source)
     else:
-        episode = build_episode(config.protocol, source, config.target, config.split_seed)
-        tests, split = list(episode.tests), episode.split_hash
+        episode = episode_from(vars(config), source)
+        tests = list(episode.tests)
+        facts_of_split = {name: getattr(episode, name) for name in facts_of_split}
     command = shlex.join(["clipalign", "eval", *arguments])
     method, facts, templates = open_model(config, source, device, command)
-    views = Views(
-        source, preprocess_for(method.backbone), config.eval_batch_size, Ranks(device=device), precision
-    )
+    preprocess = preprocess_for(method.backbone, config.interpolation, source)
+    views = Views(source, preprocess, config.eval_batch_size, Ranks(device=device), precision)
     scores = score(views, lambda names: method.classifier(names, templates), tests)
     if all(scored.accuracy is None for scored in scores):
         raise UserError(f"MODEL {config.model}: {scores[0].reason}")
-    shared = {"data": config.data, "protocol": config.protocol, "target": config.target, "split_hash": split}
-    rows = result_rows(scores, source, facts | shared)
+    extra = {**facts.get("extra", {}), "interpolation": preprocess.interpolation}
+    rows = result_rows(scores, source, facts | facts_of_split | {"data": config.data, "extra": extra})
     config.out.mkdir(parents=True, exist_ok=True)
     write_predictions(config.out / "predictions.npz", scores)
     write_results(config.out, rows)
@@ -84,7 +85,7 @@ def open_model(
     if is_run(config.model):
         run = open_run(config.model, weights=config.weights, device=device, cache_dir=config.cache_dir)
         # A template chosen for training stays; one that came with the training data gives way to this data's.
-        templates = config.template or run.options.run.template or tuple(source.templates)
+        templates = choose_templates(config.template or run.options.run.template, source)
         steps = run.options.run.steps if run.method.iterates else 0
         average = run.folder.record()["average"] if config.weights == "model" else "none"
         facts = row_facts(run.options, templates, command)
@@ -95,7 +96,7 @@ def open_model(
         )
     if Path(config.model).exists():
         raise UserError(f"MODEL: {config.model} is not a run folder (no config.yaml)")
-    templates = config.template or tuple(source.templates)
+    templates = choose_templates(config.template, source)
     zeroshot = get_method("zeroshot")()
     backbone = load(config.model, device, config.cache_dir)
     zeroshot.setup(backbone, names_episode(NamesOnly("", (), (), templates)), templates)

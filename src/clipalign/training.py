@@ -17,7 +17,7 @@ from .backbone import load
 from .backbone.model import Backbone
 from .checkpoint import save_weights
 from .config import TrainConfig
-from .data import Preprocess, load_source
+from .data import Interpolation, Preprocess, Source, choose_templates, source_from
 from .data.batches import Steps
 from .distributed import Ranks
 from .engine import SourceValidation, fit
@@ -28,7 +28,7 @@ from .methods import Method, get_method
 from .options import TrainOptions, to_arguments, train_options
 from .precision import Precision, select_device
 from .progress import Reporter
-from .protocols import Episode, build_episode
+from .protocols import Episode, episode_from, write_skipped, write_split
 from .results import ResultRow, read_results, write_results
 from .runs import Run, RunFolder, check_out, check_same, open_run, write_config
 
@@ -75,12 +75,13 @@ def _train(
     options: TrainOptions, folder: RunFolder, ranks: Ranks, going_on: bool, command: str
 ) -> list[ResultRow]:
     config = options.run
-    source = load_source(config.data, config.data_options)
-    episode = build_episode(config.protocol, source, config.target, config.split_seed)
-    templates = config.template or tuple(source.templates)
+    source = source_from(vars(config))
+    episode = episode_from(vars(config), source)
+    templates = choose_templates(config.template, source)
     precision = Precision(config.precision, ranks.device)
     backbone = load(config.backbone, ranks.device, config.cache_dir)
-    views = Views(source, preprocess_for(backbone), config.eval_batch_size, ranks, precision)
+    preprocess = preprocess_for(backbone, config.interpolation, source)
+    views = Views(source, preprocess, config.eval_batch_size, ranks, precision)
     method = options.method(options.hyper)
     check_split(method, config, ranks)
     zeroshot = zeroshot_on_unseen(backbone, episode, templates, views) if method.iterates else {}
@@ -95,13 +96,18 @@ def _train(
     if ranks.first and not going_on:
         folder.path.mkdir(parents=True, exist_ok=True)
         folder.clear()
-        write_config(folder, options, record(options, method, episode, templates, average, command))
+        facts = record(options, method, episode, templates, average, command)
+        write_config(folder, options, facts | {"interpolation": preprocess.interpolation})
+        write_split(folder.split, episode, config.split_seed)
+        write_skipped(folder.skipped, episode)
     with Reporter(ranks.first, folder.log) as reporter:
         for line in introduction(options, method, episode, average, precision):
             reporter.say(line)
         began = time.perf_counter()
         validation = SourceValidation(episode, views, config.seed)
-        extra: dict[str, Any] = {}
+        extra: dict[str, Any] = {"interpolation": preprocess.interpolation}
+        if episode.skipped:
+            extra["skipped"] = len(episode.skipped)
         if method.iterates:
             steps = Steps(episode, config.batch_size, config.seed, views.preprocess, ranks)
             averaged = fit(method, config, average, folder, steps, validation, precision, reporter)
@@ -119,6 +125,7 @@ def _train(
         facts = {
             **row_facts(options, templates, command),
             "protocol": episode.protocol,
+            "target": episode.target,
             "split_hash": episode.split_hash,
             "steps": config.steps if method.iterates else 0,
             "average": average,
@@ -147,13 +154,14 @@ def write_chosen(folder: RunFolder, step: int, chosen: dict[str, Any]) -> None:
         file.write(json.dumps({"step": step, "chosen": chosen}) + "\n")
 
 
-def preprocess_for(backbone: Backbone) -> Preprocess:
-    """What a backbone wants to see."""
+def preprocess_for(
+    backbone: Backbone, told: Interpolation | None = None, source: Source | None = None
+) -> Preprocess:
+    """What a backbone wants to see: resized as told, or as the data are usually, or as it was itself."""
+    chosen: Interpolation = told or getattr(source, "interpolation", None) or backbone.interpolation
     red, green, blue = backbone.mean
     std_red, std_green, std_blue = backbone.std
-    return Preprocess(
-        backbone.image_size, (red, green, blue), (std_red, std_green, std_blue), backbone.interpolation
-    )
+    return Preprocess(backbone.image_size, (red, green, blue), (std_red, std_green, std_blue), chosen)
 
 
 def check_split(method: Method, config: TrainConfig, ranks: Ranks) -> None:
@@ -239,6 +247,8 @@ def introduction(
         f"{len(episode.train_rows)} rows of {len(episode.train_domains)} domains and "
         f"{len(episode.train_classes)} classes to train, {len(episode.validation_rows)} to validate"
     )
+    if episode.skipped:
+        yield f"skipped {len(episode.skipped)} files that are no images; they are listed in skipped.csv"
     if method.iterates:
         trained = sum(parameter.numel() for parameter in method.parameters())
         yield (

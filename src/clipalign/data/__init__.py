@@ -8,9 +8,19 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
-from .base import Batch, Preprocess, Source
+from .base import Batch, Interpolation, Preprocess, Source
+from .templates import choose_templates
 
-__all__ = ["Batch", "Preprocess", "Source", "list_data", "load_source", "source_from"]
+__all__ = [
+    "Batch",
+    "Interpolation",
+    "Preprocess",
+    "Source",
+    "choose_templates",
+    "list_data",
+    "load_source",
+    "source_from",
+]
 
 # Name -> what `clipalign list data` says of it.
 BUILT_IN = {

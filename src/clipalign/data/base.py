@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 Stage = Literal["train", "validation", "test"]
+Interpolation = Literal["bicubic", "bilinear"]
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ class Preprocess:
     size: tuple[int, int]
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
-    interpolation: Literal["bicubic", "bilinear"] = "bicubic"
+    interpolation: Interpolation = "bicubic"
 
     def normalise(self, images: Tensor) -> Tensor:
         """[B, 3, H, W] in [0, 1] -> the same shape, standardised per channel."""
@@ -86,7 +87,9 @@ class Source(Protocol):
         """Number of fixed views per row at evaluation (1 for photographs)."""
         ...
 
-    def images(self, rows: np.ndarray, stage: Stage, draws: np.ndarray, seed: int, preprocess: Preprocess) -> Tensor:
+    def images(
+        self, rows: np.ndarray, stage: Stage, draws: np.ndarray, seed: int, preprocess: Preprocess
+    ) -> Tensor:
         """Views of rows as a tensor [len(rows), 3, H, W], normalised.
 
         Args:

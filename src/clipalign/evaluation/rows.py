@@ -13,7 +13,7 @@ import numpy as np
 from ..checkpoint import replacing
 from ..data.base import Source
 from ..errors import UnseenClasses
-from ..protocols.base import TestSet
+from ..protocols.base import TestSet, usable
 from ..results import ResultRow, harmonic_mean
 from .accuracy import Accuracy, accuracy
 from .outputs import Classifier, Outputs, Views, outputs_by_test
@@ -103,10 +103,11 @@ def result_rows(
 def domain_tests(source: Source) -> list[TestSet]:
     """Without a protocol: one test set per domain, with all its rows and all classes."""
     classes = tuple(range(len(source.class_names)))
+    rows, _ = usable(source, np.arange(len(source.labels)))
     return [
-        TestSet(name, np.flatnonzero(source.domains == d), classes)
+        TestSet(name, rows[source.domains[rows] == d], classes)
         for d, name in enumerate(source.domain_names)
-        if (source.domains == d).any()
+        if (source.domains[rows] == d).any()
     ]
 
 

@@ -3,5 +3,15 @@
 from __future__ import annotations
 
 from .base import Episode, TestSet, build_episode, episode_from, list_protocols
+from .split_file import read_split, write_skipped, write_split
 
-__all__ = ["Episode", "TestSet", "build_episode", "episode_from", "list_protocols"]
+__all__ = [
+    "Episode",
+    "TestSet",
+    "build_episode",
+    "episode_from",
+    "list_protocols",
+    "read_split",
+    "write_skipped",
+    "write_split",
+]

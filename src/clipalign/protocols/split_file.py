@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -11,6 +13,7 @@ import numpy as np
 
 from ..checkpoint import write_text
 from ..data.base import Source
+from ..data.decode import printable
 from ..errors import UserError
 from .base import Episode, TestSet, make_episode
 
@@ -52,6 +55,18 @@ def write_split(path: Path, episode: Episode, seed: int) -> None:
         ],
     }
     write_text(path, json.dumps(content, indent=0))
+
+
+def write_skipped(path: Path, episode: Episode) -> None:
+    """List files that were left out, with the reason; no file where there are none."""
+    if not episode.skipped:
+        return
+    keys: Sequence[str] = getattr(episode.source, "keys", ())
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(("path", "reason"))
+    writer.writerows((printable(keys[row]), reason) for row, reason in sorted(episode.skipped.items()))
+    write_text(path, text.getvalue())
 
 
 def read_split(path: Path, source: Source) -> Episode:
