@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ..backbone import Backbone
 from ..data.base import Preprocess, Source
+from ..errors import UnseenClasses
 from ..protocols import TestSet
 from ..text import class_text_features
 from .figures import Block, Panel, grid_figure
@@ -47,11 +48,13 @@ class Model:
         title: above its pictures.
         backbone: gives the maps.
         classifier: class names -> logits of images; gives the answers.
+        templates: prompts for the similarity with a class name.
     """
 
     title: str
     backbone: Backbone
     classifier: Callable[[Sequence[str]], Callable[[Tensor], Tensor]]
+    templates: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -80,13 +83,19 @@ def draw_views(source: Source, rows: np.ndarray, count: int, seed: int = 0) -> V
 def _look(
     model: Model, source: Source, test: TestSet, views: Views, preprocess: Preprocess
 ) -> tuple[Maps, Tensor, Tensor]:
-    """Maps for the true class, probabilities [n, C] and true positions [n] in the label space."""
+    """Maps for the true class, probabilities [n, C] and true positions [n] in the label space.
+
+    Probabilities are NaN where a model has no answer for names it was not trained on.
+    """
     names = [source.class_names[c] for c in test.classes]
     position = {c: i for i, c in enumerate(test.classes)}
     labels = torch.tensor([position[int(source.labels[row])] for row in views.rows])
     images = source.images(views.rows, "test", views.draws, 0, preprocess).to(model.backbone.device)
-    text = class_text_features(model.backbone, names, source.templates)
-    classify = model.classifier(names)
+    text = class_text_features(model.backbone, names, model.templates)
+    try:
+        classify = model.classifier(names)
+    except UnseenClasses:
+        classify = _no_answer(len(names))
     maps, answers = [], []
     for start in range(0, len(labels), 64):
         part = slice(start, start + 64)
@@ -94,6 +103,10 @@ def _look(
         answers.append(classify(images[part]).softmax(dim=-1).cpu())
     together = Maps(*(torch.cat([getattr(m, f) for m in maps]) for f in ("attention", "patches", "guide")))
     return together, torch.cat(answers), labels
+
+
+def _no_answer(classes: int) -> Callable[[Tensor], Tensor]:
+    return lambda images: torch.full((len(images), classes), torch.nan)
 
 
 def compare_figure(
@@ -123,16 +136,14 @@ def compare_figure(
     for model in models:
         maps, answers, labels = _look(model, source, test, views, preprocess)
         for i, row in enumerate(rows):
+            heats = (heat(maps.attention[i], size), heat(maps.guide[i], size))
             answer = int(answers[i].argmax())
+            if answers[i].isnan().any():
+                row.append(Panel(pixels[i], heats, "no answer among these names"))
+                continue
             name = source.class_names[test.classes[answer]]
-            row.append(
-                Panel(
-                    pixels[i],
-                    (heat(maps.attention[i], size), heat(maps.guide[i], size)),
-                    f"{name} ({100 * float(answers[i, answer]):.0f} %)",
-                    right=answer == int(labels[i]),
-                )
-            )
+            caption = f"{name} ({100 * float(answers[i, answer]):.0f} %)"
+            row.append(Panel(pixels[i], heats, caption, right=answer == int(labels[i])))
     heads = ("class-token attention", "D-V similarity")
     blocks = [Block("", ("image",)), *(Block(model.title, heads) for model in models)]
     footer = (

@@ -3,27 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ..backbone import load
+from ..config import DataConfig
 from ..data import Source, source_from
+from ..errors import UserError
 from ..explain.compare import Model, Views, compare_figure, compare_maps, draw_views
 from ..explain.figures import save
 from ..explain.scores import MapScores
 from ..methods import get_method
-from ..protocols import Episode, TestSet, build_episode
+from ..protocols import Episode, TestSet, episode_from
 from ..runs import names_episode, open_run
 from ..training import preprocess_for
 from .collect import Found
-from .document import Grid, Part, Picture
+from .document import Grid, Paragraph, Part, Picture
 from .tables import order_labels
 
 MOST_MODELS = 4  # more columns cannot be read at the width of a page
 SCORED = 256  # images with masks behind the map scores
-TASK = ("data", "data_options", "protocol", "target", "split_seed", "backbone", "template")
+# Runs with the same values of these can be shown on the same images.
+TASK = (*(f.name for f in fields(DataConfig)), "protocol", "backbone", "template")
 
 
 def picture_parts(runs: Sequence[Found], folder: Path, count: int, seed: int = 0) -> list[Part]:
@@ -36,16 +40,23 @@ def picture_parts(runs: Sequence[Found], folder: Path, count: int, seed: int = 0
         seed: of the draw of the images.
 
     Returns:
-        Nothing where no run can be opened.
+        Nothing where no run has weights; the reason where their data or backbone are not at hand any more.
     """
     group = _largest_group(runs)
     if not group or count < 1:
         return []
+    try:
+        return _draw(group, folder, count, seed)
+    except UserError as error:
+        return [Paragraph(f"No pictures: {error}.")]
+
+
+def _draw(group: Sequence[Found], folder: Path, count: int, seed: int) -> list[Part]:
     options = group[0].options
     source = source_from(options)
-    episode = build_episode(options["protocol"], source, options["target"], int(options["split_seed"]))
+    episode = episode_from(options, source)
     models = _models(group, source)
-    preprocess = preprocess_for(models[0].backbone)
+    preprocess = preprocess_for(models[0].backbone, options.get("interpolation"), source)
     test = next((t for t in episode.tests if t.name == "all"), episode.tests[-1])
     views, notes = _choose(episode, source, test, count, seed)
     figure = compare_figure(models, source, test, views, preprocess, notes)
@@ -70,18 +81,18 @@ def _largest_group(runs: Sequence[Found]) -> list[Found]:
 
 
 def _models(group: Sequence[Found], source: Source) -> list[Model]:
-    """Zero-shot, then the first run of each method that trains."""
+    """Zero-shot, then the first run of each method that trains a tower, and so changes the maps."""
     options = group[0].options
     before = load(options["backbone"], cache_dir=options.get("cache_dir"))
     zeroshot = get_method("zeroshot")()
-    templates = tuple(options["template"] or source.templates)
+    templates = tuple(group[0].folder.record()["templates"])
     zeroshot.setup(before, names_episode(source), templates)
-    models = [Model("zero-shot", before, zeroshot.classifier)]
+    models = [Model("zero-shot", before, zeroshot.classifier, templates)]
     first = {run.method: run for run in reversed(group)}
     for name in order_labels(first):
-        if name != "zeroshot" and len(models) < MOST_MODELS:
+        if "tower" in get_method(name).trains and len(models) < MOST_MODELS:
             run = open_run(first[name].folder.path)
-            models.append(Model(f"after {name}", run.backbone, run.method.classifier))
+            models.append(Model(f"after {name}", run.backbone, run.method.classifier, templates))
     return models
 
 

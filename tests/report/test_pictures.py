@@ -1,0 +1,73 @@
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from clipalign.explain.compare import MaskedSource, draw_views
+from clipalign.report import write_report
+from clipalign.training import run_training
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory, tiny_spec: str, squares_folder: Path) -> Path:
+    """Two methods in the wild on coloured squares, with data that can be taken away."""
+    root = tmp_path_factory.mktemp("pictures")
+    shutil.copytree(squares_folder, root / "squares")
+    shared = ["--data", str(root / "squares"), "--protocol", "in-the-wild", "--target", "dark"]
+    shared += ["--backbone", tiny_spec, "--steps", "2", "--batch-size", "4"]
+    for method in ("erm", "alignclip"):
+        run_training(["--method", method, *shared, "--out", str(root / "runs" / method)])
+    return root
+
+
+def test_report_shows_runs_on_the_same_images(runs: Path) -> None:
+    report = write_report(runs / "runs", runs / "with", pictures=3)
+    text = report.markdown.read_text(encoding="utf-8")
+    assert "3 test images of squares (in-the-wild, target dark)" in text
+    assert (runs / "with" / "pictures" / "maps.png").stat().st_size > 10_000
+    # Photographs have no masks: maps are shown, not scored.
+    assert "uniform map" not in text
+
+
+def test_without_pictures_nothing_is_opened(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("clipalign.report.pictures.open_run", None)
+    text = write_report(runs / "runs", runs / "without", pictures=0).markdown.read_text(encoding="utf-8")
+    assert "Where the models look" not in text
+
+
+def test_a_report_outlives_its_data(runs: Path) -> None:
+    (runs / "squares").rename(runs / "elsewhere")
+    try:
+        text = write_report(runs / "runs", runs / "gone", pictures=3).markdown.read_text(encoding="utf-8")
+    finally:
+        (runs / "elsewhere").rename(runs / "squares")
+    assert "No pictures:" in text and "| dark | alignclip |" in text
+
+
+class TwoViews:
+    def views(self, stage: str) -> int:
+        return 2
+
+
+def test_views_are_drawn_from_different_rows_while_there_are_enough() -> None:
+    rows = np.array([3, 5, 8, 13])
+    few = draw_views(TwoViews(), rows, 4, seed=1)  # type: ignore[arg-type]
+    assert sorted(few.rows) == rows.tolist() and set(few.draws) <= {0, 1}
+    many = draw_views(TwoViews(), rows, 10, seed=1)  # type: ignore[arg-type]
+    assert len(many.rows) == 10 and set(many.rows) == set(rows)
+    again = draw_views(TwoViews(), rows, 10, seed=1)  # type: ignore[arg-type]
+    np.testing.assert_array_equal(many.rows, again.rows)
+
+
+def test_pictograms_know_their_masks() -> None:
+    from clipalign.data.pictograms import Pictograms
+
+    source = Pictograms()
+    assert isinstance(source, MaskedSource)
+    sample = source.sample(7, "test", 1)
+    assert sample.silhouette.shape == (64, 64) and 0.05 < float(sample.silhouette.mean()) < 0.95
+    assert torch.all(sample.silhouette >= sample.alpha)
