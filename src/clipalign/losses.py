@@ -74,9 +74,8 @@ def log_similarity_distribution(
     """
     patches, text = F.normalize(patches, dim=-1), F.normalize(text, dim=-1)
     if labels is None:
-        cosine = text @ patches.transpose(1, 2)
-    else:
-        cosine = (patches @ text[labels].unsqueeze(-1)).squeeze(-1)
+        return (text @ patches.transpose(1, 2) / temperature).log_softmax(dim=-1)
+    cosine = (patches @ text[labels].unsqueeze(-1)).squeeze(-1)
     return (cosine / temperature).log_softmax(dim=-1)
 
 
