@@ -15,6 +15,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "demo": ("fine-tune the shipped model on the shipped data and write a report", "clipalign.demo", "run"),
     "train": ("fine-tune a backbone and score it on a protocol", "clipalign.training", "run_training"),
     "eval": ("score a run, or a backbone zero-shot", "clipalign.scoring", "run_evaluation"),
+    "data": ("check images before training; lay out published sets", "clipalign.data.command", "run_data"),
     "predict": ("name what is on images", "clipalign.prediction", "run_prediction"),
     "explain": ("draw where a model looks", "clipalign.explain", "run_explain"),
     "report": ("tables and pictures from runs", "clipalign.report", "run_report"),

@@ -234,7 +234,7 @@ def test_classes_get_other_names(tmp_path: Path) -> None:
     assert load_source(str(root), class_names=file).class_names == ("n01440764", "hen")
     with pytest.raises(UserError, match="none of the classes"):
         load_source(str(root), class_names=table(tmp_path / "n.txt", "cat hat\n"))
-    with pytest.raises(UserError, match="line 1.*not a label and a name"):
+    with pytest.raises(UserError, match=r"line 1.*not a label and a name"):
         load_source(str(root), class_names=table(tmp_path / "n.txt", "cat\n"))
     with pytest.raises(UserError, match="the same to the model"):
         load_source(str(root), class_names=table(tmp_path / "n.txt", "n01440764 n02\n"))
@@ -258,8 +258,8 @@ def test_a_split_file_is_read_on_data_that_have_grown(tmp_path: Path) -> None:
     old = ImageFolder(root).keys
     assert len(again.train_rows) == len(first.train_rows) and again.train_classes == first.train_classes
     assert "ink/cat/00.jpg" not in [old[row] for row in again.train_rows]
-    shutil.rmtree(root / "ink" / "dog")
-    with pytest.raises(UserError, match=r"s\.json names 'dog'"):
+    shutil.rmtree(root / "ink" / "cat")
+    with pytest.raises(UserError, match=r"s\.json names .ink/cat/"):
         read_split(tmp_path / "s.json", ImageFolder(root))
     (tmp_path / "s.json").write_text("{")
     with pytest.raises(UserError, match="not a readable split file"):
