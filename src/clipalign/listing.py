@@ -20,10 +20,11 @@ def run_list(arguments: Sequence[str], prog: str = "clipalign list") -> None:
 
         print("\n".join(list_protocols()))
     elif what == "data":
-        from .data import BUILT_IN
+        from .data import summaries
 
-        width = max(map(len, BUILT_IN))
-        print("\n".join(f"{name:{width}}  {summary}" for name, summary in sorted(BUILT_IN.items())))
+        found = summaries()
+        width = max(map(len, found))
+        print("\n".join(f"{name:{width}}  {summary}" for name, summary in found.items()))
     else:
         from .methods import all_methods
 

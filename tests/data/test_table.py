@@ -227,7 +227,7 @@ def test_files_of_a_table_that_are_missing_are_broken(drawn: Path) -> None:
 def test_classes_get_other_names(tmp_path: Path) -> None:
     root = grow(tmp_path / "d", "n01440764", "n02", images=1)
     file = table(tmp_path / "names.txt", "n01440764 tench, Tinca tinca\nn02 great white shark\nn03 hen\n")
-    assert read_names(file)["n02"] == "great white shark"
+    assert read_names(file)["n01440764"] == "tench, Tinca tinca"
     file = table(tmp_path / "names.csv", "n01440764,tench\n")
     assert load_source(str(root), class_names=file).class_names == ("tench", "n02")
     file = table(tmp_path / "names.json", '{"n02": "hen"}')

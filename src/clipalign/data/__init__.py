@@ -28,9 +28,20 @@ BUILT_IN = {
 }
 
 
+def summaries() -> dict[str, str]:
+    """Name for --data -> what it is."""
+    from .published import SHIFT, declarations
+
+    published = {
+        name: f"{facts.title}, {facts.classes} classes; needs --data-root"
+        for name, facts in declarations().items()
+    }
+    return BUILT_IN | published | {SHIFT: "ImageNet and its variants as domains; needs --data-root"}
+
+
 def list_data() -> list[str]:
     """Names for --data."""
-    return sorted(BUILT_IN)
+    return list(summaries())
 
 
 def source_from(options: Mapping[str, Any]) -> Source:
@@ -57,10 +68,10 @@ def load_source(
     """Open a data set.
 
     Args:
-        name: one of `list_data()`, a folder of class/image or domain/class/image files, or a CSV, TSV or Parquet
+        name: one of `list_data()`; a folder of class/image or domain/class/image files; a CSV, TSV or Parquet
             file of path, label[, domain][, split][, caption].
         options: KEY=VALUE settings: of a built-in set, or the names of a table's columns (label=species).
-        root: folder that a table's relative paths start from.
+        root: folder that holds published sets, or that a table's relative paths start from.
         layout: what the first level of a folder is: "class", "domain", "split", or "auto" to look.
         class_names: file that gives classes other names; see `table.read_names`.
         max_broken: largest share of files that may fail to decode and be skipped.
@@ -77,14 +88,22 @@ def load_source(
         except TypeError as error:
             raise UserError(f"--data-options: {name} does not take them: {error}") from None
     from .folder import ImageFolder
+    from .published import SHIFT, declared, open_published, open_shift
     from .table import read_names
     from .tabular import COLUMNS, SUFFIXES, read_table
 
     names = read_names(Path(class_names)) if class_names is not None else None
-    path = Path(name)
+    path, folder = Path(name), Path(root) if root is not None else None
+    declaration = declared(name)
+    if (declaration is not None or name == SHIFT) and (folder is not None or not path.exists()):
+        refuse(settings, ())
+        if folder is None:
+            raise UserError(f"--data {name} needs --data-root, the folder that holds it")
+        if declaration is None:
+            return open_shift(folder, names=names, max_broken=max_broken)
+        return open_published(declaration, folder, names=names, max_broken=max_broken)
     if path.suffix.lower() in SUFFIXES and path.is_file():
         refuse(settings, COLUMNS)
-        folder = Path(root) if root is not None else None
         columns = {field: str(column) for field, column in settings.items()}
         return read_table(path, root=folder, columns=columns, names=names, max_broken=max_broken)
     if path.is_dir():
@@ -93,8 +112,8 @@ def load_source(
     near = difflib.get_close_matches(name, list_data(), n=1)
     hint = f"; did you mean {near[0]}?" if near else ""
     raise UserError(
-        f'--data: "{name}" is neither a folder, a table (.csv, .tsv, .parquet) nor a data set with a name '
-        f"({', '.join(list_data())}){hint}"
+        f'--data: "{name}" is neither a folder, a table (.csv, .tsv, .parquet) nor a name of '
+        f"`clipalign list data`{hint}"
     )
 
 

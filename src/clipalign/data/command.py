@@ -42,6 +42,25 @@ class CheckConfig:
         at_least(self, 0, "seed")
 
 
+@dataclass(frozen=True)
+class PrepareConfig:
+    """Unpack the archives of a published set, lay it out as its makers do, and verify the counts."""
+
+    name: Positional[str]
+    """A name of `clipalign data list`."""
+    archive: tuple[Path, ...] = ()
+    """Archives (tar, zip) as downloaded; other files, such as CoOp's split file, are copied beside the images."""
+    root: Path = Path("data")
+    """Folder of published sets, the later --data-root."""
+    exclude: Path | None = None
+    """Text file of images to leave out, such as DomainBed's list of duplicates in DomainNet."""
+
+    def check(self) -> None:
+        """Raise UserError without archives."""
+        if not self.archive:
+            raise UserError("data prepare needs --archive FILE [FILE ...]")
+
+
 def run_data(arguments: Sequence[str], prog: str = "clipalign data") -> None:
     """Run a sub-command."""
     what = arguments[0] if arguments else "--help"
@@ -49,6 +68,10 @@ def run_data(arguments: Sequence[str], prog: str = "clipalign data") -> None:
         print(USAGE)
     elif what == "check":
         run_check(arguments[1:], f"{prog} check")
+    elif what == "prepare":
+        run_prepare(arguments[1:], f"{prog} prepare")
+    elif what == "list":
+        list_published()
     else:
         raise UserError(f'data: unknown command "{what}"; choose one of: check, prepare, list')
 
@@ -60,3 +83,54 @@ def run_check(arguments: Sequence[str], prog: str = "clipalign data check") -> l
 
     config = parse_config(CheckConfig, arguments, prog)
     return report(source_from(vars(config)), vars(config), config.sheet, config.seed)
+
+
+def run_prepare(arguments: Sequence[str], prog: str = "clipalign data prepare") -> None:
+    """Lay out a published set.
+
+    Raises:
+        UserError: bad input, or counts that are not the published ones; the files are kept then.
+    """
+    from .archives import prepare
+    from .published import declarations, declared
+
+    config = parse_config(PrepareConfig, arguments, prog)
+    declaration = declared(config.name)
+    if declaration is None:
+        raise UserError(
+            f'data prepare: unknown set "{config.name}"; choose one of: {", ".join(declarations())}'
+        )
+    problems = prepare(declaration, config.archive, config.root, config.exclude)
+    where = f"{declaration.title} is laid out in {config.root / declaration.folder}"
+    if problems:
+        raise UserError(
+            f"{where}, but its numbers will not compare with published ones: {'; '.join(problems)}"
+        )
+    print(f"{where}; its counts are the published ones")
+    print(f"Licence: {declaration.licence}")
+    print(f"To check:\n  clipalign data check {declaration.name} --data-root {config.root}")
+
+
+def list_published() -> None:
+    """Print what published.yaml declares."""
+    from rich.console import Console
+    from rich.table import Table as Lines
+
+    from .published import declarations
+
+    console = Console(highlight=False)
+    if console.is_terminal:
+        lines = Lines(
+            "name", "folder", "classes", "images", "template", "licence", "get it from", show_lines=True
+        )
+        for d in declarations().values():
+            images = " or ".join(str(sum(counts)) for counts in d.counts)
+            lines.add_row(d.name, d.folder, str(d.classes), images, d.template, d.licence, d.obtain)
+        console.print(lines)
+        return
+    for d in declarations().values():
+        images = " or ".join("/".join(map(str, counts)) for counts in d.counts)
+        parts = ", ".join(d.domains) or "train, validation, test"
+        print(f"{d.name}: {d.title}, {d.classes} classes; {parts}: {images} images")
+        print(f"  folder {d.folder}; template {d.template}")
+        print(f"  licence: {d.licence}\n  from: {d.obtain}")

@@ -78,6 +78,7 @@ class Table:
 
     Attributes:
         keys: of the rows.
+        paper_templates: those of the AlignCLIP paper, where they differ from `templates`.
         parts: "train", "validation", "test" -> rows, where the data come with a split.
         captions: of the rows, where the data have them.
 
@@ -100,7 +101,7 @@ class Table:
         max_broken: float = 0.01,
     ) -> None:
         self.name, self.file, self.max_broken = name, file, max_broken
-        self.templates = tuple(templates)
+        self.templates = self.paper_templates = tuple(templates)
         if not rows:
             raise UserError(f"--data: no images in {printable(name)}")
         columns = list(zip(*rows, strict=True))
@@ -216,9 +217,10 @@ def looks_like_id(name: str) -> bool:
 
 
 def read_names(path: Path) -> dict[str, str]:
-    """A class-name file: JSON {label: name}, or lines of label and name with a tab, comma or blank between.
+    """A class-name file: JSON {label: name}; or lines of label and name, with a comma between in a .csv, else
+    with a tab or the line's first blank.
 
-    ImageNet's `classnames.txt` (`n01440764 tench`) is of this form.
+    ImageNet's `classnames.txt` (`n01440764 tench`) is of the last form.
 
     Raises:
         UserError: unreadable, or a line without a name.
@@ -233,7 +235,9 @@ def read_names(path: Path) -> dict[str, str]:
     for number, line in enumerate(text.splitlines(), 1):
         if not line.strip():
             continue
-        label, between, name = line.partition(next((c for c in "\t," if c in line), " "))
+        label, between, name = line.partition(
+            "," if path.suffix.lower() == ".csv" else "\t" if "\t" in line else " "
+        )
         if not (between and label.strip() and name.strip()):
             raise UserError(f'--class-names: {path}, line {number}: "{line}" is not a label and a name')
         names[label.strip()] = name.strip()
