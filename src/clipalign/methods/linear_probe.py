@@ -96,7 +96,8 @@ def search(accuracy: Callable[[float], float], rounds: int) -> tuple[float, dict
     """The best C, and the accuracy of every C that was tried.
 
     Each round keeps the better end of an interval in log10 C (the right one only if it is strictly better)
-    and moves the other to the middle. The result is the better end after the last round.
+    and moves the other to the middle. CoOp's code takes the end kept last; here that is so unless another C
+    was better.
     """
     tried: dict[float, float] = {}
 
@@ -108,12 +109,14 @@ def search(accuracy: Callable[[float], float], rounds: int) -> tuple[float, dict
     for c in reversed(GRID):  # from strong to weak penalties, each fit starting where the last one ended
         value(c)
     peak = max(GRID, key=value)  # the first of equals
-    left, right = math.log10(peak) - 1, math.log10(peak) + 1
+    left, right, kept = math.log10(peak) - 1, math.log10(peak) + 1, peak
     for _ in range(rounds):
         middle = (left + right) / 2
-        left, right = (middle, right) if value(10**left) < value(10**right) else (left, middle)
-    ends = (peak,) if not rounds else (10**left, 10**right)
-    return max(ends, key=value), tried
+        if value(10**left) < value(10**right):
+            left, kept = middle, 10**right
+        else:
+            right, kept = middle, 10**left
+    return max((kept, *tried), key=value), tried
 
 
 def regression(iterations: int) -> LogisticRegression:

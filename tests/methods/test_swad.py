@@ -1,0 +1,80 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from baselines import ready
+
+from clipalign.backbone import Backbone
+from clipalign.config import TrainConfig
+from clipalign.data.batches import Steps
+from clipalign.data.folder import ImageFolder
+from clipalign.engine import SourceValidation, fit
+from clipalign.evaluation import Views
+from clipalign.methods import get_method
+from clipalign.precision import Precision
+from clipalign.progress import Reporter
+from clipalign.protocols import build_episode
+from clipalign.runs import RunFolder
+from clipalign.training import preprocess_for
+
+
+def test_it_is_erm_with_another_average() -> None:
+    swad, erm = get_method("swad"), get_method("erm")
+    assert swad.average == "swad" and issubclass(swad, erm) and swad.published == erm.published
+
+
+@pytest.mark.parametrize("name", ["swad", "erm"])
+def test_the_run_averages_the_weights_of_its_valley(
+    name: str, tiny: Backbone, squares: ImageFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    episode = build_episode("domain-shift", squares, "grey", 0)
+    method, path = ready(name, tiny, episode), []
+
+    def record(self: Any, step: int) -> None:
+        path.append(torch.cat([p.detach().flatten() for p in self.parameters()]))
+
+    monkeypatch.setattr(type(method), "after_step", record)
+    config = TrainConfig(
+        out=tmp_path, steps=24, batch_size=6, lr=3e-3, validate_every=2, swad_ratio=0.05, checkpoint_every=0
+    )
+    views = Views(squares, preprocess_for(tiny))
+    average = fit(
+        method,
+        config,
+        "swad",
+        RunFolder(tmp_path),
+        Steps(episode, 6, 0, views.preprocess),
+        SourceValidation(episode, views),
+        Precision("fp32", torch.device("cpu")),
+        Reporter(False),
+    )
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    losses = [line["validation_loss"] for line in lines if "validation_loss" in line]
+    assert len(losses) == len(path) // 2
+    chosen = literal(losses)
+    segments = [torch.stack(path[2 * i : 2 * i + 2]).mean(0) for i in chosen]
+    found = torch.cat([tensor.flatten() for tensor in average.average])
+    torch.testing.assert_close(found, torch.stack(segments).mean(0), atol=1e-6, rtol=1e-4)
+    assert not torch.equal(found, path[-1])
+    with average.applied():
+        assert torch.allclose(torch.cat([p.detach().flatten() for p in method.parameters()]), found)
+
+
+def literal(losses: list[float], converge: int = 3, tolerance: int = 6, ratio: float = 0.05) -> list[int]:
+    """See tests/test_swad.py."""
+    for k in range(converge - 1, len(losses)):
+        if losses[k - converge + 1] == min(losses[k - converge + 1 : k + 1]):
+            break
+    else:
+        return [len(losses) - 1]
+    start = k - converge + 1
+    threshold = (1 + ratio) * sum(losses[start : k + 1]) / converge
+    begin = start
+    while begin > max(0, start - tolerance + converge) and losses[begin - 1] <= threshold:
+        begin -= 1
+    end = max(i for i in range(start, len(losses)) if losses[i] <= threshold)
+    return list(range(begin, end + 1))
