@@ -51,7 +51,7 @@ def train(method: Any, steps: int = 4, lr: float = 1e-3) -> list[float]:
         loss.backward()
         optimizer.step()
         method.after_step(step + 1)
-        found.append(float(loss))
+        found.append(loss.item())
     return found
 
 

@@ -90,9 +90,9 @@ def test_the_frozen_tower_stays_and_gets_no_gradient(tiny: Backbone, episode: Ep
 
 def test_it_holds_features_back(tiny: Backbone, episode: Episode) -> None:
     batch, moved = batch_of(episode, tiny), []
-    for weight in (0.0, 3.0):
+    for weight in (0.0, 1.0):
         method = ready("miro", tiny, episode, miro_weight=weight)
-        train(method, steps=6, lr=5e-3)
+        train(method, steps=6, lr=1e-3)
         with torch.no_grad():
             (_, now), (_, then) = method.tapped(batch.images), method.tapped(batch.images, method.frozen)
         moved.append(sum(float((now[layer] - then[layer]).square().mean()) for layer in method.layers))
