@@ -69,7 +69,7 @@ def load_source(
 
     Args:
         name: one of `list_data()`; a folder of class/image or domain/class/image files; a CSV, TSV or Parquet
-            file of path, label[, domain][, split][, caption].
+            file of path, label[, domain][, split][, caption]; tar shards; "hf:NAME" or a data set saved to disk.
         options: KEY=VALUE settings: of a built-in set, or the names of a table's columns (label=species).
         root: folder that holds published sets, or that a table's relative paths start from.
         layout: what the first level of a folder is: "class", "domain", "split", or "auto" to look.
@@ -88,7 +88,9 @@ def load_source(
         except TypeError as error:
             raise UserError(f"--data-options: {name} does not take them: {error}") from None
     from .folder import ImageFolder
+    from .hub import PREFIX, SETTINGS, is_saved, read_hub
     from .published import SHIFT, declared, open_published, open_shift
+    from .shards import is_shards, read_shards
     from .table import read_names
     from .tabular import COLUMNS, SUFFIXES, read_table
 
@@ -106,6 +108,12 @@ def load_source(
         refuse(settings, COLUMNS)
         columns = {field: str(column) for field, column in settings.items()}
         return read_table(path, root=folder, columns=columns, names=names, max_broken=max_broken)
+    if name.startswith(PREFIX) or is_saved(path):
+        refuse(settings, SETTINGS)
+        return read_hub(name, settings=settings, names=names, max_broken=max_broken)
+    if is_shards(name):
+        refuse(settings, ())
+        return read_shards(name, names=names, max_broken=max_broken)
     if path.is_dir():
         refuse(settings, ())
         return ImageFolder(path, layout, names, max_broken)  # type: ignore[arg-type]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -65,11 +65,13 @@ class Steps(Dataset[Batch]):
     def batch(self, rows: np.ndarray, draws: np.ndarray) -> Batch:
         """Training views of rows; `draws` tells the views of a row apart."""
         source = self.episode.source
+        captions: Sequence[str] | None = getattr(source, "captions", None)
         return Batch(
             images=source.images(rows, "train", draws, self.seed, self.preprocess),
             labels=torch.from_numpy(self.position[source.labels[rows]]),
             domains=torch.from_numpy(source.domains[rows]),
             rows=torch.from_numpy(rows),
+            captions=None if captions is None else tuple(captions[row] for row in rows),
         )
 
     def iterate(self, first: int, end: int, workers: int = 0) -> Iterator[Batch]:

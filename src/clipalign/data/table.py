@@ -76,6 +76,8 @@ class Table:
         templates: prompt templates of the data set.
         max_broken: largest share of files, of those an episode uses, that may fail to decode and be skipped.
 
+        identity: what else tells these data from others, for the fingerprint.
+
     Attributes:
         keys: of the rows.
         paper_templates: those of the AlignCLIP paper, where they differ from `templates`.
@@ -99,6 +101,7 @@ class Table:
         names: Mapping[str, str] | None = None,
         templates: Sequence[str] = DEFAULT_TEMPLATES,
         max_broken: float = 0.01,
+        identity: str = "",
     ) -> None:
         self.name, self.file, self.max_broken = name, file, max_broken
         self.templates = self.paper_templates = tuple(templates)
@@ -120,6 +123,7 @@ class Table:
                 for part in ("train", "validation", "test")
             }
         self.captions: tuple[str, ...] | None = columns[4] if any(columns[4]) else None
+        self.identity = identity
         self._faults: dict[int, str | None] = {}
 
     def __len__(self) -> int:
@@ -191,7 +195,7 @@ class Table:
     @cached_property
     def _fingerprint(self) -> str:
         part_of = {int(row): part for part, rows in (self.parts or {}).items() for row in rows}
-        digest = hashlib.sha256()
+        digest = hashlib.sha256(self.identity.encode())
         for row, (key, size) in enumerate(zip(self.keys, self.sizes, strict=True)):
             facts = (
                 key,
