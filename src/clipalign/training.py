@@ -118,8 +118,9 @@ def _train(
             if averaged.over:
                 extra["stopped_at"] = averaged.step
         if chosen := method.finish(validation):
-            for name, value in chosen.items():
-                reporter.say(f"chosen on source validation: {name.replace('_', ' ')} {shown(value)}")
+            numbers = {name: value for name, value in chosen.items() if isinstance(value, (int, float))}
+            listed = ", ".join(f"{name.replace('_', ' ')} {shown(value)}" for name, value in numbers.items())
+            reporter.say(f"chosen on source validation: {listed}")
             if ranks.first:
                 write_chosen(folder, config.steps if method.iterates else 0, chosen)
         facts = {
