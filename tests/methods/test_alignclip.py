@@ -87,7 +87,7 @@ def test_the_paper_variant_is_its_equations(tiny: Backbone, episode: Episode, ba
 def test_the_released_variant_is_the_released_algorithm(
     tiny: Backbone, episode: Episode, batch: Batch
 ) -> None:
-    method = ready(tiny, episode, variant="released", aligned_layers=2, sharpness=35.0)
+    method = ready(tiny, episode, variant="released", aligned_layers=2, sharpness=35.0, margin=0.3)
     found = method.loss(batch)
     seen = literal(tiny, method.text, batch, layers=2, dual=1)
     s, text, y = float(tiny.logit_scale), method.text, batch.labels
