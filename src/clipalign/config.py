@@ -225,7 +225,11 @@ class PredictConfig:
     model: Positional[str]
     """Run folder, or a backbone as in `clipalign train --backbone`."""
     images: Positional[tuple[Path, ...]]
-    """Image files (PNG, JPEG, WebP, GIF, BMP, TIFF)."""
+    """Image files (PNG, JPEG, WebP, GIF, BMP, TIFF), and folders of them at any depth."""
+    out: Path | None = None
+    """File to write instead of printing a table: .csv or .json."""
+    overwrite: bool = False
+    """Replace the file in --out."""
     classes_file: Path | None = None
     """Text file with one class name per line. Default: the classes the run was trained on."""
     topk: int = 5
@@ -245,7 +249,11 @@ class PredictConfig:
         """Raise UserError for the first value out of range."""
         at_least(self, 1, "topk")
         if not self.images:
-            raise UserError("predict needs at least one image file")
+            raise UserError("predict needs at least one image file or folder")
+        if self.out is not None and self.out.suffix.lower() not in (".csv", ".json"):
+            raise UserError(f"--out: {self.out} must end in .csv or .json")
+        if self.out is not None and self.out.exists() and not self.overwrite:
+            raise UserError(f"--out: {self.out} exists; choose another file, or give --overwrite")
 
 
 @dataclass(frozen=True)

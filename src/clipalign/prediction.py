@@ -1,9 +1,13 @@
-"""`clipalign predict`: what is on an image, among any class names."""
+"""`clipalign predict`: what is on images, among any class names."""
 
 from __future__ import annotations
 
+import csv
+import io
+import json
+import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,17 +16,21 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from .backbone import load
+from .checkpoint import write_text
 from .config import PredictConfig
-from .data.decode import evaluation_view, read_image
+from .data import Interpolation, choose_templates
+from .data.decode import evaluation_view, fault, printable, read_image
+from .data.folder import images_in
 from .errors import UserError
 from .methods import Method, get_method
 from .options import parse_config, to_arguments
 from .precision import Precision, select_device
-from .runs import NamesOnly, is_run, names_episode, open_run
+from .runs import NamesOnly, RunFolder, is_run, names_episode, open_run
 from .text import DEFAULT_TEMPLATES, clean_class_names
 from .training import preprocess_for
 
 BATCH = 64
+SHOWN = 10  # files that are named when they are skipped
 
 
 @dataclass(frozen=True)
@@ -33,11 +41,13 @@ class Prediction:
         image: the file.
         classes: names, most probable first.
         probabilities: softmax over all classes given, in the same order.
+        error: why there are none, of a file in a folder that is no image.
     """
 
     image: Path
-    classes: tuple[str, ...]
-    probabilities: tuple[float, ...]
+    classes: tuple[str, ...] = ()
+    probabilities: tuple[float, ...] = ()
+    error: str | None = None
 
 
 def predict(
@@ -47,7 +57,7 @@ def predict(
 
     Args:
         model: run folder or backbone.
-        images: files.
+        images: files, and folders of them.
         classes: names to choose from; None for those the run was trained on.
         options: those of the command line with underscores.
 
@@ -63,20 +73,78 @@ def predict(
 
 
 def run_prediction(arguments: Sequence[str], prog: str = "clipalign predict") -> list[Prediction]:
-    """Predict as the tokens of a command line say, and print a table."""
-    predictions = _predict(parse_config(PredictConfig, arguments, prog), None)
+    """Predict as the tokens of a command line say, and print a table or write a file."""
+    config = parse_config(PredictConfig, arguments, prog)
+    predictions = _predict(config, None)
+    failed = [prediction for prediction in predictions if prediction.error]
+    for prediction in failed[:SHOWN]:
+        print(f"skipped {prediction.error}", file=sys.stderr)
+    if len(failed) > SHOWN:
+        print(f"... and {len(failed) - SHOWN} more files that are no images", file=sys.stderr)
+    if config.out is not None:
+        config.out.parent.mkdir(parents=True, exist_ok=True)
+        write_text(
+            config.out, as_json(predictions) if config.out.suffix.lower() == ".json" else as_csv(predictions)
+        )
+        print(f"{len(predictions) - len(failed)} images named, {len(failed)} skipped: {config.out}")
+    else:
+        print_table(predictions)
+    return predictions
+
+
+def print_table(predictions: Sequence[Prediction]) -> None:
+    """One line per image and class."""
     table = Table(Column("image", overflow="fold"), "class", "probability")
     for prediction in predictions:
         for rank, (name, p) in enumerate(zip(prediction.classes, prediction.probabilities, strict=True)):
-            table.add_row("" if rank else str(prediction.image), name, f"{100 * p:.1f} %")
-        table.add_section()
+            table.add_row("" if rank else printable(prediction.image), name, f"{100 * p:.1f} %")
+        if prediction.classes:
+            table.add_section()
     console = Console()
     if (
         not console.is_terminal
     ):  # a file has no width to keep to, and names cut in two would be of no use there
         console.width = 40 + max(len(cell) for p in predictions for cell in (str(p.image), *p.classes)) * 2
     console.print(table)
-    return predictions
+
+
+def as_csv(predictions: Sequence[Prediction]) -> str:
+    """Lines of image, rank from 1, class, probability and error; one per image and class."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(("image", "rank", "class", "probability", "error"))
+    for prediction in predictions:
+        image = printable(prediction.image)
+        if prediction.error:
+            writer.writerow((image, "", "", "", prediction.error))
+        for rank, (name, p) in enumerate(zip(prediction.classes, prediction.probabilities, strict=True), 1):
+            writer.writerow((image, rank, name, f"{p:.6f}", ""))
+    return text.getvalue()
+
+
+def as_json(predictions: Sequence[Prediction]) -> str:
+    """A list of objects with the fields of `Prediction`."""
+    return json.dumps([{**asdict(p), "image": printable(p.image)} for p in predictions], indent=1) + "\n"
+
+
+def find_images(paths: Sequence[Path]) -> tuple[list[Path], frozenset[Path]]:
+    """All images, and those among them that were named one by one, which have to be sound.
+
+    Raises:
+        UserError: a file that is missing or does not decode, a folder without images.
+    """
+    found: list[Path] = []
+    for path in paths:
+        if path.is_dir():
+            inside = images_in(path)
+            if not inside:
+                raise UserError(f"predict: no images in {path}")
+            found += inside
+        else:
+            if fault(path):
+                read_image(path)  # raises, with the file's name
+            found.append(path)
+    return found, frozenset(path for path in paths if not path.is_dir())
 
 
 def _predict(config: PredictConfig, classes: Sequence[str] | None) -> list[Prediction]:
@@ -84,7 +152,7 @@ def _predict(config: PredictConfig, classes: Sequence[str] | None) -> list[Predi
         classes = read_classes(config.classes_file)
     if classes is not None:
         clean_class_names(classes)
-    images = [read_image(path) for path in config.images]
+    paths, named = find_images(config.images)
     device = select_device(config.device)
     precision = Precision(config.precision, device)
     method, known, templates = _open(config, device)
@@ -92,28 +160,44 @@ def _predict(config: PredictConfig, classes: Sequence[str] | None) -> list[Predi
     if not names:
         raise UserError("--classes-file is missing: a backbone has no classes of its own")
     classifier = method.classifier(names, templates)
-    preprocess = preprocess_for(method.backbone)
-    views = [preprocess.normalise(evaluation_view(image, preprocess)[None]) for image in images]
+    preprocess = preprocess_for(method.backbone, interpolation_of(config))
     predictions = []
-    for start in range(0, len(views), BATCH):
-        with torch.no_grad(), precision.autocast():
-            logits = classifier(torch.cat(views[start : start + BATCH]).to(device))
-        top = logits.float().softmax(dim=1).topk(min(config.topk, len(names)))
-        for path, values, indices in zip(
-            config.images[start : start + BATCH], *map(torch.Tensor.tolist, top), strict=True
-        ):
-            predictions.append(Prediction(path, tuple(names[i] for i in indices), tuple(values)))
+    for start in range(0, len(paths), BATCH):
+        sound, views = [], []
+        failed: dict[Path, str] = {}
+        for path in paths[start : start + BATCH]:
+            try:
+                views.append(preprocess.normalise(evaluation_view(read_image(path), preprocess)[None]))
+                sound.append(path)
+            except UserError as error:
+                if path in named:
+                    raise
+                failed[path] = str(error)
+        answers = {path: Prediction(path, error=error) for path, error in failed.items()}
+        if views:
+            with torch.no_grad(), precision.autocast():
+                logits = classifier(torch.cat(views).to(device))
+            top = logits.float().softmax(dim=1).topk(min(config.topk, len(names)))
+            for path, values, indices in zip(sound, *map(torch.Tensor.tolist, top), strict=True):
+                answers[path] = Prediction(path, tuple(names[i] for i in indices), tuple(values))
+        predictions += [answers[path] for path in paths[start : start + BATCH]]
     return predictions
+
+
+def interpolation_of(config: PredictConfig) -> Interpolation | None:
+    """How a run resized its images; None for a backbone, which has a way of its own."""
+    return RunFolder(Path(config.model)).record().get("interpolation") if is_run(config.model) else None
 
 
 def _open(config: PredictConfig, device: torch.device) -> tuple[Method, tuple[str, ...], tuple[str, ...]]:
     """The model, the classes it was trained on, and the templates."""
     if is_run(config.model):
         run = open_run(config.model, weights=config.weights, device=device, cache_dir=config.cache_dir)
-        return run.method, run.class_names, config.template or run.method.templates
+        usual = NamesOnly("", (), (), tuple(run.method.templates))
+        return run.method, run.class_names, choose_templates(config.template, usual)
     if Path(config.model).exists():
         raise UserError(f"MODEL: {config.model} is not a run folder (no config.yaml)")
-    templates = config.template or DEFAULT_TEMPLATES
+    templates = choose_templates(config.template, NamesOnly("", (), (), DEFAULT_TEMPLATES))
     zeroshot = get_method("zeroshot")()
     zeroshot.setup(
         load(config.model, device, config.cache_dir),
