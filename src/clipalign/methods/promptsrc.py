@@ -183,6 +183,7 @@ class PromptSrc(Method):
 
         total = torch.zeros(len(class_names), self.backbone.embed_dim, device=self.backbone.device)
         by_class = prompts(class_names, self.config.reference_templates or TEMPLATES)
-        for texts in zip(*by_class, strict=True):
-            total += self.backbone.encode_text(list(texts)).float()
+        with torch.autocast(total.device.type, enabled=False):
+            for texts in zip(*by_class, strict=True):
+                total += self.backbone.encode_text(list(texts)).float()
         return F.normalize(total, dim=-1)
