@@ -102,7 +102,9 @@ def _table(rows: list[Row]) -> Table:
     targets = list(dict.fromkeys(row.get("target") for row in rows))
     first = rows[0]
     title = f"{first.get('data')}, {first.get('protocol') or 'each domain'}, {first.get('backbone')}"
-    if tests == ["all"] and len(targets) > 1:
+    if tests in (["in"], ["out"]):
+        title += f', target split "{tests[0]}"'
+    if tests in (["all"], ["in"], ["out"]) and len(targets) > 1:
         table = _targets_across(labelled, targets)
     else:
         table = _tests_across(labelled, targets, tests)
