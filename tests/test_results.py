@@ -46,7 +46,7 @@ def test_the_promised_fields_stand_at_top_level(tmp_path: Path) -> None:
         "accuracy",
         "h",
     ]
-    assert all(name in line for name in wanted.split())
+    assert all(name in line for name in wanted)
     assert line["later"] == [1, 2] and "extra" not in line
 
 
