@@ -18,8 +18,10 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "data": ("check images before training; lay out published sets", "clipalign.data.command", "run_data"),
     "predict": ("name what is on images", "clipalign.prediction", "run_prediction"),
     "explain": ("draw where a model looks", "clipalign.explain", "run_explain"),
+    "sweep": ("do all runs of a study, several at once, through kills", "clipalign.sweep", "run_sweep"),
     "export": ("write a model for open_clip, Hugging Face or ONNX", "clipalign.export", "run_export"),
     "report": ("tables and pictures from runs", "clipalign.report", "run_report"),
+    "bench": ("what a step of each method costs, side by side", "clipalign.bench", "run_bench"),
     "list": (
         "print the methods, data sets, backbones or protocols there are",
         "clipalign.listing",
