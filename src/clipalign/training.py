@@ -6,7 +6,8 @@ import json
 import shlex
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -33,6 +34,27 @@ from .results import ResultRow, read_results, write_results
 from .runs import Run, RunFolder, check_out, check_same, open_run, write_config
 
 
+@dataclass
+class Shared:
+    """What runs of one process need not do twice.
+
+    Attributes:
+        sources: opened data, by the options that name them.
+        zeroshot: accuracy before training, by backbone, split, templates and views.
+    """
+
+    sources: dict[Hashable, Source] = field(default_factory=dict)
+    zeroshot: dict[Hashable, dict[str, float]] = field(default_factory=dict)
+
+    def source(self, config: TrainConfig) -> Source:
+        """The data of a run."""
+        names = ("data", "data_root", "data_options", "layout", "class_names", "max_broken")
+        key = tuple(getattr(config, name) for name in names)
+        if key not in self.sources:
+            self.sources[key] = source_from(vars(config))
+        return self.sources[key]
+
+
 def train(**options: Any) -> Run:
     """Fine-tune, as `clipalign train` does, and open the run.
 
@@ -51,8 +73,16 @@ def train(**options: Any) -> Run:
     return open_run(options["out"])
 
 
-def run_training(arguments: Sequence[str], prog: str = "clipalign train") -> list[ResultRow]:
-    """Train as the tokens of a command line say, write the run folder and return its rows."""
+def run_training(
+    arguments: Sequence[str], prog: str = "clipalign train", shared: Shared | None = None
+) -> list[ResultRow]:
+    """Train as the tokens of a command line say, write the run folder and return its rows.
+
+    Args:
+        arguments: tokens after the command's name.
+        prog: name printed in help.
+        shared: what earlier runs of this process left, and later ones may use.
+    """
     options = train_options(arguments, prog)
     config = options.run
     folder = RunFolder(config.out)
@@ -66,16 +96,22 @@ def run_training(arguments: Sequence[str], prog: str = "clipalign train") -> lis
             rows = read_results(folder.path)
             Reporter(ranks.first).say(f"{config.out} is done")
             return rows
-        return _train(options, folder, ranks, going_on, shlex.join(["clipalign", "train", *arguments]))
+        command = shlex.join(["clipalign", "train", *arguments])
+        return _train(options, folder, ranks, going_on, command, shared or Shared())
     finally:
         distributed.stop()
 
 
 def _train(
-    options: TrainOptions, folder: RunFolder, ranks: Ranks, going_on: bool, command: str
+    options: TrainOptions,
+    folder: RunFolder,
+    ranks: Ranks,
+    going_on: bool,
+    command: str,
+    shared: Shared,
 ) -> list[ResultRow]:
     config = options.run
-    source = source_from(vars(config))
+    source = shared.source(config)
     episode = episode_from(vars(config), source)
     templates = choose_templates(config.template, source)
     precision = Precision(config.precision, ranks.device)
@@ -84,7 +120,12 @@ def _train(
     views = Views(source, preprocess, config.eval_batch_size, ranks, precision)
     method = options.method(options.hyper)
     check_split(method, config, ranks)
-    zeroshot = zeroshot_on_unseen(backbone, episode, templates, views) if method.iterates else {}
+    zeroshot: dict[str, float] = {}
+    if method.iterates:
+        key = (config.backbone, episode.split_hash, templates, preprocess, precision.name)
+        if key not in shared.zeroshot:
+            shared.zeroshot[key] = zeroshot_on_unseen(backbone, episode, templates, views)
+        zeroshot = shared.zeroshot[key]
     torch.manual_seed(config.seed)  # of what a method draws to start from
     method.setup(backbone, episode, templates)
     average = (config.average or method.average) if method.iterates else "none"
