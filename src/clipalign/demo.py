@@ -104,13 +104,12 @@ def training_arguments(config: DemoConfig, method: str) -> list[str]:
 
 def next_steps(config: DemoConfig) -> list[str]:
     """What to try with what the demo has written."""
-    folder = config.out / "runs" / "alignclip"
-    return [
-        "",
-        "What to try next:",
-        f'  clipalign explain {folder} photo.jpg --text "a dog"       where the model looks on your image',
-        f"  clipalign predict {folder} photo.jpg                    what it says it is",
-        "  clipalign train --data my_photos/ --method alignclip --backbone ViT-B-16:openai \\",
-        "      --protocol base-to-new --out runs/mine               fine-tune a large model on your own images",
-        "  clipalign list methods",
-    ]
+    run_folder = config.out / "runs" / "alignclip"
+    steps = {
+        "where the model looks on your own image": f'clipalign explain {run_folder} photo.jpg --text "a dog"',
+        "what it says is on it": f"clipalign predict {run_folder} photo.jpg",
+        "a large model on your own folder of class/image": "clipalign train --data my_photos/ "
+        "--protocol base-to-new --method alignclip --backbone ViT-B-16:openai --out runs/mine",
+        "every method there is": "clipalign list methods",
+    }
+    return ["", "What to try next"] + [f"  {what}:\n    {command}" for what, command in steps.items()]
