@@ -15,8 +15,12 @@ from ..options import parse_config, to_arguments
 from ..runs import check_out
 from .collect import find_runs
 from .document import html, markdown
+from .intervals import compared, plots
+from .published import published_beside
 from .render import print_tables, to_csv
 from .sections import accuracies, caveats, commands, curves, every_row, forgotten, pictures, summary
+from .statistics import differences
+from .statistics import to_csv as differences_csv
 from .tables import make_tables
 
 
@@ -27,8 +31,10 @@ class ReportConfig:
     folder: Positional[Path]
     """Folder that holds runs, at any depth."""
     out: Path | None = None
-    """Folder for report.md, report.html, tables.csv and pictures. Must be new or empty, unless --overwrite is
-    given. Default: "report" in the folder of the runs."""
+    """Folder for report.md, report.html, tables.csv, differences.csv and pictures. Must be new or empty, unless
+    --overwrite is given. Default: "report" in the folder of the runs."""
+    baseline: str | None = None
+    """Method, or line of a table, that the others are compared with. Default: erm where it is, else zeroshot."""
     title: str = "Fine-tuning report"
     """First heading."""
     pictures: int = 6
@@ -48,6 +54,7 @@ class Report:
     markdown: Path
     html: Path
     csv: Path
+    differences: Path
 
 
 def run_report(arguments: Sequence[str], prog: str = "clipalign report") -> Report:
@@ -81,9 +88,13 @@ def _run(config: ReportConfig) -> Report:
     rows = [row for run in runs for row in run.rows()]
     tables = make_tables(rows)
     figures = out / "pictures"
+    found = differences(runs, config.baseline)
     parts = [
         *summary(runs),
         *accuracies(tables),
+        *compared(found),
+        *published_beside(rows),
+        *plots(runs, figures),
         *forgotten(rows),
         *curves(runs, figures),
         *pictures(runs, figures, config.pictures),
@@ -92,8 +103,9 @@ def _run(config: ReportConfig) -> Report:
         *caveats(rows),
     ]
     out.mkdir(parents=True, exist_ok=True)
-    report = Report(out / "report.md", out / "report.html", out / "tables.csv")
+    report = Report(out / "report.md", out / "report.html", out / "tables.csv", out / "differences.csv")
     write_text(report.markdown, markdown(config.title, parts, out))
     write_text(report.html, html(config.title, parts))
     write_text(report.csv, to_csv(tables))
+    write_text(report.differences, differences_csv(found))
     return report
