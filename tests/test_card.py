@@ -1,0 +1,30 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+from clipalign.card import limits
+from clipalign.cli import main
+from clipalign.results import ResultRow
+
+
+def test_every_run_says_what_it_is(tiny_spec: str, squares_folder: Path, tmp_path: Path) -> None:
+    arguments = ["train", "--method", "erm", "--data", str(squares_folder), "--target", "grey"]
+    arguments += ["--backbone", tiny_spec, "--steps", "1", "--batch-size", "4", "--protocol", "in-the-wild"]
+    assert main([*arguments, "--out", str(tmp_path / "run")]) == 0
+    text = (tmp_path / "run" / "README.md").read_text()
+    assert text.startswith("---\nlibrary_name: clipalign\n")
+    for said in (
+        "target grey left out",
+        "| new |",
+        "clipalign train --method erm",
+        "say here under which terms",
+    ):
+        assert said in text, said
+    assert "{" not in text.replace("{}", "")
+
+
+def test_what_was_lost_is_a_limit() -> None:
+    row = ResultRow("erm", "pocket", "d", "p", None, "new", 0, 5, 10, 0.25, zeroshot=0.5)
+    found = limits({}, {"backbone": "pocket"}, [row])
+    assert found[0] == "On classes that were not trained it lost 25.0 points (new)."
+    assert "test vehicle" in found[1]
