@@ -86,6 +86,10 @@ class RunFolder:
         return self.path / "skipped.csv"
 
     @property
+    def card(self) -> Path:
+        return self.path / "README.md"
+
+    @property
     def checkpoint(self) -> Path:
         return self.path / "checkpoint" / "state.safetensors"
 
@@ -109,6 +113,7 @@ class RunFolder:
             self.predictions,
             self.split,
             self.skipped,
+            self.card,
             self.log,
         ):
             path.unlink(missing_ok=True)

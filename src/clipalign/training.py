@@ -16,6 +16,7 @@ import torch
 from . import __version__, distributed
 from .backbone import load
 from .backbone.model import Backbone
+from .card import write_card
 from .checkpoint import save_weights
 from .config import TrainConfig
 from .data import Interpolation, Preprocess, Source, choose_templates, source_from
@@ -182,6 +183,7 @@ def _train(
             if not method.iterates:
                 save_weights(folder.last, method.state_dict())
             write_predictions(folder.predictions, scores)
+            write_card(folder, options.flat(), rows)
             write_results(folder.path, rows)
             shutil.rmtree(folder.checkpoint.parent, ignore_errors=True)  # of no use once the run is done
         for line in conclusion(rows):
