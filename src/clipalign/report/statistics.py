@@ -133,8 +133,8 @@ def bootstrap(
             found.append(np.where(sums > 0, counts @ values / sums, 0).mean(axis=1))
     means = np.concatenate(found)
     low, high = np.percentile(means, [2.5, 97.5])
-    value = float((values.sum(axis=0) / views.sum(axis=0)).mean())
-    return Estimate(value, float(low), float(high), float(means.std(ddof=1)))
+    whole = float((values.sum(axis=0) / views.sum(axis=0)).mean())
+    return Estimate(whole, float(low), float(high), float(means.std(ddof=1)))
 
 
 def differences(runs: Sequence[Found], baseline: str | None = None) -> list[Difference]:
