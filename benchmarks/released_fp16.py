@@ -1,0 +1,105 @@
+"""How much of fine-tuning survives weights that are rounded to half after each step.
+
+    python benchmarks/released_fp16.py
+
+Runs AdamW twice on the same gradients, once with float32 weights and once with the rounding of
+`--precision released-fp16`, on samples of the tensors that are rounded: of weights drawn from N(0, 0.02), and of
+open_clip's ViT-B-16 as it is initialised. Gradients are noise around a mean of each weight's own: Adam divides
+their size away, so that only the ratio of the mean to the noise matters. Some minutes on one core.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+import torch
+from torch import Tensor
+
+from clipalign.averaging import make_average
+from clipalign.backbone import load
+from clipalign.engine import lr_factor
+from clipalign.precision import half_weights, round_to_half
+
+SAMPLE = 50_000  # weights simulated per model
+
+
+def sampled(model: str, generator: torch.Generator) -> Tensor:
+    """Weights that the released code keeps in half, one vector."""
+    if model == "normal":
+        return 0.02 * torch.randn(SAMPLE, generator=generator)
+    tower = load(f"{model}:random").model.visual
+    flat = torch.cat([p.detach().flatten() for p in half_weights(tower)])
+    return flat[torch.randint(len(flat), (SAMPLE,), generator=generator)].clone()
+
+
+def simulate(start: Tensor, lr: float, steps: int, signal: float, seed: int = 0) -> dict[str, float]:
+    """Train both ways.
+
+    Args:
+        start: [n] weights.
+        lr: peak learning rate of AdamW, decaying along a half cosine.
+        steps: number of steps.
+        signal: standard deviation over weights of the gradient's mean; that of its noise is 1.
+
+    Returns:
+        Shares and ratios by name.
+    """
+    generator = torch.Generator().manual_seed(seed + 1)  # not that of the weights
+    round_to_half([start])
+    exact, rounded = start.clone(), start.clone()
+    parameters = [torch.nn.Parameter(exact), torch.nn.Parameter(rounded)]
+    optimizer = torch.optim.AdamW(parameters, lr=lr, weight_decay=0.1)
+    averages = [make_average("bma", [p.data], steps) for p in (parameters[1], parameters[1])]
+    averages[0].accumulate_in_half([averages[0].parameters[0]])
+    mean = signal * torch.randn(len(start), generator=generator)
+    moved = torch.zeros(len(start), dtype=torch.bool)
+    for step in range(steps):
+        for group in optimizer.param_groups:
+            group["lr"] = lr * lr_factor(step, steps, 0, "cosine")
+        gradient = 1e-3 * (mean + torch.randn(len(start), generator=generator))
+        for parameter in parameters:
+            parameter.grad = gradient
+        optimizer.step()
+        round_to_half([parameters[1].data])
+        moved |= parameters[1].data != start
+        for average in averages:
+            average.update(step + 1)
+    way = (parameters[1].data - start).double()
+    true_average = averages[1].average[0].double()
+    large = start.abs() >= 1 / 64
+    return {
+        "ever moved": float(moved.double().mean()),
+        "of those >= 1/64": float(moved[large].double().mean()),
+        "share >= 1/64": float(large.double().mean()),
+        "displacement / fp32": float(way.norm() / (parameters[0].data - start).double().norm()),
+        "error of the half average / its displacement": float(
+            (averages[0].average[0].double() - true_average).norm() / (true_average - start).norm()
+        ),
+    }
+
+
+def main() -> None:
+    """Print a table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--steps", type=int, nargs="+", default=[300, 5000])
+    parser.add_argument("--lr", type=float, nargs="+", default=[3e-6, 5e-6, 1e-5])
+    parser.add_argument("--signal", type=float, nargs="+", default=[0.1])
+    parser.add_argument("--models", nargs="+", default=["normal", "ViT-B-16"])
+    options = parser.parse_args()
+    head: list[str] = []
+    for model in options.models:
+        start = sampled(model, torch.Generator().manual_seed(0))
+        for steps in options.steps:
+            for signal in options.signal:
+                for lr in options.lr:
+                    found = simulate(start.clone(), lr, steps, signal)
+                    if not head:
+                        head = ["weights", "steps", "signal", "lr", *found]
+                        print("| " + " | ".join(head) + " |\n" + "| --- " * len(head) + "|")
+                    values = (f"{value:.3f}" for value in found.values())
+                    print(f"| {model} | {steps} | {signal:g} | {lr:g} | {' | '.join(values)} |", flush=True)
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    main()
