@@ -49,10 +49,14 @@ class ClipAdapter(Method):
     trains = "adapter"
     Config = ClipAdapterConfig
     published: ClassVar[Mapping[str, Any]] = {
+        # Those of CoOp, into whose trainer the released file plugs.
         "lr": 2e-3,
         "weight_decay": 5e-4,
         "optimizer": "sgd",
+        "momentum": 0.9,
         "schedule": "cosine",
+        "warmup_steps": 1 / 200,
+        "warmup_lr": 1e-5,
         "batch_size": 32,
     }
 

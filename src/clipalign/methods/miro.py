@@ -69,7 +69,7 @@ class Miro(HeadMethod):
         "weight_decay": 0.0,
         "optimizer": "adam",
         "schedule": "constant",
-        "steps": 5001,
+        "steps": 5000,  # DomainBed counts 5001
         "batch_size": 96,  # 32 of each of three source domains
     }
 
