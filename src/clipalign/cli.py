@@ -43,6 +43,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if name not in COMMANDS:
             raise UserError(f'unknown command "{name}"; choose one of: {", ".join(COMMANDS)}')
+        if name == "train" and {"-h", "--help"} & set(arguments):
+            from .options import train_options  # needs no towers, whose import takes longer than all the rest
+
+            train_options(arguments[1:])
         _, module, function = COMMANDS[name]
         run: Callable[[Sequence[str], str], Any] = getattr(import_module(module), function)
         run(arguments[1:], f"clipalign {name}")
