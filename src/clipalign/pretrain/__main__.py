@@ -1,4 +1,4 @@
-"""python -m clipalign.pretrain --art art/pretraining --out art/pocket-run --steps 4000
+"""python -m clipalign.pretrain --art art/pretraining --out art/pocket-run
 
 Trains the pocket CLIP contrastively; resumes by itself from `--out`, or from given weights with `--start-from`.
 Writes log.jsonl, state.pt (to resume) and pocket.safetensors (the averaged weights, float16).
@@ -57,20 +57,20 @@ class PretrainConfig:
 
     art: Path = Path("art/pretraining")
     out: Path = Path("art/pocket-run")
-    steps: int = 4000
+    steps: int = 2000
     batch_size: int = 256
     other_names: int = 128
-    lr: float = 1e-3
-    muon_lr: float = 0.0
+    lr: float = 2e-3
+    muon_lr: float = 6e-3
     weight_decay: float = 0.05
-    warmup_steps: int = 100
-    cooldown: float = 0.2
+    warmup_steps: int = 50
+    cooldown: float = 0.12
     patch_dropout: float = 0.5
     concept_weight: float = 1.0
-    ema: float = 0.998
+    ema: float = 0.99
     save_every: float = 300.0
     threads: int = 0
-    workers: int = 0
+    workers: int = 1
     seed: int = 0
     start_from: Path | None = None
     start_step: int = 0
