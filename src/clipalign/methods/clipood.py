@@ -25,8 +25,9 @@ class ClipoodConfig:
     """Options of the loss; those of the average are --bma-beta and --average."""
 
     margin: float | None = None
-    """lambda, in cosines. Default: 30 / s, at which the true class loses 30 logits; that is the published 0.3
-    at CLIP's s = 100 (0.1 in the wild). 0 turns it off."""
+    """lambda, in cosines. Default: 30 / s, at which the true class loses 30 logits, but at most 1, where its
+    whole text feature is taken off; that is the published 0.3 at CLIP's s = 100 (0.1 in the wild). 0 turns it
+    off."""
 
     def __post_init__(self) -> None:
         if self.margin is not None and not self.margin >= 0:
@@ -62,7 +63,7 @@ class Clipood(Method):
         self.train_image_tower()
         self.text = self.text_features(episode.class_names)
         margin = self.config.margin
-        self.margin: float = 30 / float(self.scale) if margin is None else margin
+        self.margin: float = min(1.0, 30 / float(self.scale)) if margin is None else margin
 
     def resolved(self) -> dict[str, Any]:
         return {"margin": self.margin}
