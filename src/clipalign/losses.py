@@ -204,6 +204,15 @@ def soft_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
 # Margin (CLIPood)
 
 
+def published_margin(scale: float) -> float:
+    """CLIPood's margin in cosines on a backbone of logit scale `scale`.
+
+    30 logits, the published 0.3 at CLIP's scale of 100; at most 1, since on a scale of 15 as many logits would be
+    more than cosines can make up for.
+    """
+    return min(1.0, 30 / scale)
+
+
 @_full_precision
 def margin_logits(
     image: Tensor, text: Tensor, labels: Tensor, scale: float | Tensor, margin: float

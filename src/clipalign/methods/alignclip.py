@@ -76,8 +76,8 @@ class AlignClipConfig:
     normalise_targets: bool | None = None
     """Scale each class's targets to sum to 1. Off in both variants; changes released and paper-raw."""
     margin: float | None = None
-    """CLIPood's margin in cosines, taken from the true class in training. paper: 0, released: 30 / s (0.3 for
-    OpenAI's weights)."""
+    """CLIPood's margin in cosines, taken from the true class in training. paper: 0, released: 30 / s, at most 1
+    (0.3 for OpenAI's weights)."""
 
     def __post_init__(self) -> None:
         for name in ("aal_weight", "al_weight", "as_weight", "sharpness", "margin"):
@@ -116,7 +116,7 @@ def resolve(config: AlignClipConfig, scale: float, blocks: int) -> AlignClipConf
         "smoothing": ("paper", "released"),
         "sharpness": (1.0, 0.35 * scale),
         "normalise_targets": (False, False),
-        "margin": (0.0, 30 / scale),
+        "margin": (0.0, losses.published_margin(scale)),
     }
     column = ("paper", "released").index(config.variant)
     chosen = {name: values[column] for name, values in variants.items() if getattr(config, name) is None}

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..errors import UserError
-from ..losses import margin_logits
+from ..losses import margin_logits, published_margin
 from . import register
 from .base import Method
 
@@ -63,7 +63,7 @@ class Clipood(Method):
         self.train_image_tower()
         self.text = self.text_features(episode.class_names)
         margin = self.config.margin
-        self.margin: float = min(1.0, 30 / float(self.scale)) if margin is None else margin
+        self.margin: float = published_margin(float(self.scale)) if margin is None else margin
 
     def resolved(self) -> dict[str, Any]:
         return {"margin": self.margin}
