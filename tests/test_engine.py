@@ -43,6 +43,7 @@ def run(tiny: Backbone, squares: ImageFolder, tmp_path: Path) -> Callable[..., M
         )
         config.out.mkdir(exist_ok=True)
         fitted = get_method(method)()
+        torch.manual_seed(config.seed)
         fitted.setup(tiny, episode, ("a {}.",))
         views = Views(squares, preprocess_for(tiny))
         steps = Steps(episode, config.batch_size, config.seed, views.preprocess)
@@ -71,12 +72,29 @@ def test_the_loop_is_the_optimiser_by_hand(run: Callable[..., Method], tiny: Bac
     assert torch.allclose(weights(start), found, atol=1e-7)
 
 
-@pytest.mark.parametrize("average", ["none", "ema", "bma"])
+@pytest.mark.parametrize(
+    ("method", "average", "precision"),
+    [
+        ("alignclip", "none", "fp32"),
+        ("alignclip", "ema", "fp32"),
+        ("alignclip", "bma", "fp32"),
+        ("alignclip", "bma", "released-fp16"),
+        ("alignclip", "swad", "fp32"),
+        ("tip-adapter-f", "none", "fp32"),  # `start` fills its cache
+    ],
+)
 @pytest.mark.parametrize("stop", [1, 3, 4])
 def test_a_run_broken_off_anywhere_ends_bit_for_bit_the_same(
-    run: Callable[..., Method], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, average: str, stop: int
+    run: Callable[..., Method],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    method: str,
+    average: str,
+    precision: str,
+    stop: int,
 ) -> None:
-    options = {"method": "alignclip", "average": average, "checkpoint_every": 2, "micro_batch_size": 3}
+    options = {"method": method, "average": average, "checkpoint_every": 2, "micro_batch_size": 3}
+    options["precision"] = precision
     whole = weights(run("whole", **options))
     whole_average = [tensor.clone() for tensor in run.average.average]  # type: ignore[attr-defined]
 

@@ -25,12 +25,12 @@ def test_the_loss_is_its_equation(tiny: Backbone, episode: Episode) -> None:
     assert first.bias is None and second.bias is None
     with torch.no_grad():
         features = method.backbone.encode_image(batch.images).double()
-    w1, w2, text = first.weight.double(), second.weight.double(), method.text.double()
+    w1, w2, text = (t.detach().double() for t in (first.weight, second.weight, method.text))
     total, s = 0.0, float(method.scale)
     for v, label in zip(features, batch.labels.tolist(), strict=True):
         hidden = torch.clamp(w1 @ v, min=0)
         adapted = 0.2 * torch.clamp(w2 @ hidden, min=0) + 0.8 * v
-        z = [s * float(adapted @ t) / float(adapted.norm()) for t in text.detach()]
+        z = [s * float(adapted @ t) / float(adapted.norm()) for t in text]
         total -= z[label] - math.log(sum(math.exp(value) for value in z))
     assert method.loss(batch)["loss_ce"].item() == pytest.approx(total / 8, rel=1e-5)
 
