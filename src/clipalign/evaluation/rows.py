@@ -13,7 +13,8 @@ import numpy as np
 from ..checkpoint import replacing
 from ..data.base import Source
 from ..errors import UnseenClasses
-from ..protocols.base import TestSet, usable
+from ..protocols.base import TestSet
+from ..protocols.rows import usable
 from ..results import ResultRow, harmonic_mean
 from .accuracy import Accuracy, accuracy
 from .outputs import Classifier, Outputs, Views, outputs_by_test

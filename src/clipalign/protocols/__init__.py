@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from .base import Episode, TestSet, build_episode, episode_from, list_protocols
+from .base import Episode, TestSet
+from .registry import build_episode, episode_from, list_protocols
 from .split_file import read_split, write_skipped, write_split
 
 __all__ = [

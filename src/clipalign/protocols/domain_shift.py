@@ -13,7 +13,8 @@ import numpy as np
 
 from ..data.base import Source
 from ..data.splits import seed_hash
-from .base import Episode, TestSet, concatenate, cut_domain, left_out, make_episode, rows_of, rule_of
+from .base import Episode, TestSet, make_episode
+from .rows import concatenate, cut_domain, left_out, rows_of, rule_of
 
 
 def episode(

@@ -10,7 +10,8 @@ import numpy as np
 
 from ..data.base import Source
 from ..data.splits import draw_shots
-from .base import Episode, TestSet, make_episode, rule_of, target_index, three_parts
+from .base import Episode, TestSet, make_episode
+from .rows import rule_of, target_index, three_parts
 
 
 def episode(source: Source, target: str | None, seed: int, shots: int = 16) -> Episode:

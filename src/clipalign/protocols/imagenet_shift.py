@@ -12,7 +12,8 @@ import numpy as np
 from ..data.base import Source
 from ..data.splits import draw_shots
 from ..errors import UserError
-from .base import Episode, TestSet, given_parts, make_episode, target_index
+from .base import Episode, TestSet, make_episode
+from .rows import given_parts, target_index
 
 
 def episode(source: Source, target: str | None, seed: int, shots: int = 16) -> Episode:

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from ..data.base import Source
 from ..data.splits import seed_hash
-from .base import Episode, TestSet, concatenate, cut_domain, halves, left_out, make_episode, rows_of, rule_of
+from .base import Episode, TestSet, make_episode
+from .rows import concatenate, cut_domain, halves, left_out, rows_of, rule_of
 
 
 def episode(source: Source, target: str | None, seed: int) -> Episode:

@@ -1,0 +1,71 @@
+"""Protocols by name, and the episode that a command's options describe."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from ..data.base import Source
+from ..errors import UserError
+from . import base_to_new, domain_shift, few_shot, imagenet_shift, in_the_wild
+from .base import Episode
+from .split_file import read_split
+
+PROTOCOLS: dict[str, Callable[..., Episode]] = {
+    "domain-shift": domain_shift.episode,
+    "base-to-new": base_to_new.episode,
+    "in-the-wild": in_the_wild.episode,
+    "few-shot": few_shot.episode,
+    "imagenet-shift": imagenet_shift.episode,
+}
+
+
+def list_protocols() -> list[str]:
+    """Names for `--protocol`."""
+    return list(PROTOCOLS)
+
+
+def build_episode(
+    protocol: str, source: Source, target: str | None, seed: int = 0, **options: Any
+) -> Episode:
+    """Decide which rows train and which test.
+
+    Args:
+        protocol: one of `list_protocols()`.
+        source: the data set.
+        target: domain to leave out (domain-shift, in-the-wild) or to test alone (base-to-new).
+        seed: of the split (DomainBed's trial seed), not of the training. Data sets with splits of their own
+            ignore it.
+        options: `target_split` ("all", "in", "out") and `shots`, for the protocols that take them; None for
+            their default.
+
+    Raises:
+        UserError: unknown protocol or target, an option of another protocol, or a data set that the protocol
+            cannot cut.
+    """
+    known = PROTOCOLS
+    if protocol not in known:
+        raise UserError(f'--protocol: unknown "{protocol}"; choose one of: {", ".join(known)}')
+    given = {name: value for name, value in options.items() if value is not None}
+    for name in given:
+        owners = [p for p, function in known.items() if name in inspect.signature(function).parameters]
+        if protocol not in owners:
+            flag = "--" + name.replace("_", "-")
+            raise UserError(f"{flag} is for --protocol {' or '.join(owners)}, not {protocol}")
+    return known[protocol](source, target, seed, **given)
+
+
+def episode_from(options: Mapping[str, Any], source: Source) -> Episode:
+    """The episode that a command's options, or those of a run, describe; see `config.DataConfig`."""
+    if options.get("split_file"):
+        return read_split(Path(options["split_file"]), source)
+    return build_episode(
+        str(options["protocol"]),
+        source,
+        options.get("target"),
+        int(options.get("split_seed") or 0),
+        target_split=options.get("target_split"),
+        shots=options.get("shots"),
+    )
