@@ -88,13 +88,29 @@ def class_text_features(
         UserError: duplicate or empty class names, a template without {}.
     """
     by_class = prompts(class_names, templates)
-    tokens = backbone.tokenize([text for texts in by_class for text in texts])
+    features = text_features(backbone, [text for texts in by_class for text in texts], batch_size)
+    return F.normalize(features.unflatten(0, (len(by_class), -1)).mean(dim=1), dim=-1)
+
+
+@torch.no_grad()
+def text_features(backbone: Backbone, texts: Sequence[str], batch_size: int = 256) -> Tensor:
+    """One unit vector per text.
+
+    Args:
+        backbone: its text tower encodes them.
+        texts: N texts of any length; a warning says how many were cut.
+        batch_size: texts encoded at once.
+
+    Returns:
+        [N, d] float32 on the backbone's device, rows of length 1, without gradient.
+    """
+    tokens = backbone.tokenize(texts)
     tokens.warn_if_cut()
-    # Prompts of like length together, so that each batch is cut to little more than what it needs.
+    # Texts of like length together, so that each batch is cut to little more than what it needs.
     order = torch.tensor(tokens.lengths).argsort(stable=True)
     features = torch.empty(len(order), backbone.embed_dim, device=backbone.device)
     with torch.autocast(backbone.device.type, enabled=False):
         for rows in order.split(batch_size):
             encoded = backbone.encode_text(tokens.ids[rows]).float()
             features[rows.to(features.device)] = F.normalize(encoded, dim=-1)
-    return F.normalize(features.unflatten(0, (len(by_class), -1)).mean(dim=1), dim=-1)
+    return features

@@ -24,7 +24,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -81,6 +81,7 @@ class Method:
         Config: dataclass of its hyper-parameters; they become flags of `clipalign train`.
         average: default of --average.
         iterates: False where there is nothing to optimise.
+        learns_from: "classes" or "captions": what its batches have to carry.
         mean_over_rows: whether each loss is a mean over the rows of a batch, so that a batch may be split
             between processes and micro-batches.
         published: options of the run it was published with, by field name of `TrainConfig`.
@@ -94,6 +95,7 @@ class Method:
     Config: ClassVar[type] = NoOptions
     average: ClassVar[str] = "none"
     iterates: ClassVar[bool] = True
+    learns_from: ClassVar[Literal["classes", "captions"]] = "classes"
     mean_over_rows: ClassVar[bool] = True
     published: ClassVar[Mapping[str, Any]] = {}
 
@@ -168,6 +170,16 @@ class Method:
             return self.scale * self.image_features(images).float() @ text.T
 
         return logits
+
+    def caption_features(self, texts: Sequence[str]) -> Tensor:
+        """Texts -> unit rows [T, d] float32 for retrieval, without gradient."""
+        from ..text import text_features
+
+        return text_features(self.backbone, texts)
+
+    def caption_masks(self, texts: Sequence[str]) -> Tensor | None:
+        """Which dimensions each text speaks about, [T, d] in [0, 1]; None for methods without masks."""
+        return None
 
     def state_dict(self) -> dict[str, Tensor]:
         """All tensors that predictions need: the backbone's by open_clip's names, its own after "method."."""

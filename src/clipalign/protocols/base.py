@@ -11,6 +11,7 @@ from typing import Literal
 import numpy as np
 
 from ..data.base import Source
+from ..data.captions import CaptionTest
 from ..errors import UserError
 from .rows import usable
 
@@ -49,6 +50,8 @@ class Episode:
         split_hash: SHA-256 of the rows, the label spaces and the rule. Numbers with different hashes are not
             comparable.
         rule: where the split came from, in words.
+        caption_tests, caption_validation: what retrieval is measured on, at the end and in between; none but in
+            the protocol "retrieval", which has no `tests` and no `train_classes`.
         skipped: rows that the rule would have used, had their files been images -> why they are not.
     """
 
@@ -61,6 +64,8 @@ class Episode:
     tests: tuple[TestSet, ...]
     split_hash: str
     rule: str = ""
+    caption_tests: tuple[CaptionTest, ...] = ()
+    caption_validation: tuple[CaptionTest, ...] = ()
     skipped: Mapping[int, str] = field(default_factory=dict)
 
     @property
@@ -132,5 +137,5 @@ def make_episode(
         tuple(tests),
         digest,
         rule,
-        skipped,
+        skipped=skipped,
     )

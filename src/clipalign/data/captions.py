@@ -1,0 +1,108 @@
+"""Images with captions: what a caption data set has to offer, and how captions are cut into sentences."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol, runtime_checkable
+
+import numpy as np
+from scipy.sparse import csr_array
+
+from .base import Source
+
+CaptionUse = Literal["long", "prefix", "sentence"]
+STOP = ". "  # the published separator of sentences (SmartCLIP and Long-CLIP)
+
+
+@dataclass(frozen=True)
+class CaptionTest:
+    """Images and texts that are to find each other.
+
+    Attributes:
+        name: the `test` of a result row: "long", "short", or one of them with a style ("long-twemoji").
+        rows: [n] int64, rows of the source, one image each, all different.
+        texts: T captions.
+        owner: [T] int64, position in `rows` of the image that each caption was written for.
+        relevant: [T, n] sparse bool, every image that a text is true of (its owner included); None where the
+            data do not know.
+    """
+
+    __test__ = False  # not a test case of pytest
+
+    name: str
+    rows: np.ndarray
+    texts: tuple[str, ...]
+    owner: np.ndarray
+    relevant: csr_array | None = None
+
+
+@runtime_checkable
+class CaptionSource(Source, Protocol):
+    """A `Source` whose rows carry captions. Labels are all 0 where the data have no classes.
+
+    Attributes:
+        texts: row -> its captions, the one to train on first; each holds one or more sentences.
+        parts: "train", "validation", "test" -> rows.
+    """
+
+    texts: Sequence[tuple[str, ...]]
+    parts: Mapping[str, np.ndarray] | None
+
+    def caption_tests(self, part: Literal["validation", "test"]) -> tuple[CaptionTest, ...]:
+        """What retrieval is measured on; `long_and_short` makes the usual two from the captions alone."""
+        ...
+
+
+def sentences_of(caption: str) -> tuple[str, ...]:
+    """Sentences without their stops: split at ". " as published, empty ones dropped.
+
+    A caption without any is one sentence.
+    """
+    found = tuple(
+        sentence for part in caption.split(STOP) if (sentence := part.strip().removesuffix(".").strip())
+    )
+    return found or (caption.strip(),)
+
+
+def joined(sentences: Sequence[str]) -> str:
+    """The inverse of `sentences_of`: "a. b."."""
+    return STOP.join(sentences) + "."
+
+
+def choose(caption: str, use: CaptionUse, rng: np.random.Generator) -> str:
+    """The text that a training step shows of a caption.
+
+    Args:
+        caption: one or more sentences.
+        use: "long" for all of it; "prefix" for its first K sentences, K uniform in 1 ... number of sentences
+            (SmartCLIP); "sentence" for one of them.
+        rng: draws K or the sentence.
+    """
+    sentences = sentences_of(caption)
+    if use == "long" or len(sentences) == 1:
+        return caption
+    if use == "prefix":
+        return joined(sentences[: int(rng.integers(1, len(sentences) + 1))])
+    return joined((sentences[int(rng.integers(len(sentences)))],))
+
+
+def long_and_short(
+    texts: Sequence[tuple[str, ...]], rows: np.ndarray, suffix: str = ""
+) -> tuple[CaptionTest, ...]:
+    """Tests "long" (whole captions) and "short" (the first sentence of each); "short" alone where no caption
+    has a second sentence.
+
+    Args:
+        texts: row -> captions.
+        rows: images of the tests.
+        suffix: added to both names.
+    """
+    captions = [(i, text) for i, row in enumerate(rows.tolist()) for text in texts[row]]
+    owner = np.array([i for i, _ in captions], np.int64)
+    whole = tuple(text for _, text in captions)
+    first = tuple(sentences_of(text)[0] for text in whole)
+    short = CaptionTest(f"short{suffix}", rows, tuple(f"{text}." for text in first), owner)
+    if all(len(sentences_of(text)) == 1 for text in whole):
+        return (CaptionTest(f"short{suffix}", rows, whole, owner),)
+    return (CaptionTest(f"long{suffix}", rows, whole, owner), short)
