@@ -78,7 +78,7 @@ def draw_placement(
 
 
 def render(
-    scenes: Sequence[Scene], sprites: Tensor, size: int, clutter: Tensor | None = None, oversample: int = 2
+    scenes: Sequence[Scene], sprites: Tensor, size: int, clutter: Clutter | None = None, oversample: int = 2
 ) -> Rendered:
     """Draws scenes.
 
@@ -86,7 +86,7 @@ def render(
         scenes: what to draw.
         sprites: [N, 4, s, s] uint8, straight alpha.
         size: side of the canvas in pixels.
-        clutter: [K, 4, c, c] uint8, small drawings for the clutter family.
+        clutter: small drawings for the clutter family.
         oversample: factor of the grid that drawings are sampled on before averaging down.
     """
     fine = size * oversample
@@ -149,10 +149,13 @@ def _contrast(back: Tensor, placed: Tensor) -> Tensor:
     return difference.sum((1, 2, 3)) / alpha.sum((1, 2, 3)).clamp_min(1e-6)
 
 
-def background(spec: Background, size: int, clutter: Tensor | None) -> Tensor:
-    """[3, size, size] uint8."""
-    key = None if clutter is None or spec.family != "clutter" else clutter
-    return _background(spec, size) if key is None else _clutter(spec, size, key)
+def background(spec: Background, size: int, clutter: Clutter | None) -> Tensor:
+    """[3, size, size] uint8. Raises ValueError for the clutter family without drawings."""
+    if spec.family != "clutter":
+        return _background(spec, size)
+    if clutter is None:
+        raise ValueError("family 'clutter' needs drawings")
+    return clutter.background(spec, size)
 
 
 @lru_cache(maxsize=8192)
@@ -180,41 +183,45 @@ def _background(spec: Background, size: int) -> Tensor:
             bands = bands + torch.floor(across / period)
         picture = torch.where(bands.remainder(2) == 0, colours[0], colours[1])
     else:
-        raise ValueError(f"family {spec.family!r} needs drawings")
+        raise ValueError(f"no family {spec.family!r}")
     return (picture.clamp(0, 1) * 255).round().to(torch.uint8).contiguous()
 
 
-# Keyed by (spec, size) and the identity of the drawings: a tensor cannot be hashed by value.
-_clutter_cache: dict[tuple[Background, int, int], Tensor] = {}
+class Clutter:
+    """Small drawings for the clutter family, with the backgrounds made of them so far.
 
+    Args:
+        drawings: [K, 4, c, c] uint8, straight alpha.
+    """
 
-def _clutter(spec: Background, size: int, drawings: Tensor) -> Tensor:
-    key = (spec, size, id(drawings))
-    if key not in _clutter_cache:
+    KEPT = 4096  # backgrounds in memory
+
+    def __init__(self, drawings: Tensor) -> None:
+        self.drawings = drawings
+        self._made: dict[tuple[Background, int], Tensor] = {}
+
+    def background(self, spec: Background, size: int) -> Tensor:
+        """[3, size, size] uint8."""
+        key = (spec, size)
+        if key not in self._made:
+            if len(self._made) >= self.KEPT:
+                self._made.clear()
+            self._made[key] = self._compose(spec, size)
+        return self._made[key]
+
+    def _compose(self, spec: Background, size: int) -> Tensor:
         rng = np.random.default_rng([FAMILIES.index("clutter"), spec.instance])
         base = _background(Background(("flat", "gradient")[int(rng.integers(2))], spec.instance), size)
-        many = int(rng.integers(8, 16))
         scenes = []
-        for _ in range(many):
+        for _ in range(int(rng.integers(8, 16))):
             scale = float(rng.uniform(0.14, 0.28))
-            x, y = rng.uniform(-0.5, 0.5, 2)
-            scenes.append(
-                Scene(
-                    int(rng.integers(len(drawings))),
-                    scale,
-                    float(x),
-                    float(y),
-                    float(rng.uniform(-30, 30)),
-                    spec,
-                )
-            )
-        grid = F.affine_grid(_inverse_affine(scenes), [many, 4, size, size], align_corners=False)
-        layers = drawings[torch.tensor([s.sprite for s in scenes])].float() / 255
+            x, y = rng.uniform(-0.5, 0.5, 2).tolist()
+            sprite = int(rng.integers(len(self.drawings)))
+            scenes.append(Scene(sprite, scale, x, y, float(rng.uniform(-30, 30)), spec))
+        grid = F.affine_grid(_inverse_affine(scenes), [len(scenes), 4, size, size], align_corners=False)
+        layers = self.drawings[torch.tensor([s.sprite for s in scenes])].float() / 255
         layers = torch.cat([layers[:, :3] * layers[:, 3:], layers[:, 3:]], dim=1)
         picture = base.float() / 255
         for layer in F.grid_sample(layers, grid, align_corners=False):
             picture = layer[:3] + (1 - layer[3:]) * picture
-        if len(_clutter_cache) >= 4096:
-            _clutter_cache.clear()
-        _clutter_cache[key] = (picture.clamp(0, 1) * 255).round().to(torch.uint8)
-    return _clutter_cache[key]
+        return (picture.clamp(0, 1) * 255).round().to(torch.uint8)

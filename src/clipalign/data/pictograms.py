@@ -22,7 +22,7 @@ from torch import Tensor
 
 from ..errors import UserError
 from .base import Preprocess, Stage
-from .compose import Background, Rendered, Scene, draw_placement, place_masks, render
+from .compose import Background, Clutter, Rendered, Scene, draw_placement, place_masks, render
 from .splits import FixedSplits, load_fixed_splits
 
 FOLDER = Path(__file__).resolve().parents[1] / "assets" / "pictograms"
@@ -113,9 +113,13 @@ class Pictograms:
         return torch.cat(cells)
 
     @cached_property
-    def _clutter(self) -> Tensor:
+    def clutter(self) -> dict[Stage, Clutter]:
+        """Small foreign drawings: one half for training, the other for both kinds of evaluation."""
         spec = self.index["clutter"]
-        return _cells(FOLDER / "clutter.webp", spec["size"], spec["columns"], len(spec["names"]))
+        cells = _cells(FOLDER / "clutter.webp", spec["size"], spec["columns"], len(spec["names"]))
+        half = len(cells) // 2
+        unseen = Clutter(cells[half:])
+        return {"train": Clutter(cells[:half]), "validation": unseen, "test": unseen}
 
     @cached_property
     def _silhouettes(self) -> Tensor:
@@ -159,10 +163,7 @@ class Pictograms:
         return hashlib.sha256(text.encode()).hexdigest()
 
     def _render(self, scenes: list[Scene], stage: Stage) -> Rendered:
-        half = len(self._clutter) // 2
-        return render(
-            scenes, self.sprites, SIZE, self._clutter[:half] if stage == "train" else self._clutter[half:]
-        )
+        return render(scenes, self.sprites, SIZE, self.clutter[stage])
 
     def _scenes(self, rows: np.ndarray, stage: Stage, draws: np.ndarray, seed: int) -> list[Scene]:
         return [self._scene(int(row), stage, int(draw), seed) for row, draw in zip(rows, draws, strict=True)]
