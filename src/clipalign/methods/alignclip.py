@@ -15,6 +15,7 @@ from .. import losses
 from ..errors import UserError
 from . import register
 from .base import Method
+from .erm import Erm
 
 if TYPE_CHECKING:
     from ..backbone import Backbone, Dense
@@ -143,15 +144,7 @@ class AlignClip(Method):
     trains = "image tower"
     Config = AlignClipConfig
     average = "bma"
-    published: ClassVar[Mapping[str, Any]] = {
-        "lr": 5e-6,
-        "weight_decay": 0.1,
-        "optimizer": "adamw",
-        "schedule": "cosine",
-        "steps": 5000,
-        "batch_size": 36,
-        "bma_beta": 0.5,
-    }
+    published: ClassVar[Mapping[str, Any]] = {**Erm.published, "bma_beta": 0.5}
 
     def setup(self, backbone: Backbone, episode: Episode, templates: Sequence[str]) -> None:
         from ..backbone.attention import check_structure

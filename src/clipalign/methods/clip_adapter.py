@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from ..errors import UserError
 from . import register
 from .base import Method
+from .coop import TRAINER
 
 if TYPE_CHECKING:
     from ..backbone import Backbone
@@ -49,14 +50,8 @@ class ClipAdapter(Method):
     trains = "adapter"
     Config = ClipAdapterConfig
     published: ClassVar[Mapping[str, Any]] = {
-        # Those of CoOp, into whose trainer the released file plugs.
-        "lr": 2e-3,
-        "weight_decay": 5e-4,
-        "optimizer": "sgd",
-        "momentum": 0.9,
-        "schedule": "cosine",
+        **TRAINER,  # the released file plugs into CoOp's trainer
         "warmup_steps": 1 / 200,
-        "warmup_lr": 1e-5,
         "batch_size": 32,
     }
 

@@ -13,6 +13,7 @@ from ..errors import UserError
 from ..losses import margin_logits, published_margin
 from . import register
 from .base import Method
+from .erm import Erm
 
 if TYPE_CHECKING:
     from ..backbone import Backbone
@@ -48,15 +49,7 @@ class Clipood(Method):
     trains = "image tower"
     Config = ClipoodConfig
     average = "bma"
-    published: ClassVar[Mapping[str, Any]] = {
-        "lr": 5e-6,
-        "weight_decay": 0.1,
-        "optimizer": "adamw",
-        "schedule": "cosine",
-        "steps": 5000,
-        "batch_size": 36,
-        "bma_beta": 0.5,
-    }
+    published: ClassVar[Mapping[str, Any]] = {**Erm.published, "bma_beta": 0.5}
 
     def setup(self, backbone: Backbone, episode: Episode, templates: Sequence[str]) -> None:
         super().setup(backbone, episode, templates)

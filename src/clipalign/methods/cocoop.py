@@ -13,6 +13,7 @@ from ..errors import UserError
 from ..prompts import ClassPrompts, cosine_logits, initial_context
 from . import register
 from .base import Classifier, Method
+from .coop import TRAINER, ContextConfig
 
 if TYPE_CHECKING:
     from ..backbone import Backbone
@@ -21,11 +22,9 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class CoCoOpConfig:
+class CoCoOpConfig(ContextConfig):
     """Published defaults."""
 
-    context_tokens: int | None = None
-    """Learned vectors per prompt. Default: the tokens of --context-init, or 4."""
     context_init: str = "a photo of a"
     """Phrase whose token embeddings are the start; "" for normal(0, 0.02)."""
     meta_net_reduction: int = 16
@@ -53,15 +52,11 @@ class CoCoOp(Method):
     source = "Zhou et al., Conditional Prompt Learning for Vision-Language Models, CVPR 2022"
     trains = "context vectors and Meta-Net"
     Config = CoCoOpConfig
+    uses_templates = False
     published: ClassVar[Mapping[str, Any]] = {
-        # Few-shot training, 16 images of 50 classes: 10 epochs of 800 steps, the first at 1e-5.
-        "lr": 2e-3,
-        "weight_decay": 5e-4,
-        "optimizer": "sgd",
-        "momentum": 0.9,
-        "schedule": "cosine",
+        # Few-shot training, 16 images of 50 classes: 10 epochs of 800 steps.
+        **TRAINER,
         "warmup_steps": 1 / 10,
-        "warmup_lr": 1e-5,
         "steps": 8000,
         "batch_size": 1,
     }

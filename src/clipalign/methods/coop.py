@@ -21,14 +21,33 @@ if TYPE_CHECKING:
     from ..protocols.base import Episode
 
 
+# CoOp's training, which the prompt learners and adapters after it took over; each says how many epochs it has. The
+# first epoch goes at the warm-up rate. The published cosine falls once per epoch, this one with each step.
+TRAINER: Mapping[str, Any] = {
+    "lr": 2e-3,
+    "weight_decay": 5e-4,
+    "optimizer": "sgd",
+    "momentum": 0.9,
+    "schedule": "cosine",
+    "warmup_lr": 1e-5,
+}
+
+
 @dataclass(frozen=True)
-class CoOpConfig:
-    """Published defaults; base-to-new experiments take --context-init "a photo of a" (4 vectors)."""
+class ContextConfig:
+    """Learned vectors in front of the class name."""
 
     context_tokens: int | None = None
-    """Learned vectors per prompt. Default: 16, or the tokens of --context-init. Published: 16 and 4."""
+    """Learned vectors per prompt. Default: the tokens of --context-init; without a phrase 16 of coop, 4 of
+    cocoop."""
     context_init: str = ""
-    """Phrase whose token embeddings are the start. Default: normal(0, 0.02)."""
+    """Phrase whose token embeddings are the start; "" for normal(0, 0.02)."""
+
+
+@dataclass(frozen=True)
+class CoOpConfig(ContextConfig):
+    """Published defaults; base-to-new experiments take --context-init "a photo of a" (4 vectors)."""
+
     class_specific: bool = False
     """Vectors of its own for each class. They say nothing of other classes: test sets with new names get no
     accuracy."""
@@ -48,16 +67,11 @@ class CoOp(Method):
     source = "Zhou et al., Learning to Prompt for Vision-Language Models, IJCV 2022"
     trains = "context vectors"
     Config = CoOpConfig
+    uses_templates = False
     published: ClassVar[Mapping[str, Any]] = {
-        # Few-shot training, 16 images of 50 classes: 200 epochs of 25 steps, the first at 1e-5. The published
-        # cosine falls once per epoch, this one with each step.
-        "lr": 2e-3,
-        "weight_decay": 5e-4,
-        "optimizer": "sgd",
-        "momentum": 0.9,
-        "schedule": "cosine",
+        # Few-shot training, 16 images of 50 classes: 200 epochs of 25 steps.
+        **TRAINER,
         "warmup_steps": 1 / 200,
-        "warmup_lr": 1e-5,
         "steps": 5000,
         "batch_size": 32,
     }

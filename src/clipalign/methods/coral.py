@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from ..errors import UserError
 from . import register
-from .heads import HeadMethod
+from .heads import DOMAINBED, TrainedHeadMethod
 
 if TYPE_CHECKING:
     from ..backbone import Backbone
@@ -42,7 +42,7 @@ class CoralConfig:
 
 
 @register("coral")
-class Coral(HeadMethod):
+class Coral(TrainedHeadMethod):
     """L = 1/D sum_i CE_i + gamma 2 / (D (D - 1)) sum_{i<j} P_ij over the D source domains.
 
     P_ij = mean over d of (m_i - m_j)² + mean over d x d of (K_i - K_j)², with mean m_i and covariance K_i
@@ -55,14 +55,7 @@ class Coral(HeadMethod):
     trains = "image tower; linear head if asked for"
     Config = CoralConfig
     mean_over_rows = False
-    published: ClassVar[Mapping[str, Any]] = {
-        "lr": 5e-5,
-        "weight_decay": 0.0,
-        "optimizer": "adam",
-        "schedule": "constant",
-        "steps": 5000,  # DomainBed counts 5001
-        "batch_size": 96,  # 32 of each of three source domains
-    }
+    published: ClassVar[Mapping[str, Any]] = DOMAINBED
 
     def setup(self, backbone: Backbone, episode: Episode, templates: Sequence[str]) -> None:
         super().setup(backbone, episode, templates)
@@ -71,8 +64,6 @@ class Coral(HeadMethod):
                 f"--method coral aligns source domains; --protocol {episode.protocol} on "
                 f"{episode.source.name} trains on one only"
             )
-        self.train_image_tower()
-        self.add_head(self.config.head, self.config.unit_features)
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         features = self.backbone.encode_image(batch.images).float()

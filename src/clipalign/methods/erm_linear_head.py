@@ -2,20 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
-
-from torch import Tensor
-from torch.nn import functional as F
+from typing import Any, ClassVar, Literal
 
 from . import register
-from .heads import HeadMethod
-
-if TYPE_CHECKING:
-    from ..backbone import Backbone
-    from ..data.base import Batch
-    from ..protocols.base import Episode
+from .heads import DOMAINBED, TrainedHeadMethod
 
 
 @dataclass(frozen=True)
@@ -31,7 +23,7 @@ class ErmLinearHeadConfig:
 
 
 @register("erm-linear-head")
-class ErmLinearHead(HeadMethod):
+class ErmLinearHead(TrainedHeadMethod):
     """L = mean_b CE(softmax(W f(x_b) + b), y_b) (Gulrajani and Lopez-Paz, ICLR 2021, `ERM`).
 
     Not `erm`, which keeps CLIP's class prompts as a frozen classifier: published "ERM, CLIP" numbers of the
@@ -43,20 +35,4 @@ class ErmLinearHead(HeadMethod):
     source = "Gulrajani and Lopez-Paz, In Search of Lost Domain Generalization, ICLR 2021"
     trains = "image tower and linear head"
     Config = ErmLinearHeadConfig
-    published: ClassVar[Mapping[str, Any]] = {
-        "lr": 5e-5,
-        "weight_decay": 0.0,
-        "optimizer": "adam",
-        "schedule": "constant",
-        "steps": 5000,  # DomainBed counts 5001
-        "batch_size": 96,  # 32 of each of three source domains
-    }
-
-    def setup(self, backbone: Backbone, episode: Episode, templates: Sequence[str]) -> None:
-        super().setup(backbone, episode, templates)
-        self.train_image_tower()
-        self.add_head(self.config.head, self.config.unit_features)
-
-    def loss(self, batch: Batch) -> dict[str, Tensor]:
-        logits = self.logits(self.backbone.encode_image(batch.images))
-        return {"loss_ce": F.cross_entropy(logits, batch.labels)}
+    published: ClassVar[Mapping[str, Any]] = DOMAINBED

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -15,8 +15,19 @@ from .base import Classifier, Method
 if TYPE_CHECKING:
     from ..backbone import Backbone
     from ..data.base import Batch
+    from ..protocols.base import Episode
 
 HeadKind = Literal["random", "zero-shot", "text"]
+
+# Settings of Gulrajani and Lopez-Paz, ICLR 2021, which the methods measured in their frame keep.
+DOMAINBED: Mapping[str, Any] = {
+    "lr": 5e-5,
+    "weight_decay": 0.0,
+    "optimizer": "adam",
+    "schedule": "constant",
+    "steps": 5000,  # DomainBed counts 5001
+    "batch_size": 96,  # 32 of each of three source domains
+}
 
 
 class LinearHead(nn.Linear):
@@ -80,6 +91,10 @@ class HeadMethod(Method):
             return self.linear_head(features)
         return (self.scale * F.normalize(features, dim=-1) @ self.text.T).float()
 
+    def loss(self, batch: Batch) -> dict[str, Tensor]:
+        logits = self.logits(self.backbone.encode_image(batch.images))
+        return {"loss_ce": F.cross_entropy(logits, batch.labels)}
+
     def classifier(self, class_names: Sequence[str], templates: Sequence[str] | None = None) -> Classifier:
         """Logits for some of the training classes, in any order; of a text head, for any classes.
 
@@ -100,6 +115,15 @@ class HeadMethod(Method):
             return self.linear_head(self.backbone.encode_image(images))[:, columns]
 
         return logits
+
+
+class TrainedHeadMethod(HeadMethod):
+    """A method that trains the image tower together with the classifier that --head and --unit-features name."""
+
+    def setup(self, backbone: Backbone, episode: Episode, templates: Sequence[str]) -> None:
+        super().setup(backbone, episode, templates)
+        self.train_image_tower()
+        self.add_head(self.config.head, self.config.unit_features)
 
 
 def columns_of(class_names: Sequence[str], known: Sequence[str]) -> list[int | None]:

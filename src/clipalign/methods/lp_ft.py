@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 from torch import Tensor
-from torch.nn import functional as F
 
 from ..errors import UserError
 from . import register
@@ -18,7 +17,6 @@ from .linear_probe import coefficients, fit, regression
 
 if TYPE_CHECKING:
     from ..backbone import Backbone
-    from ..data.base import Batch
     from ..protocols.base import Episode
 
 
@@ -90,7 +88,3 @@ class LpFt(HeadMethod):
         # w (f - mean) / deviation + b = (w / deviation) f + (b - mean sum(w) / deviation)
         weight = weight / deviation
         return weight, bias - mean * weight.sum(dim=1)
-
-    def loss(self, batch: Batch) -> dict[str, Tensor]:
-        logits = self.logits(self.backbone.encode_image(batch.images))
-        return {"loss_ce": F.cross_entropy(logits, batch.labels)}

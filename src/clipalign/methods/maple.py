@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from ..prompts import STD, ClassPrompts, cosine_logits, deep_hooks, scaled_depth, split_context
 from . import register
 from .base import Classifier, Method
+from .coop import TRAINER
 
 if TYPE_CHECKING:
     from ..backbone import Backbone
@@ -50,15 +51,12 @@ class Maple(Method):
     trains = "prompt vectors and couplings"
     towers = ("vit",)
     Config = MapleConfig
+    uses_templates = False
     published: ClassVar[Mapping[str, Any]] = {
-        # Few-shot training, 16 images of 50 classes: 5 epochs of 200 steps, the first at 1e-5.
+        # Few-shot training, 16 images of 50 classes: 5 epochs of 200 steps.
+        **TRAINER,
         "lr": 3.5e-3,
-        "weight_decay": 5e-4,
-        "optimizer": "sgd",
-        "momentum": 0.9,
-        "schedule": "cosine",
         "warmup_steps": 1 / 5,
-        "warmup_lr": 1e-5,
         "steps": 1000,
         "batch_size": 4,
     }

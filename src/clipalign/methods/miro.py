@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from ..errors import UserError
 from . import register
-from .heads import HeadMethod
+from .heads import DOMAINBED, TrainedHeadMethod
 
 if TYPE_CHECKING:
     from ..backbone import Backbone
@@ -52,7 +52,7 @@ class MiroConfig:
 
 
 @register("miro")
-class Miro(HeadMethod):
+class Miro(TrainedHeadMethod):
     """L = CE(head(f(x)), y) + lambda sum_l 1/2 mean [(z_l - z⁰_l)² / var_l + ln var_l].
 
     z_l are the outputs of the compared layers in the trained tower, z⁰_l in the tower as it was, on the same
@@ -64,14 +64,7 @@ class Miro(HeadMethod):
     source = "Cha et al., Domain Generalization by Mutual-Information Regularization, ECCV 2022"
     trains = "image tower, linear head and variances"
     Config = MiroConfig
-    published: ClassVar[Mapping[str, Any]] = {
-        "lr": 5e-5,
-        "weight_decay": 0.0,
-        "optimizer": "adam",
-        "schedule": "constant",
-        "steps": 5000,  # DomainBed counts 5001
-        "batch_size": 96,  # 32 of each of three source domains
-    }
+    published: ClassVar[Mapping[str, Any]] = DOMAINBED
 
     def setup(self, backbone: Backbone, episode: Episode, templates: Sequence[str]) -> None:
         super().setup(backbone, episode, templates)
@@ -86,8 +79,6 @@ class Miro(HeadMethod):
             f"model.visual.{name}": tensor.detach().clone()
             for name, tensor in backbone.model.visual.state_dict().items()
         }
-        self.train_image_tower()
-        self.add_head(o.head, o.unit_features)
         if o.miro_weight:
             self.extra["variances"] = self.initial_variances()
 
@@ -126,8 +117,7 @@ class Miro(HeadMethod):
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         if not self.config.miro_weight:
-            logits = self.logits(self.backbone.encode_image(batch.images))
-            return {"loss_ce": F.cross_entropy(logits, batch.labels)}
+            return super().loss(batch)
         features, trained = self.tapped(batch.images)
         with torch.no_grad():
             _, frozen = self.tapped(batch.images, self.frozen)

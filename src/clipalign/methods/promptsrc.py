@@ -14,6 +14,7 @@ from ..errors import UserError
 from ..prompts import STD, ClassPrompts, check_count, cosine_logits, deep_hooks, scaled_depth, split_context
 from . import register
 from .base import Classifier, Method
+from .coop import TRAINER
 
 if TYPE_CHECKING:
     from ..backbone import Backbone
@@ -95,16 +96,13 @@ class PromptSrc(Method):
     trains = "prompt vectors"
     towers = ("vit",)
     Config = PromptSrcConfig
+    uses_templates = False  # but those of --reference-templates
     average = "gaussian"
     published: ClassVar[Mapping[str, Any]] = {
-        # Few-shot training, 16 images of 50 classes: 20 epochs of 200 steps, the first at 1e-5.
+        # Few-shot training, 16 images of 50 classes: 20 epochs of 200 steps.
+        **TRAINER,
         "lr": 2.5e-3,
-        "weight_decay": 5e-4,
-        "optimizer": "sgd",
-        "momentum": 0.9,
-        "schedule": "cosine",
         "warmup_steps": 1 / 20,
-        "warmup_lr": 1e-5,
         "steps": 4000,
         "batch_size": 4,
         "gaussian_mean": 0.75,
