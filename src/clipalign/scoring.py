@@ -84,6 +84,7 @@ def open_model(
     """The model to score, the fields it gives its rows, and the templates."""
     if is_run(config.model):
         run = open_run(config.model, weights=config.weights, device=device, cache_dir=config.cache_dir)
+        run.method.check_template(config.template)
         # A template chosen for training stays; one that came with the training data gives way to this data's.
         templates = choose_templates(config.template or run.options.run.template, source)
         steps = run.options.run.steps if run.method.iterates else 0

@@ -114,6 +114,7 @@ def _train(
     config = options.run
     source = shared.source(config)
     episode = episode_from(vars(config), source)
+    options.method.check_template(config.template)
     templates = choose_templates(config.template, source)
     precision = Precision(config.precision, ranks.device)
     backbone = load(config.backbone, ranks.device, config.cache_dir)

@@ -84,6 +84,7 @@ class Method:
         learns_from: "classes" or "captions": what its batches have to carry.
         mean_over_rows: whether each loss is a mean over the rows of a batch, so that a batch may be split
             between processes and micro-batches.
+        uses_templates: whether predictions go through prompt templates, so that --template has a meaning.
         published: options of the run it was published with, by field name of `TrainConfig`.
     """
 
@@ -97,6 +98,7 @@ class Method:
     iterates: ClassVar[bool] = True
     learns_from: ClassVar[Literal["classes", "captions"]] = "classes"
     mean_over_rows: ClassVar[bool] = True
+    uses_templates: ClassVar[bool] = True
     published: ClassVar[Mapping[str, Any]] = {}
 
     backbone: Backbone
@@ -129,6 +131,22 @@ class Method:
         self.backbone, self.episode, self.templates = backbone, episode, tuple(templates)
         backbone.eval()
         backbone.requires_grad_(False)
+
+    @classmethod
+    def check_template(cls, given: Sequence[str]) -> None:
+        """Refuse templates that the user chose and the method would ignore.
+
+        Args:
+            given: value of --template; those of the data are not the user's choice.
+
+        Raises:
+            UserError: there are some, and predictions do not go through templates.
+        """
+        if given and not cls.uses_templates:
+            raise UserError(
+                f"--template does not apply to --method {cls.name}, whose predictions use no prompt templates "
+                f"(it trains its {cls.trains}); drop the option"
+            )
 
     def resolved(self) -> dict[str, Any]:
         """Hyper-parameters after `setup`: what None stood for on this backbone."""

@@ -60,6 +60,7 @@ class LinearProbe(HeadMethod):
     source = "Radford et al., ICML 2021, in the form of CoOp's code (Zhou et al., IJCV 2022)"
     trains = "linear head"
     Config = LinearProbeConfig
+    uses_templates = False
     iterates = False
 
     def setup(self, backbone: Backbone, episode: Episode, templates: Sequence[str]) -> None:
