@@ -15,7 +15,7 @@ from clipalign.data.batches import Steps
 from clipalign.data.folder import ImageFolder
 from clipalign.errors import UserError
 from clipalign.methods import get_method
-from clipalign.methods.alignclip import AlignClip, AlignClipConfig, resolve
+from clipalign.methods.alignclip import LOOK_EVERY, AlignClip, AlignClipConfig, resolve
 from clipalign.protocols import Episode, build_episode
 from clipalign.training import preprocess_for
 
@@ -210,12 +210,30 @@ def test_a_guide_that_names_no_place_is_warned_of_once(
     tiny: Backbone, episode: Episode, batch: Batch, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.WARNING, "clipalign"):
-        ready(tiny, episode, temperature=1e-3).loss(batch)
+        for options in ({"temperature": 1e-3}, {"aal_weight": 0.0}):
+            silent = ready(tiny, episode, **options)
+            silent.loss(batch)
+            silent.after_step(1)
         assert not caplog.records
         method = ready(tiny, episode, temperature=100.0)
         method.loss(batch)
-        method.loss(batch)
+        assert not caplog.records  # the loss itself waits for no number
+        for step in (1, 1 + LOOK_EVERY):
+            method.after_step(step)
+            method.loss(batch)
     assert len(caplog.records) == 1 and "nearly uniform" in caplog.text
+
+
+def test_the_guide_is_judged_by_its_mean_since_the_last_look(
+    tiny: Backbone, episode: Episode, caplog: pytest.LogCaptureFixture
+) -> None:
+    method = ready(tiny, episode)
+    for step in range(1, 2 + LOOK_EVERY):  # a clear guide at first, then one that fades
+        method.guide_divergence = method.guide_divergence + torch.tensor(1.0 if step == 1 else 0.004)
+        method.guide_batches += 1
+        assert not caplog.records
+        method.after_step(step)
+    assert "KL to uniform 0.0040 < 0.01" in caplog.text
 
 
 def test_targets_know_the_training_classes_alone(squares: ImageFolder, tiny: Backbone) -> None:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 UNIFORM = 0.01  # nats; a guide closer to uniform than this names no place
+LOOK_EVERY = 50  # steps between looks at the guide, for each of which a GPU has to be waited for
 
 
 @dataclass(frozen=True)
@@ -159,6 +160,9 @@ class AlignClip(Method):
         self.text = self.text_features(episode.class_names)
         self.targets = self.smoothed_targets()
         self.warned = False
+        # Of the guide from uniform, summed since the last look; the sum stays on the device.
+        self.guide_divergence: Tensor | float = 0.0
+        self.guide_batches = 0
 
     def resolved(self) -> dict[str, Any]:
         return asdict(self.o)
@@ -210,7 +214,8 @@ class AlignClip(Method):
             terms["loss_as"] = self.as_ * terms["as"]
         terms["guide_entropy"] = losses.entropy(guide.detach()).mean()
         terms["guide_kl_uniform"] = losses.kl_to_uniform(guide.detach()).mean()
-        self.warn_if_uniform(terms["guide_kl_uniform"])
+        self.guide_divergence = self.guide_divergence + terms["guide_kl_uniform"]
+        self.guide_batches += 1
         return terms
 
     def smoothed_targets(self) -> Tensor | None:
@@ -228,14 +233,18 @@ class AlignClip(Method):
             targets = losses.semantic_targets(o.sharpness * similarity, o.epsilon)
         return targets / targets.sum(dim=1, keepdim=True) if o.normalise_targets else targets
 
-    def warn_if_uniform(self, divergence: Tensor) -> None:
+    def after_step(self, step: int) -> None:
         """Say once that the guide names no place: aligning with it only flattens attention."""
-        if not self.warned and float(divergence) < UNIFORM:
+        if self.warned or not self.guide_batches or (step - 1) % LOOK_EVERY:
+            return
+        divergence = float(self.guide_divergence) / self.guide_batches
+        self.guide_divergence, self.guide_batches = 0.0, 0
+        if divergence < UNIFORM:
             self.warned = True
             log.warning(
                 "the guide is nearly uniform (KL to uniform %.4f < %g): it says nothing of where the object "
                 "is, and alignment flattens attention; try a lower --temperature, another --guide, or "
                 "--aal-weight 0",
-                float(divergence),
+                divergence,
                 UNIFORM,
             )
