@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -264,6 +264,22 @@ def names_episode(source: Source, protocol: str = "", target: str | None = None)
 
     none = np.empty(0, np.int64)
     return Episode(protocol, target, source, tuple(range(len(source.class_names))), none, none, (), "")
+
+
+def zeroshot(backbone: Backbone, templates: Sequence[str] | None = None) -> Method:
+    """A backbone as it is, as a method without classes of its own.
+
+    Args:
+        backbone: frozen by it.
+        templates: of prompts; None for "a photo of a {}.".
+    """
+    from .methods import get_method
+    from .text import DEFAULT_TEMPLATES
+
+    templates = tuple(templates or DEFAULT_TEMPLATES)
+    method = get_method("zeroshot")()
+    method.setup(backbone, names_episode(NamesOnly("", (), (), templates)), templates)
+    return method
 
 
 class NamesOnly:

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from .photo import explain, run_explain
+from .command import explain, run_explain
 
 __all__ = ["explain", "run_explain"]

@@ -1,11 +1,10 @@
-"""`clipalign explain`: maps of one image for texts, before and after fine-tuning."""
+"""Maps of one image for texts, before and after fine-tuning."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -13,15 +12,10 @@ from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
-from tyro.conf import Positional
 
-from ..backbone import Backbone, load
 from ..data.base import Preprocess
 from ..data.decode import evaluation_view, read_image
-from ..errors import UserError
-from ..options import parse_config, to_arguments
-from ..precision import select_device
-from ..runs import check_out, is_run, open_run
+from ..methods import Method
 from ..training import preprocess_for
 from .figures import Block, Panel, grid_figure, save
 from .maps import Maps, make_maps
@@ -46,97 +40,40 @@ class Explanation:
     cosines: tuple[float, ...]
 
 
-@dataclass(frozen=True)
-class ExplainConfig:
-    """Draw where a model looks on an image, and where it finds a text, before and after fine-tuning."""
-
-    model: Positional[str]
-    """Run folder, or a backbone as in `clipalign train --backbone`."""
-    image: Positional[Path]
-    """Image file (PNG, JPEG, WebP, GIF, BMP, TIFF)."""
-    text: tuple[str, ...] = ()
-    """Texts to look for, one row of the picture each; taken as they are, such as --text "a dog" "grass"."""
-    out: Path = Path("clipalign-explain")
-    """Folder for explain.png and maps.npz. Must be new or empty, unless --overwrite is given."""
-    cache_dir: str | None = None
-    """Folder of downloaded weights."""
-    device: str = "auto"
-    """auto, cpu, cuda or cuda:N."""
-    overwrite: bool = False
-    """Replace what is in --out."""
-
-    def check(self) -> None:
-        """Raise UserError for the first value out of range."""
-        if not self.text or not all(text.strip() for text in self.text):
-            raise UserError('--text: give at least one text to look for, such as --text "a dog"')
-
-
-def run_explain(arguments: Sequence[str], prog: str = "clipalign explain") -> list[Path]:
-    """Explain as the tokens of a command line say, and print the files written."""
-    config = parse_config(ExplainConfig, arguments, prog)
-    files = _run(config)
-    for file in files:
-        print(file)
-    return files
-
-
-def explain(model: str | Path, image: str | Path, text: Sequence[str], **options: Any) -> list[Path]:
-    """Draw where a model looks on an image, and where it finds each text, as `clipalign explain` does.
-
-    A run is shown beside the backbone it started from; a backbone alone. The maps cover what the model sees:
-    the central part of the image, in the shape the backbone takes.
+def explain_image(
+    models: Sequence[tuple[str, Method]], image: Path, texts: Sequence[str], out: Path
+) -> list[Path]:
+    """Write explain.png and maps.npz.
 
     Args:
-        model: run folder or backbone.
-        image: image file.
-        text: texts, taken as they are.
-        options: those of the command line with underscores.
-
-    Returns:
-        The files written: `explain.png`, and `maps.npz` with unscaled maps on the grid of patches: per model
-        `NAME_attention` [gh, gw], `NAME_patches` and `NAME_guide` [texts, gh, gw].
-
-    Raises:
-        UserError: bad input; nothing has been written then.
+        models: title and method, which all take images of the same size.
+        image: file.
+        texts: one row of the picture each.
+        out: folder that is there.
     """
-    given = {"model": model, "image": image, "text": list(text), **options}
-    return _run(parse_config(ExplainConfig, to_arguments(ExplainConfig, given), "clipalign explain"))
-
-
-def _run(config: ExplainConfig) -> list[Path]:
-    check_out(config.out, overwrite=config.overwrite)
-    picture = read_image(config.image)
-    models = _models(config)
-    found = [_explain(title, backbone, picture, config.text) for title, backbone in models]
-    shown = visible_part(picture, preprocess_for(models[0][1]))
-    config.out.mkdir(parents=True, exist_ok=True)
-    files = [save(_figure(shown, config.text, found), config.out / "explain.png"), config.out / "maps.npz"]
+    picture = read_image(image)
+    found = [_explain(title, method, picture, texts) for title, method in models]
+    shown = visible_part(picture, preprocess_for(models[0][1].backbone))
+    out.mkdir(parents=True, exist_ok=True)
+    files = [save(_figure(shown, texts, found), out / "explain.png"), out / "maps.npz"]
     arrays = {}
     for explanation in found:
         name = explanation.title.split()[-1]
         for part in ("attention", "patches", "guide"):
             arrays[f"{name}_{part}"] = getattr(explanation.maps, part)[0].numpy()
-    np.savez_compressed(files[1], texts=np.array(config.text), **arrays)
+    np.savez_compressed(files[1], texts=np.array(texts), **arrays)
     return files
 
 
-def _models(config: ExplainConfig) -> list[tuple[str, Backbone]]:
-    device = select_device(config.device)
-    if not is_run(config.model):
-        return [("zero-shot", load(config.model, device, config.cache_dir))]
-    run = open_run(config.model, device=device, cache_dir=config.cache_dir)
-    before = load(run.options.run.backbone, device, config.cache_dir or run.options.run.cache_dir)
-    after = [(f"after {run.method.name}", run.backbone)] if run.method.iterates else []
-    return [("zero-shot", before), *after]
-
-
 @torch.no_grad()
-def _explain(title: str, backbone: Backbone, picture: Image.Image, texts: Sequence[str]) -> Explanation:
+def _explain(title: str, method: Method, picture: Image.Image, texts: Sequence[str]) -> Explanation:
+    backbone = method.backbone
     preprocess = preprocess_for(backbone)
     images = preprocess.normalise(evaluation_view(picture, preprocess)[None]).to(backbone.device)
-    text = F.normalize(backbone.encode_text(list(texts)).float(), dim=-1)
-    feature = F.normalize(backbone.encode_image(images).float(), dim=-1)
-    maps = make_maps(backbone, images, text)
+    text = method.spoken(texts, images)
+    with method.hooks():  # prompts inside the image tower move its attention: the maps have to show that
+        feature = F.normalize(backbone.encode_image(images).float(), dim=-1)
+        maps = make_maps(backbone, images, text)
     return Explanation(title, maps, tuple((feature @ text.T)[0].tolist()))
 
 

@@ -23,6 +23,7 @@ and files belong to the engine. A new method is one new file in this folder (or 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
@@ -188,6 +189,24 @@ class Method:
             return self.scale * self.image_features(images).float() @ text.T
 
         return logits
+
+    def hooks(self) -> AbstractContextManager[None]:
+        """The towers as predictions run them, within a `with`. Here: as they are."""
+        return nullcontext()
+
+    @torch.no_grad()
+    def spoken(self, texts: Sequence[str], images: Tensor) -> Tensor:
+        """What this method compares with an image where it looks for a text; not within `hooks`.
+
+        Args:
+            texts: T of them. Here taken as they are; prompt learners put their vectors around them, as around
+                class names.
+            images: [1, 3, H, W], for methods whose prompts depend on it.
+
+        Returns:
+            [T, d] unit rows in float32.
+        """
+        return F.normalize(self.backbone.encode_text(list(texts)).float(), dim=-1)
 
     def caption_features(self, texts: Sequence[str]) -> Tensor:
         """Texts -> unit rows [T, d] float32 for retrieval, without gradient."""

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -84,8 +85,17 @@ class CoCoOp(Method):
         prompts = ClassPrompts(self.backbone, class_names, self.prompts.learned)
         return lambda images: self.logits(images, prompts)
 
+    @torch.no_grad()
+    def spoken(self, texts: Sequence[str], images: Tensor) -> Tensor:
+        prompts = ClassPrompts(self.backbone, texts, self.prompts.learned)
+        return self.prompt_features(self.image_features(images), prompts)[0].float()
+
     def logits(self, images: Tensor, prompts: ClassPrompts) -> Tensor:
         """[B, 3, H, W] -> [B, C]."""
         image = self.image_features(images)
+        return cosine_logits(self.scale, image, self.prompt_features(image, prompts))
+
+    def prompt_features(self, image: Tensor, prompts: ClassPrompts) -> Tensor:
+        """Image features [B, d] -> the texts of each image, [B, C, d] unit rows."""
         context = self.context + self.meta_net(image).unsqueeze(1)
-        return cosine_logits(self.scale, image, prompts.encode(context, self.config.prompts_at_once))
+        return prompts.encode(context, self.config.prompts_at_once)

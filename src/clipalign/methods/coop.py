@@ -103,12 +103,23 @@ class CoOp(Method):
         Raises:
             UnseenClasses: class-specific context, and a class that was not trained.
         """
+        text = self.class_features(class_names)
+        return lambda images: cosine_logits(self.scale, self.image_features(images), text)
+
+    def spoken(self, texts: Sequence[str], images: Tensor) -> Tensor:
+        return self.class_features(texts)
+
+    @torch.no_grad()
+    def class_features(self, class_names: Sequence[str]) -> Tensor:
+        """T(V) of any classes, [C, d] unit rows.
+
+        Raises:
+            UnseenClasses: as `classifier`.
+        """
         context: Tensor = self.context
         if self.config.class_specific:
             context = context[self.trained_rows(class_names)]
-        with torch.no_grad():
-            text = self.prompt_features(self.class_prompts(class_names), context)
-        return lambda images: cosine_logits(self.scale, self.image_features(images), text)
+        return self.prompt_features(self.class_prompts(class_names), context)
 
     def class_prompts(self, class_names: Sequence[str]) -> ClassPrompts:
         """The fixed part of the prompts."""

@@ -152,18 +152,33 @@ class Dpl(Method):
         prompts = ClassPrompts(self.backbone, class_names, self.config.context_tokens)
         kept: Tensor | None = None
         if self.config.prompt_from == "training":
-            with torch.no_grad():
-                kept = prompts.encode(self.generator.mean.unsqueeze(0))[0]
+            kept = self.kept_features(prompts)
 
         def logits(images: Tensor) -> Tensor:
             features = self.backbone.encode_image(images)
             image = F.normalize(features, dim=-1)
             if kept is not None:
                 return cosine_logits(self.scale, image, kept)
-            self.generator.eval()
             size = self.config.prompt_batch
-            text = prompts.encode(torch.stack([self.generator(part) for part in features.split(size)]))
-            parts = zip(image.split(size), text, strict=True)
+            parts = zip(image.split(size), self.batch_features(features, prompts), strict=True)
             return torch.cat([cosine_logits(self.scale, part, t) for part, t in parts])
 
         return logits
+
+    @torch.no_grad()
+    def spoken(self, texts: Sequence[str], images: Tensor) -> Tensor:
+        prompts = ClassPrompts(self.backbone, texts, self.config.context_tokens)
+        if self.config.prompt_from == "training":
+            return self.kept_features(prompts)
+        return self.batch_features(self.backbone.encode_image(images), prompts)[0]
+
+    @torch.no_grad()
+    def kept_features(self, prompts: ClassPrompts) -> Tensor:
+        """[C, d] unit rows, of the mean prompt of training."""
+        return prompts.encode(self.generator.mean.unsqueeze(0))[0]
+
+    def batch_features(self, features: Tensor, prompts: ClassPrompts) -> Tensor:
+        """Raw image features [B, d] -> the texts of each `prompt_batch` of them, [parts, C, d] unit rows."""
+        self.generator.eval()
+        parts = features.split(self.config.prompt_batch)
+        return prompts.encode(torch.stack([self.generator(part) for part in parts]))

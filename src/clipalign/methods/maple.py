@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -85,8 +86,7 @@ class Maple(Method):
         return {"loss_ce": F.cross_entropy(cosine_logits(self.scale, image, text), batch.labels)}
 
     def classifier(self, class_names: Sequence[str], templates: Sequence[str] | None = None) -> Classifier:
-        with torch.no_grad(), self.hooks():
-            text = self.prompt_features(self.class_prompts(class_names))
+        text = self.class_features(class_names)
 
         def logits(images: Tensor) -> Tensor:
             with self.hooks():
@@ -94,7 +94,7 @@ class Maple(Method):
 
         return logits
 
-    def hooks(self) -> Any:
+    def hooks(self) -> AbstractContextManager[None]:
         """Both towers with their vectors."""
         coupled = [f(p) for f, p in zip(self.couplings, self.vectors, strict=True)]
         return self.backbone.hooks(**deep_hooks(self.vectors, coupled))
@@ -102,6 +102,15 @@ class Maple(Method):
     def class_prompts(self, class_names: Sequence[str]) -> ClassPrompts:
         """The fixed part of the prompts."""
         return ClassPrompts(self.backbone, class_names, self.vectors.shape[1], words=self.words)
+
+    def spoken(self, texts: Sequence[str], images: Tensor) -> Tensor:
+        return self.class_features(texts)
+
+    @torch.no_grad()
+    def class_features(self, class_names: Sequence[str]) -> Tensor:
+        """T of any classes, [C, d] unit rows."""
+        with self.hooks():
+            return self.prompt_features(self.class_prompts(class_names))
 
     def prompt_features(self, prompts: ClassPrompts) -> Tensor:
         """T, [C, d] unit rows; within `hooks`."""

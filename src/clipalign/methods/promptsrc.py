@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -153,8 +154,7 @@ class PromptSrc(Method):
         }
 
     def classifier(self, class_names: Sequence[str], templates: Sequence[str] | None = None) -> Classifier:
-        with torch.no_grad(), self.hooks():
-            text = self.prompt_features(self.class_prompts(class_names))
+        text = self.class_features(class_names)
 
         def logits(images: Tensor) -> Tensor:
             with self.hooks():
@@ -162,13 +162,22 @@ class PromptSrc(Method):
 
         return logits
 
-    def hooks(self) -> Any:
+    def hooks(self) -> AbstractContextManager[None]:
         """Both towers with their vectors."""
         return self.backbone.hooks(**deep_hooks(self.text_vectors, self.vision_vectors))
 
     def class_prompts(self, class_names: Sequence[str]) -> ClassPrompts:
         """The fixed part of the prompts."""
         return ClassPrompts(self.backbone, class_names, self.config.context_tokens, words=self.words)
+
+    def spoken(self, texts: Sequence[str], images: Tensor) -> Tensor:
+        return self.class_features(texts)
+
+    @torch.no_grad()
+    def class_features(self, class_names: Sequence[str]) -> Tensor:
+        """T of any classes, [C, d] unit rows."""
+        with self.hooks():
+            return self.prompt_features(self.class_prompts(class_names))
 
     def prompt_features(self, prompts: ClassPrompts) -> Tensor:
         """T, [C, d] unit rows; within `hooks`."""

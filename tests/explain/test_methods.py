@@ -1,0 +1,95 @@
+"""The maps are those of the model that predicts: with its prompts, and beside its logits."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from prompt_towers import NAMES, backbone, ready
+from torch.nn import functional as F
+
+from clipalign.cli import main
+from clipalign.data.decode import evaluation_view, read_image
+from clipalign.explain import explain
+from clipalign.explain.maps import make_maps
+from clipalign.explain.photo import _explain
+from clipalign.methods import get_method
+from clipalign.runs import open_run, zeroshot
+from clipalign.training import preprocess_for
+
+PROMPTED = ("maple", "promptsrc")
+
+
+def moved(name: str, **options: Any) -> Any:
+    """A prompt learner whose vectors are somewhere."""
+    # Six blocks: attention is drawn from a third of them, and in the first one no prompt has been seen yet.
+    method = ready(get_method(name), backbone(vision_layers=6), **options)
+    with torch.no_grad():
+        for parameter in method.parameters():
+            parameter += 0.3 * torch.randn_like(parameter)
+    return method
+
+
+@pytest.mark.parametrize("name", [*PROMPTED, "coop", "cocoop", "dpl"])
+def test_the_cosines_shown_are_the_logits_of_the_classifier(name: str, squares_folder: Path) -> None:
+    method = moved(name)
+    picture = read_image(squares_folder / "dark" / "red_square" / "0.png")
+    shown = _explain("after", method, picture, NAMES)
+    preprocess = preprocess_for(method.backbone)
+    images = preprocess.normalise(evaluation_view(picture, preprocess)[None])
+    with torch.no_grad():
+        logits = method.classifier(NAMES)(images)[0]
+        # Neither the bare towers nor the texts as they stand would give them.
+        bare = F.normalize(method.backbone.encode_image(images), dim=-1)
+        plain = bare @ F.normalize(method.backbone.encode_text(list(NAMES)), dim=-1).T
+    torch.testing.assert_close(
+        float(method.scale) * torch.tensor(shown.cosines), logits, rtol=1e-4, atol=1e-4
+    )
+    assert not torch.allclose(method.scale * plain[0], logits, atol=0.1)
+
+
+def test_kept_prompts_of_dpl_are_shown_too(squares_folder: Path) -> None:
+    method = moved("dpl", prompt_from="training")
+    method.generator.remember(torch.randn_like(method.generator.mean))
+    picture = read_image(squares_folder / "dark" / "red_square" / "0.png")
+    preprocess = preprocess_for(method.backbone)
+    images = preprocess.normalise(evaluation_view(picture, preprocess)[None])
+    with torch.no_grad():
+        logits = method.classifier(NAMES)(images)[0]
+    shown = torch.tensor(_explain("after", method, picture, NAMES).cosines)
+    torch.testing.assert_close(float(method.scale) * shown, logits, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", PROMPTED)
+def test_maps_are_of_the_prompted_tower(name: str, squares_folder: Path) -> None:
+    method = moved(name)
+    picture = read_image(squares_folder / "dark" / "red_square" / "0.png")
+    shown = _explain("after", method, picture, NAMES).maps
+    preprocess = preprocess_for(method.backbone)
+    images = preprocess.normalise(evaluation_view(picture, preprocess)[None])
+    text = method.class_features(NAMES)
+    bare = make_maps(method.backbone, images, text)
+    with method.hooks():
+        prompted = make_maps(method.backbone, images, text)
+    for part in ("attention", "patches", "guide"):
+        assert torch.equal(getattr(shown, part), getattr(prompted, part))
+        assert not torch.allclose(getattr(shown, part), getattr(bare, part), atol=1e-4), part
+
+
+def test_a_run_with_prompts_end_to_end(tiny_spec: str, squares_folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "maple"
+    arguments = ["train", "--method", "maple", "--data", str(squares_folder), "--target", "grey"]
+    arguments += ["--protocol", "domain-shift", "--backbone", tiny_spec, "--steps", "2"]
+    assert main([*arguments, "--batch-size", "4", "--lr", "1", "--out", str(out)]) == 0
+    image = squares_folder / "grey" / "red_square" / "0.png"
+    files = explain(out, image, ["red square", "green square"], out=tmp_path / "maps")
+    with np.load(files[1]) as maps:
+        assert np.abs(maps["maple_patches"] - maps["zero-shot_patches"]).max() > 1e-4
+    # Texts reach the zero-shot model as they are, and the run as class names.
+    run = open_run(out)
+    images = torch.zeros(1, 3, *run.backbone.image_size)
+    own, plain = (m.spoken(["red square"], images) for m in (run.method, zeroshot(run.backbone)))
+    assert not torch.allclose(own, plain)
