@@ -130,6 +130,9 @@ class TrainConfig(DataConfig):
     """Processes that prepare batches ahead. 0 prepares them in the training process; results are the same."""
     eval_batch_size: int = 256
     """Images per forward pass at evaluation."""
+    log_to: tuple[Literal["tensorboard", "wandb"], ...] = ()
+    """Where metrics and results are written too: to TensorBoard (tensorboard/ in the run) or Weights & Biases.
+    Each is an extra: pip install "clipalign[tensorboard]"."""
     log_every: int = 10
     """Steps between two lines of metrics.jsonl, which hold means over the steps between."""
     validate_every: int | None = None

@@ -30,6 +30,7 @@ from .precision import Precision, round_to_half
 from .progress import Reporter
 from .protocols.base import Episode
 from .runs import RunFolder
+from .writers import Writers
 
 
 @dataclass(frozen=True)
@@ -85,6 +86,7 @@ def fit(
     validation: SourceValidation,
     precision: Precision,
     reporter: Reporter,
+    writers: Writers | None = None,
 ) -> WeightAverage:
     """Train a method that has been set up.
 
@@ -100,6 +102,7 @@ def fit(
         validation: measured every `config.validate_every` steps, with the averaged weights.
         precision: autocast and loss scaling.
         reporter: says how it goes.
+        writers: get every line of metrics.jsonl too.
 
     Returns:
         The average; `applied()` puts it into the method for a while.
@@ -134,6 +137,8 @@ def fit(
     state = {"optimizer": optimizer, "scheduler": scheduler, "scaler": precision.scaler, "average": average}
     first = restore(folder, method, state, meter) if config.resume else 0
     metrics = keep_metrics(folder, first) if ranks.first else []
+    writers = writers or Writers()
+    writers.replay(metrics)
     validate_every = config.validate_every
     if validate_every is None:
         validate_every = max(1, total // average.evaluations)
@@ -184,6 +189,7 @@ def fit(
             if ranks.first:
                 with folder.metrics.open("a", encoding="utf-8") as file:
                     file.write(json.dumps(line) + "\n")
+                writers.line(line)
         reporter.step(step, total, line)
         last = step == total or average.over
         if config.checkpoint_every and (step % config.checkpoint_every == 0 or last) and ranks.first:

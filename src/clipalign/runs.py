@@ -36,6 +36,7 @@ FREE = frozenset(
         "workers",
         "cache_dir",
         "log_every",
+        "log_to",
         "validate_every",
         "checkpoint_every",
         "eval_batch_size",
@@ -117,7 +118,8 @@ class RunFolder:
             self.log,
         ):
             path.unlink(missing_ok=True)
-        shutil.rmtree(self.checkpoint.parent, ignore_errors=True)
+        for folder in (self.checkpoint.parent, self.path / "tensorboard", self.path / "wandb"):
+            shutil.rmtree(folder, ignore_errors=True)
 
     def read_metrics(self) -> list[dict[str, Any]]:
         """Lines of metrics.jsonl, complete ones."""

@@ -33,6 +33,7 @@ from .progress import Reporter
 from .protocols import Episode, episode_from, write_skipped, write_split
 from .results import ResultRow, read_results, write_results
 from .runs import Run, RunFolder, check_out, check_same, open_run, write_config
+from .writers import Writers, check_writers
 
 
 @dataclass
@@ -86,6 +87,7 @@ def run_training(
     """
     options = train_options(arguments, prog)
     config = options.run
+    check_writers(config.log_to)
     folder = RunFolder(config.out)
     ranks = distributed.start(select_device(config.device))
     try:
@@ -143,7 +145,11 @@ def _train(
         write_config(folder, options, facts | {"interpolation": preprocess.interpolation})
         write_split(folder.split, episode, config.split_seed)
         write_skipped(folder.skipped, episode)
-    with Reporter(ranks.first, folder.log) as reporter:
+    log_to = config.log_to if ranks.first else ()
+    with (
+        Writers(log_to, folder.path, options.flat()) as writers,
+        Reporter(ranks.first, folder.log) as reporter,
+    ):
         for line in introduction(options, method, episode, average, precision):
             reporter.say(line)
         began = time.perf_counter()
@@ -153,7 +159,7 @@ def _train(
             extra["skipped"] = len(episode.skipped)
         if method.iterates:
             steps = Steps(episode, config.batch_size, config.seed, views.preprocess, ranks)
-            averaged = fit(method, config, average, folder, steps, validation, precision, reporter)
+            averaged = fit(method, config, average, folder, steps, validation, precision, reporter, writers)
             if ranks.first:
                 save_weights(folder.last, method.state_dict())
             if averaged.average:
@@ -165,7 +171,7 @@ def _train(
             listed = ", ".join(f"{name.replace('_', ' ')} {shown(value)}" for name, value in numbers.items())
             reporter.say(f"chosen on source validation: {listed}")
             if ranks.first:
-                write_chosen(folder, config.steps if method.iterates else 0, chosen)
+                writers.line(write_chosen(folder, config.steps if method.iterates else 0, chosen))
         facts = {
             **row_facts(options, templates, command),
             "protocol": episode.protocol,
@@ -185,6 +191,7 @@ def _train(
                 save_weights(folder.last, method.state_dict())
             write_predictions(folder.predictions, scores)
             write_card(folder, options.flat(), rows)
+            writers.results(rows, extra.get("stopped_at", facts["steps"]))
             write_results(folder.path, rows)
             shutil.rmtree(folder.checkpoint.parent, ignore_errors=True)  # of no use once the run is done
         for line in conclusion(rows):
@@ -193,10 +200,12 @@ def _train(
     return rows
 
 
-def write_chosen(folder: RunFolder, step: int, chosen: dict[str, Any]) -> None:
-    """Add what `Method.finish` returned to metrics.jsonl."""
+def write_chosen(folder: RunFolder, step: int, chosen: dict[str, Any]) -> dict[str, Any]:
+    """Add what `Method.finish` returned to metrics.jsonl; returns the line."""
+    line = {"step": step, "chosen": chosen}
     with folder.metrics.open("a", encoding="utf-8") as file:
-        file.write(json.dumps({"step": step, "chosen": chosen}) + "\n")
+        file.write(json.dumps(line) + "\n")
+    return line
 
 
 def preprocess_for(
