@@ -48,7 +48,7 @@ def read_shards(name: str, *, names: Mapping[str, str] | None = None, max_broken
     rows: list[Row] = []
     places: list[tuple[int, int, int]] = []
     for number, path in enumerate(paths):
-        part = PARTS.get(re.split(r"[-_.]", path.name.lower())[0], "")
+        part = part_of_shard(path)
         for key, place, facts in samples(path):
             if "label" not in facts:
                 raise UserError(f"--data: {path}: {key} has no .cls file and no label in a .json file")
@@ -121,6 +121,11 @@ def samples(path: Path) -> Iterator[tuple[str, tuple[int, int], dict[str, Any]]]
         yield key, place, facts.get(key, {})
 
 
+def part_of_shard(path: Path) -> str:
+    """The part that the name of a shard says: train-000.tar; "" for none."""
+    return PARTS.get(re.split(r"[-_.]", path.name.lower())[0], "")
+
+
 def read_facts(kind: str, text: str) -> dict[str, Any]:
     """What a file beside an image says of it."""
     if kind == "cls":
@@ -130,7 +135,11 @@ def read_facts(kind: str, text: str) -> dict[str, Any]:
     content = json.loads(text)
     if not isinstance(content, dict):
         raise ValueError("a .json file that is no object")
-    found = {field: content[field] for field in ("label", "domain", "split", "caption") if field in content}
+    found = {
+        field: content[field]
+        for field in ("label", "domain", "split", "caption", "captions")
+        if field in content
+    }
     return ({"label": content["cls"]} if "cls" in content else {}) | found
 
 

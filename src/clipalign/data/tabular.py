@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import difflib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -75,8 +75,10 @@ def read_table(
     return Table(path.stem, rows, files, names=names, max_broken=max_broken)
 
 
-def find_columns(path: Path, header: Sequence[str], told: Mapping[str, str]) -> dict[str, int]:
-    """Field -> position of its column."""
+def find_columns(
+    path: Path, header: Sequence[str], told: Mapping[str, str], needed: Sequence[str] = ("path", "label")
+) -> dict[str, int]:
+    """Field -> position of its column; fields that are not `needed` may have none."""
     lower = [name.strip().lower() for name in header]
     at: dict[str, int] = {}
     for field, usual in COLUMNS.items():
@@ -84,7 +86,7 @@ def find_columns(path: Path, header: Sequence[str], told: Mapping[str, str]) -> 
         match = next((name for name in wanted if name in lower), None)
         if match is not None:
             at[field] = lower.index(match)
-        elif field in told or field in ("path", "label"):
+        elif field in told or field in needed:
             near = difflib.get_close_matches(wanted[0], lower, n=1)
             hint = f" (near: {near[0]})" if near else ""
             raise UserError(
@@ -95,23 +97,39 @@ def find_columns(path: Path, header: Sequence[str], told: Mapping[str, str]) -> 
 
 
 def read_csv(path: Path) -> tuple[list[str], list[list[Any]]]:
-    """Column names and lines; the separator is the first of tab, semicolon and comma in the header."""
+    """Column names and lines; see `csv_lines`."""
+    lines = [line for _, line in csv_lines(path)]
+    return lines[0], lines[1:]
+
+
+def csv_lines(path: Path) -> Iterator[tuple[int, list[str]]]:
+    """(line number, cells) of a file, one at a time, the column names first.
+
+    The separator is the first of tab, semicolon and comma in the header. A line with breaks inside quotes has the
+    number of its last one.
+
+    Raises:
+        UserError: unreadable, empty, or a line with more or fewer cells than the header.
+    """
+    width = 0
     try:
         # Paths may be in any encoding: what is not UTF-8 comes back as the same bytes when opened.
         with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
             separator = next((c for c in "\t;" if c in file.readline()), ",")
             file.seek(0)
-            lines = [line for line in csv.reader(file, delimiter=separator, strict=True) if line]
+            reader = csv.reader(file, delimiter=separator, strict=True)
+            for line in reader:
+                width = width or len(line)
+                if line and len(line) != width:
+                    raise UserError(
+                        f"--data: {path}, line {reader.line_num}: {len(line)} cells under {width} column names"
+                    )
+                if line:
+                    yield reader.line_num, line
     except (OSError, csv.Error) as error:
         raise UserError(f"--data: cannot read {path} ({error})") from None
-    if not lines:
+    if not width:
         raise UserError(f"--data: {path} is empty; its first line should be path,label")
-    for number, line in enumerate(lines, 1):
-        if len(line) != len(lines[0]):
-            raise UserError(
-                f"--data: {path}, line {number}: {len(line)} cells under {len(lines[0])} column names"
-            )
-    return lines[0], lines[1:]
 
 
 def read_parquet(path: Path) -> tuple[list[str], list[tuple[Any, ...]]]:
