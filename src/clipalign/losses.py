@@ -1,5 +1,7 @@
 """Pure functions of tensors: AlignCLIP's attention alignment and semantic smoothing, CLIPood's margin.
 
+Losses that compare all images with all texts are in `losses_contrastive` and are named here.
+
 Equation numbers are those of AlignCLIP (2023). Where the paper and its released code differ, both are here
 under the names "paper" and "released". B images, M patches, C classes, d joint size, L layers. Features need
 not be normalised; cosines are formed here. Everything is computed in float32 at least, outside autocast, from
@@ -8,37 +10,23 @@ log-softmax: at temperature 0.01 one bfloat16 rounding of a cosine would move a 
 
 from __future__ import annotations
 
-import functools
 import math
-from collections.abc import Callable
-from typing import Any, Literal, ParamSpec, TypeVar
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .full_precision import full_precision as _full_precision
+from .losses_contrastive import contrastive_logits as contrastive_logits
+from .losses_contrastive import contrastive_loss as contrastive_loss
+from .losses_contrastive import masked_contrastive_loss as masked_contrastive_loss
+from .losses_contrastive import masked_rows as masked_rows
+from .losses_contrastive import reduced_to_components as reduced_to_components
+
 Direction = Literal["paper", "released"]
 
 TINY = 1e-12  # below every attention weight that matters; keeps log finite where a softmax underflows
-
-P = ParamSpec("P")
-R = TypeVar("R")
-
-
-def _full_precision(function: Callable[P, R]) -> Callable[P, R]:
-    """Run outside autocast, with half-precision tensors raised to float32."""
-
-    def raised(value: Any) -> Any:
-        half = isinstance(value, Tensor) and value.dtype in (torch.float16, torch.bfloat16)
-        return value.float() if half else value
-
-    @functools.wraps(function)
-    def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
-        device = next(a.device.type for a in (*args, *kwargs.values()) if isinstance(a, Tensor))
-        with torch.autocast(device, enabled=False):
-            return function(*map(raised, args), **{k: raised(v) for k, v in kwargs.items()})
-
-    return wrapper
 
 
 # Attention alignment (section 4.1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -47,8 +48,14 @@ def ready(cls: type[Method], backbone: Backbone, episode: Episode) -> Method:
     return method
 
 
-def batch_of(episode: Episode, backbone: Backbone, step: int = 0) -> Batch:
-    return Steps(episode, 6, 0, preprocess_for(backbone))[step]
+def batch_of(method: Method, step: int = 0) -> Batch:
+    """A training batch; with captions of two sentences where the method learns from them."""
+    batch = Steps(method.episode, 6, 0, preprocess_for(method.backbone))[step]
+    if method.learns_from == "classes":
+        return batch
+    names = [method.episode.class_names[label] for label in batch.labels.tolist()]
+    pairs = zip(names, batch.rows.tolist(), strict=True)
+    return replace(batch, captions=tuple(f"a {name}. it is number {row}." for name, row in pairs))
 
 
 def descend(method: Method, batch: Batch) -> dict[str, Tensor]:
@@ -57,12 +64,12 @@ def descend(method: Method, batch: Batch) -> dict[str, Tensor]:
     return terms
 
 
-def train(method: Method, episode: Episode, steps: int) -> dict[str, Tensor]:
+def train(method: Method, steps: int) -> dict[str, Tensor]:
     optimizer = torch.optim.AdamW(method.parameters(), lr=1e-3)
     for step in range(steps):
         torch.manual_seed(step)
         optimizer.zero_grad()
-        descend(method, batch_of(episode, method.backbone, step))
+        descend(method, batch_of(method, step))
         optimizer.step()
         method.after_step(step + 1)
     return {name: tensor.clone() for name, tensor in method.state_dict().items()}
@@ -80,7 +87,7 @@ def test_losses_are_finite_scalars_and_one_is_descended(
     cls: type[Method], tower: str, backbone: Backbone, episode: Episode
 ) -> None:
     method = ready(cls, backbone, episode)
-    terms = method.loss(batch_of(episode, backbone))
+    terms = method.loss(batch_of(method))
     assert any(name.startswith("loss") for name in terms)
     for name, value in terms.items():
         assert value.shape == () and bool(value.isfinite()), name
@@ -91,7 +98,7 @@ def test_gradients_reach_exactly_its_parameters(
     cls: type[Method], tower: str, backbone: Backbone, episode: Episode
 ) -> None:
     method = ready(cls, backbone, episode)
-    descend(method, batch_of(episode, backbone))
+    descend(method, batch_of(method))
     mine = {id(parameter) for parameter in method.parameters()}
     assert any(p.grad is not None and bool(p.grad.any()) for p in method.parameters())
     tensors = [*backbone.named_parameters(), *method.extra.named_parameters()]
@@ -105,9 +112,9 @@ def test_steps_are_reproducible_and_change_only_what_is_trained(
     cls: type[Method], tower: str, backbone: Backbone, episode: Episode
 ) -> None:
     before = {name: tensor.clone() for name, tensor in backbone.model.state_dict().items()}
-    first = train(ready(cls, copy.deepcopy(backbone), episode), episode, 2)
+    first = train(ready(cls, copy.deepcopy(backbone), episode), 2)
     method = ready(cls, backbone, episode)
-    second = train(method, episode, 2)
+    second = train(method, 2)
     assert all(torch.equal(first[name], second[name]) for name in first)
     trained = {name for name, parameter in backbone.model.named_parameters() if parameter.requires_grad}
     changed = {name for name in before if not torch.equal(before[name], second[name])}
@@ -121,12 +128,12 @@ def test_a_saved_method_predicts_the_same_for_classes_it_never_saw(
     fresh = copy.deepcopy(backbone)
     method = ready(cls, backbone, episode)
     if cls.iterates:
-        train(method, episode, 1)
+        train(method, 1)
     save_weights(tmp_path / "model.safetensors", method.state_dict())
     other = ready(cls, fresh, episode)
     other.load_state_dict(load_weights(tmp_path / "model.safetensors"))
 
-    images = batch_of(episode, backbone).images
+    images = batch_of(method).images
     for names in (episode.class_names, ("a kite", "snow", "an old boat", "rust", "tea")):
         try:
             method.classifier(names)
@@ -146,13 +153,14 @@ def test_a_batch_may_be_split_where_the_method_says_so(
 ) -> None:
     if not cls.mean_over_rows:
         pytest.skip("its loss looks at the whole batch")
-    method, batch = ready(cls, backbone, episode), batch_of(episode, backbone)
+    method, batch = ready(cls, backbone, episode), batch_of(method)
     descend(method, batch)
     whole = torch.cat([p.grad.flatten() for p in method.parameters() if p.grad is not None])
     for parameter in method.parameters():
         parameter.grad = None
     for rows in (slice(0, 4), slice(4, 6)):
-        piece = Batch(batch.images[rows], batch.labels[rows], batch.domains[rows], batch.rows[rows])
+        captions = None if batch.captions is None else batch.captions[rows]
+        piece = Batch(batch.images[rows], batch.labels[rows], batch.domains[rows], batch.rows[rows], captions)
         terms = method.loss(piece)
         (sum(v for k, v in terms.items() if k.startswith("loss")) * len(piece) / 6).backward()
     parts = torch.cat([p.grad.flatten() for p in method.parameters() if p.grad is not None])

@@ -5,6 +5,7 @@ from __future__ import annotations
 from .dense import Dense
 from .loading import list_backbones, load
 from .model import Backbone
+from .positions import stretch_positions
 from .tokens import Tokens
 
-__all__ = ["Backbone", "Dense", "Tokens", "list_backbones", "load"]
+__all__ = ["Backbone", "Dense", "Tokens", "list_backbones", "load", "stretch_positions"]

@@ -192,6 +192,28 @@ class Backbone(nn.Module):
         tokens = tokens[:, : int(ends.max()) + 1].to(self.device)
         return tower.encode(tower.embed(tokens), ends, self._hooks)
 
+    def text_states(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """Text features, and what the text tower knows of each token.
+
+        Args:
+            tokens: [B, n] token ids.
+
+        Returns:
+            Features [B, d], not normalised, and states [B, L, W] after the final layer norm, L up to the last end
+            token of all. Of a text that ends earlier (`text_lengths`) the states behind its end are of padding.
+
+        Raises:
+            UserError: the text tower is not causal.
+        """
+        tower = self._causal_tower()
+        ends = tower.end_positions(tokens)
+        tokens = tokens[:, : int(ends.max()) + 1].to(self.device)
+        return tower.states(tower.embed(tokens), ends, self._hooks)
+
+    def text_lengths(self, tokens: Tensor) -> Tensor:
+        """[B, n] token ids -> [B] tokens up to the end token, both ends included, on the backbone's device."""
+        return (self._causal_tower().end_positions(tokens) + 1).to(self.device)
+
     def embed_tokens(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """What `encode_prompt_embeddings` takes: [C, n] token ids -> [C, L, W] without positions, [C] ends.
 
@@ -259,6 +281,11 @@ class Backbone(nn.Module):
         """Blocks and width W of the (causal) text tower."""
         tower = self._causal_tower()
         return len(tower.transformer.resblocks), tower.token_embedding.embedding_dim
+
+    @property
+    def text_heads(self) -> int:
+        """Attention heads of a block of the (causal) text tower."""
+        return int(self._causal_tower().transformer.resblocks[0].attn.num_heads)
 
     def _causal_tower(self) -> TextTower:
         tower = text_tower(self.model)

@@ -40,6 +40,16 @@ class TextTower:
 
     def encode(self, embeddings: Tensor, ends: Tensor, hooks: Hooks) -> Tensor:
         """[C, n, W] prompts without positions, [C] end positions -> [C, d]."""
+        x = self.run(embeddings, hooks)
+        return self.project(self.ln_final(x[torch.arange(len(x), device=x.device), ends.to(x.device)]))
+
+    def states(self, embeddings: Tensor, ends: Tensor, hooks: Hooks) -> tuple[Tensor, Tensor]:
+        """`encode`, and every token after the final layer norm: [C, d], [C, n, W]."""
+        x = self.ln_final(self.run(embeddings, hooks))
+        return self.project(x[torch.arange(len(x), device=x.device), ends.to(x.device)]), x
+
+    def run(self, embeddings: Tensor, hooks: Hooks) -> Tensor:
+        """All blocks: [C, n, W] without positions -> [C, n, W] before the final layer norm."""
         n = embeddings.shape[1]
         x = embeddings + self.positional_embedding[:n].to(embeddings.dtype)
         mask = self.mask[:n, :n].to(x.dtype)
@@ -47,7 +57,10 @@ class TextTower:
             x = run_block(self.transformer, block, before(hooks.text, i, x), mask)
             if hooks.tap is not None:
                 hooks.tap("text", i, x)
-        x = self.ln_final(x[torch.arange(len(x), device=x.device), ends.to(x.device)])
+        return x
+
+    def project(self, x: Tensor) -> Tensor:
+        """[C, W] -> [C, d]."""
         if self.projection is None:
             return x
         return self.projection(x) if isinstance(self.projection, nn.Linear) else x @ self.projection

@@ -30,6 +30,11 @@ class Tokens:
         return sum(length > self.ids.shape[1] for length in self.lengths)
 
     @property
+    def tokens_cut(self) -> int:
+        """How many tokens the texts lost together."""
+        return sum(max(0, length - self.ids.shape[1]) for length in self.lengths)
+
+    @property
     def longest(self) -> int:
         """Tokens of the longest text, before cutting."""
         return max(self.lengths, default=0)

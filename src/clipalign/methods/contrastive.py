@@ -8,17 +8,21 @@ setup"): the same gradient as that of the whole batch at once.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, ClassVar
 
+import torch
 from torch import Tensor
 
 from .base import Method
 
 if TYPE_CHECKING:
+    from ..backbone import Backbone
     from ..data.base import Batch
 
 Features = Mapping[str, Tensor]
+CLIP_CEILING = 100  # where CLIP clips its logit scale
 
 
 class ContrastiveMethod(Method):
@@ -48,3 +52,23 @@ class ContrastiveMethod(Method):
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         features = self.features(batch)
         return self.loss_from_features(features, features)
+
+
+def beyond(local: Features, everyone: Features) -> Features:
+    """`everyone` as the losses' `all_...` arguments want it: empty where the local rows are all there are.
+
+    One matrix of similarities then serves both directions.
+    """
+    name = next(iter(local))
+    return everyone if len(everyone[name]) > len(local[name]) else {}
+
+
+def scale_ceiling(backbone: Backbone) -> float:
+    """The largest logarithm that training may give CLIP's logit scale: that of 100, or of what it starts from."""
+    return max(math.log(CLIP_CEILING), float(backbone.model.logit_scale.detach().max()))
+
+
+def clip_scale(backbone: Backbone, ceiling: float) -> None:
+    """Hold the logit scale at `scale_ceiling`, as CLIP's own training does after each step."""
+    with torch.no_grad():
+        backbone.model.logit_scale.clamp_(max=ceiling)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -11,15 +10,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from .. import losses
 from . import register
-from .base import Method
+from .contrastive import ContrastiveMethod, Features, beyond, clip_scale, scale_ceiling
 
 if TYPE_CHECKING:
     from ..backbone import Backbone
     from ..data.base import Batch
     from ..protocols.base import Episode
-
-CEILING = math.log(100)  # CLIP clips its logit scale at 100
 
 
 @dataclass(frozen=True)
@@ -32,7 +30,7 @@ class FlypConfig:
 
 
 @register("flyp")
-class Flyp(Method):
+class Flyp(ContrastiveMethod):
     """L = (CE(s I Tᵀ, rows) + CE(s T Iᵀ, columns)) / 2 over a batch of images and prompts of their classes.
 
     Each image's prompt is its class name in a template drawn at random from those of the data set. Both
@@ -43,7 +41,6 @@ class Flyp(Method):
     source = "Goyal et al., Finetune like you pretrain, CVPR 2023"
     trains = "both towers and the logit scale"
     Config = FlypConfig
-    mean_over_rows = False
     published: ClassVar[Mapping[str, Any]] = {
         "lr": 1e-5,
         "weight_decay": 0.1,
@@ -62,27 +59,39 @@ class Flyp(Method):
         tokens = backbone.tokenize([text for texts in by_class for text in texts])
         tokens.warn_if_cut()
         self.tokens = tokens.ids.unflatten(0, (len(by_class), -1))  # [C, templates, n]
-        self.ceiling = max(CEILING, float(backbone.model.logit_scale.detach().max()))
+        self.ceiling = scale_ceiling(backbone)
 
-    def loss(self, batch: Batch) -> dict[str, Tensor]:
+    def features(self, batch: Batch) -> dict[str, Tensor]:
         labels = batch.labels
         drawn = torch.randint(self.tokens.shape[1], (len(batch),))
         # Prompts that occur twice are encoded once.
         pairs, which = torch.stack([labels.cpu(), drawn], dim=1).unique(dim=0, return_inverse=True)
         text = F.normalize(self.backbone.encode_text(self.tokens[pairs[:, 0], pairs[:, 1]]), dim=-1)
-        image = self.image_features(batch.images)
-        scale = self.backbone.logit_scale
-        logits = (scale * image @ text[which.to(text.device)].T).float()
-        same = labels[:, None] == labels[None, :]
-        if self.config.positives == "diagonal":
-            same = torch.eye(len(labels), dtype=torch.bool, device=labels.device)
-        targets = same.float() / same.sum(dim=1, keepdim=True)
         return {
-            "loss_image_to_text": F.cross_entropy(logits, targets) / 2,
-            "loss_text_to_image": F.cross_entropy(logits.T, targets) / 2,
+            "image": self.image_features(batch.images),
+            "text": text[which.to(text.device)],
+            "labels": labels,
+        }
+
+    def loss_from_features(self, local: Features, everyone: Features, first: int = 0) -> dict[str, Tensor]:
+        scale, others = self.backbone.logit_scale, beyond(local, everyone)
+        rows, columns = losses.contrastive_logits(
+            local["image"], local["text"], scale, others.get("image"), others.get("text")
+        )
+        targets = self.targets(local["labels"], everyone["labels"], first)
+        return {
+            "loss_image_to_text": F.cross_entropy(rows, targets) / 2,
+            "loss_text_to_image": F.cross_entropy(columns, targets) / 2,
             "logit_scale": scale,
         }
 
+    def targets(self, labels: Tensor, all_labels: Tensor, first: int) -> Tensor:
+        """[b] and [N] labels -> [b, N], which of all rows are right for each local one, in equal shares."""
+        same = labels[:, None] == all_labels[None, :]
+        if self.config.positives == "diagonal":
+            own = torch.arange(first, first + len(labels), device=labels.device)
+            same = own[:, None] == torch.arange(len(all_labels), device=labels.device)
+        return same.float() / same.sum(dim=1, keepdim=True)
+
     def after_step(self, step: int) -> None:
-        with torch.no_grad():
-            self.backbone.model.logit_scale.clamp_(max=self.ceiling)
+        clip_scale(self.backbone, self.ceiling)
