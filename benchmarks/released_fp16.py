@@ -17,7 +17,7 @@ from torch import Tensor
 
 from clipalign.averaging import make_average
 from clipalign.backbone import load
-from clipalign.engine import lr_factor
+from clipalign.optimiser import lr_factor
 from clipalign.precision import half_weights, round_to_half
 
 SAMPLE = 50_000  # weights simulated per model

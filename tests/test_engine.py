@@ -10,22 +10,24 @@ import pytest
 import torch
 from torch import Tensor
 
-from clipalign import engine
+from clipalign.accumulation import pieces
 from clipalign.averaging import make_average
 from clipalign.backbone import Backbone
 from clipalign.config import TrainConfig
 from clipalign.data.base import Batch
 from clipalign.data.batches import Steps
 from clipalign.data.folder import ImageFolder
-from clipalign.engine import SourceValidation, fit, lr_factor, pieces
+from clipalign.engine import fit
 from clipalign.errors import UserError
 from clipalign.evaluation import Views
 from clipalign.methods import Method, get_method
+from clipalign.optimiser import build_optimizer, lr_factor
 from clipalign.precision import Precision, select_device
 from clipalign.progress import Reporter
 from clipalign.protocols import build_episode
 from clipalign.runs import RunFolder
 from clipalign.training import preprocess_for
+from clipalign.validation import SourceValidation
 
 CPU = torch.device("cpu")
 
@@ -50,7 +52,9 @@ def run(tiny: Backbone, squares: ImageFolder, tmp_path: Path) -> Callable[..., M
         validation = SourceValidation(episode, views)
         precision = Precision(config.precision, CPU)
         folder_ = RunFolder(config.out)
-        go.average = fit(fitted, config, average, folder_, steps, validation, precision, Reporter(False))  # type: ignore
+        go.average, go.measured = fit(  # type: ignore
+            fitted, config, average, folder_, steps, validation, precision, Reporter(False)
+        )
         return fitted
 
     return go
@@ -206,7 +210,7 @@ def test_groups_have_learning_rates_and_decays_of_their_own() -> None:
     groups = [{"params": [a], "lr_factor": 10.0, "weight_decay": 0.0}, {"params": [b]}]
     for name in ("adamw", "adam", "sgd"):
         config = TrainConfig(out=Path(), lr=0.1, weight_decay=0.5, optimizer=name)  # type: ignore[arg-type]
-        optimizer = engine.build_optimizer(groups, config)
+        optimizer = build_optimizer(groups, config)
         assert [(g["lr"], g["weight_decay"]) for g in optimizer.param_groups] == [(1.0, 0.0), (0.1, 0.5)]
 
 

@@ -74,13 +74,14 @@ def test_the_average_in_half_is_the_released_arithmetic() -> None:
 def test_training_keeps_half_values(tiny: Backbone, squares: Any, tmp_path: Any) -> None:
     from clipalign.config import TrainConfig
     from clipalign.data.batches import Steps
-    from clipalign.engine import SourceValidation, fit
+    from clipalign.engine import fit
     from clipalign.evaluation import Views
     from clipalign.methods import get_method
     from clipalign.progress import Reporter
     from clipalign.protocols import build_episode
     from clipalign.runs import RunFolder
     from clipalign.training import preprocess_for
+    from clipalign.validation import SourceValidation
 
     def run(precision: str, lr: float) -> dict[str, torch.Tensor]:
         backbone = copy.deepcopy(tiny)

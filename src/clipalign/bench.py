@@ -143,7 +143,7 @@ def measure(
     from .averaging import make_average
     from .backbone import load
     from .data.batches import Steps
-    from .engine import build_optimizer
+    from .optimiser import build_optimizer
     from .precision import select_device
     from .training import preprocess_for
 

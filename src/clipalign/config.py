@@ -63,11 +63,12 @@ class TrainConfig(DataConfig):
     """Run folder to write. Must be new or empty, unless --resume or --overwrite says otherwise."""
     method: str = "alignclip"
     """What is optimised: a name of `clipalign list methods`. Its own options follow those of the run."""
-    protocol: str = "domain-shift"
-    """Which rows train and which test, under which class names: a name of `clipalign list protocols`."""
+    protocol: str | None = None
+    """Which rows train and which test, under which class names: a name of `clipalign list protocols`. Default:
+    retrieval for methods and data of captions, else domain-shift."""
     backbone: str = "pocket"
     """"pocket", ARCHITECTURE:TAG as open_clip names them (ViT-B-16:openai), hf-hub:ORG/NAME, or
-    ARCHITECTURE:FILE."""
+    ARCHITECTURE:FILE; with @PIXELS behind it for images of another size (pocket@96)."""
     cache_dir: str | None = None
     """Folder of downloaded weights. Default: the one of the Hugging Face hub."""
     template: tuple[str, ...] = ()
@@ -196,7 +197,8 @@ class EvalConfig(DataConfig):
     out: Path
     """Folder for results.jsonl. Must be new or empty, unless --overwrite is given."""
     protocol: str | None = None
-    """Test sets of this protocol. Default: one per domain, with all rows and all classes."""
+    """Test sets of this protocol. Default: one per domain, with all rows and all classes; retrieval for data
+    that have captions alone."""
     weights: Literal["model", "last"] = "model"
     """Of a run: the weights predictions use (averaged if the method averages), or the last step's."""
     template: tuple[str, ...] = ()

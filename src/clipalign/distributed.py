@@ -69,6 +69,25 @@ class Ranks:
         dist.all_gather_object(values, value)
         return values  # type: ignore[return-value]
 
+    def gather_rows(self, values: Tensor) -> Tensor:
+        """Rows of all processes, one below the other in order of rank: [b, ...] -> [sum of b, ...].
+
+        Shares may differ in length. No gradient flows through: who needs one sums the gradients with respect
+        to the result (`sum`) and takes its own rows.
+        """
+        if self.world == 1:
+            return values.detach()
+        counts = torch.zeros(self.world, dtype=torch.int64, device=values.device)
+        counts[self.rank] = len(values)
+        dist.all_reduce(counts)
+        lengths = counts.tolist()
+        # Collectives want equal shapes.
+        padded = values.new_zeros((max(lengths), *values.shape[1:]))
+        padded[: len(values)] = values.detach()
+        parts = [torch.empty_like(padded) for _ in lengths]
+        dist.all_gather(parts, padded)
+        return torch.cat([part[:length] for part, length in zip(parts, lengths, strict=True)])
+
     def barrier(self) -> None:
         """Wait for all."""
         if self.world > 1:

@@ -7,16 +7,14 @@ import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 from torch.nn.utils import clip_grad_norm_
-from torch.optim.lr_scheduler import LambdaLR
 
+from .accumulation import backward
 from .averaging import WeightAverage, make_average
 from .checkpoint import load_state, save_state, write_text
 from .config import TrainConfig
@@ -24,57 +22,13 @@ from .data.base import Batch
 from .data.batches import Steps
 from .distributed import Ranks
 from .errors import UserError
-from .evaluation import Views
-from .methods.base import Classifier, Method
+from .methods.base import Method
+from .optimiser import build_optimizer, build_scheduler
 from .precision import Precision, round_to_half
 from .progress import Reporter
-from .protocols.base import Episode
 from .runs import RunFolder
+from .validation import SourceValidation
 from .writers import Writers
-
-
-@dataclass(frozen=True)
-class SourceValidation:
-    """The source rows of an episode, as `methods.base.Validation` describes.
-
-    Attributes:
-        episode: its training and validation rows.
-        views: shows them.
-        seed: of augmented training views.
-    """
-
-    episode: Episode
-    views: Views
-    seed: int = 0
-
-    def batches(self) -> Iterator[Batch]:
-        """All validation views, the same on every process."""
-        return self.views.batches(self.episode.validation_rows, "validation", self.episode.train_classes)
-
-    def training(self, augmented: int = 0) -> Iterator[Batch]:
-        """All training rows; see `methods.base.Validation`."""
-        episode = self.episode
-        if not augmented:
-            # Fixed views are those of evaluation: for photographs the transform without augmentation.
-            yield from self.views.batches(episode.train_rows, "validation", episode.train_classes)
-            return
-        rows = len(episode.train_rows)
-        steps = Steps(episode, self.views.batch_size, self.seed, self.views.preprocess)
-        for start in range(0, augmented * rows, self.views.batch_size):
-            draws = np.arange(start, min(start + self.views.batch_size, augmented * rows))
-            yield steps.batch(episode.train_rows[draws % rows], draws).to(self.views.ranks.device)
-
-    def measure(self, classifier: Classifier) -> dict[str, float]:
-        """Accuracy and mean cross-entropy over the training classes."""
-        episode = self.episode
-        outputs = self.views.outputs(classifier, episode.validation_rows, "validation", episode.train_classes)
-        loss = F.cross_entropy(torch.from_numpy(outputs.logits), torch.from_numpy(outputs.labels))
-        right = outputs.logits.argmax(axis=1) == outputs.labels
-        return {"validation_accuracy": float(right.mean()), "validation_loss": float(loss)}
-
-    def accuracy(self, classifier: Classifier) -> float:
-        """See `methods.base.Validation`."""
-        return self.measure(classifier)["validation_accuracy"]
 
 
 def fit(
@@ -87,7 +41,7 @@ def fit(
     precision: Precision,
     reporter: Reporter,
     writers: Writers | None = None,
-) -> WeightAverage:
+) -> tuple[WeightAverage, dict[str, float] | None]:
     """Train a method that has been set up.
 
     With `config.resume` and a checkpoint in the folder, goes on from there: every later weight is the same,
@@ -105,7 +59,8 @@ def fit(
         writers: get every line of metrics.jsonl too.
 
     Returns:
-        The average; `applied()` puts it into the method for a while.
+        The average; `applied()` puts it into the method for a while. And what was measured with it after the
+        last step, where this call has taken that step and the average has not been chosen since.
 
     Raises:
         UserError: a loss that is not finite.
@@ -115,10 +70,9 @@ def fit(
         method.start(validation)
     parameters, rounded = method.parameters(), precision.rounded(method.backbone.model)
     round_to_half(rounded)
-    optimizer = build_optimizer(method.param_groups(), config)
-    held = config.warmup_lr / config.lr if config.warmup_lr is not None and config.lr else None
-    warmup = config.warmup_steps if config.warmup_steps >= 1 else round(config.warmup_steps * total)
-    scheduler = LambdaLR(optimizer, lambda step: lr_factor(step, total, int(warmup), config.schedule, held))
+    groups = method.param_groups()
+    optimizer = build_optimizer(groups, config)
+    scheduler = build_scheduler(optimizer, groups, config)
     average = make_average(
         average_kind,
         parameters,
@@ -142,6 +96,7 @@ def fit(
     validate_every = config.validate_every
     if validate_every is None:
         validate_every = max(1, total // average.evaluations)
+    measured: dict[str, float] | None = None
     reporter.start(total, first)
 
     for step, batch in enumerate(steps.iterate(first, total, config.workers), first + 1):
@@ -152,15 +107,9 @@ def fit(
             int(np.random.SeedSequence([config.seed, step, ranks.rank, 1]).generate_state(1)[0])
         )
         optimizer.zero_grad(set_to_none=True)
-        terms: dict[str, Tensor] = {}
-        for piece in pieces(batch.to(ranks.device), config.micro_batch_size):
-            share = len(piece) / config.batch_size
-            with precision.autocast():
-                values = method.loss(piece)
-            loss = torch.stack([v.float() for name, v in values.items() if name.startswith("loss")]).sum()
-            for name, value in values.items():
-                terms[name] = terms.get(name, 0) + share * value.detach().float()
-            precision.scaler.scale(share * loss).backward()
+        terms = backward(
+            method, batch.to(ranks.device), config.batch_size, config.micro_batch_size, precision, ranks
+        )
         total_terms = ranks.sum(torch.stack(list(terms.values())))
         check_finite(step, list(terms), total_terms, batch, ranks)
         ranks.sum_gradients(parameters)
@@ -177,11 +126,12 @@ def fit(
 
         meter.add(dict(zip(terms, total_terms, strict=True)) | {"grad_norm": norm}, config.batch_size)
         line: dict[str, Any] | None = None
+        measured = None
         if step % config.log_every == 0 or step == total:
             line = {"step": step, **meter.read(), "lr": lr}
         if step == total or (validate_every and step % validate_every == 0):
             with average.applied(), meter.paused():
-                measured = validation.measure(method.classifier(method.episode.class_names))
+                measured = validation.of(method)
             line = (line or {"step": step}) | measured
             average.observe(measured["validation_loss"])
         if line is not None:
@@ -199,55 +149,8 @@ def fit(
             break
     reporter.stop()
     average.close()
-    return average
-
-
-def build_optimizer(groups: list[dict[str, Any]], config: TrainConfig) -> torch.optim.Optimizer:
-    """The optimiser of a run over a method's parameter groups."""
-    resolved = []
-    for group in groups:
-        decay = group.get("weight_decay")
-        resolved.append(
-            {
-                "params": group["params"],
-                "lr": config.lr * group.get("lr_factor", 1.0),
-                "weight_decay": config.weight_decay if decay is None else decay,
-                **{name: group[name] for name in ("eps",) if name in group},
-            }
-        )
-    if config.optimizer == "sgd":
-        return torch.optim.SGD(resolved, lr=config.lr, momentum=config.momentum)
-    if config.optimizer == "adam":
-        return torch.optim.Adam(resolved, lr=config.lr)
-    return torch.optim.AdamW(resolved, lr=config.lr)
-
-
-def lr_factor(step: int, total: int, warmup: int, schedule: str, held: float | None = None) -> float:
-    """Share of the peak learning rate at a step (from 0): linear up, or `held`, for the first `warmup` steps,
-    then half a cosine to 0 at `total`."""
-    if step < warmup:
-        return (step + 1) / warmup if held is None else held
-    if schedule == "constant":
-        return 1.0
-    return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, total - warmup)))
-
-
-def pieces(batch: Batch, size: int | None) -> Iterator[Batch]:
-    """A batch in micro-batches of at most `size` rows."""
-    if size is None or size >= len(batch):
-        yield batch
-        return
-    for start in range(0, len(batch), size):
-        part = slice(start, start + size)
-        captions = None if batch.captions is None else batch.captions[part]
-        yield replace(
-            batch,
-            images=batch.images[part],
-            labels=batch.labels[part],
-            domains=batch.domains[part],
-            rows=batch.rows[part],
-            captions=captions,
-        )
+    # SWAD chooses its weights at the end, after the last measurement.
+    return average, None if average.kind == "swad" else measured
 
 
 def check_finite(step: int, names: list[str], values: Tensor, batch: Batch, ranks: Ranks) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import difflib
 import io
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, make_dataclass
 from pathlib import Path
@@ -81,7 +82,7 @@ def train_options(arguments: Sequence[str], prog: str = "clipalign train") -> Tr
     reject_unknown(file_layer, known, method.name, f"{config_path}: ")
 
     layers: list[tuple[str, Mapping[str, Any]]] = [("published", method.published)]
-    if early("backbone", TrainConfig.backbone).partition(":")[0] == "pocket":
+    if re.split("[:@]", early("backbone", TrainConfig.backbone))[0] == "pocket":
         pocket = shipped_config("pocket", method.name)
         layers.append((f"configs/pocket/{method.name}.yaml", read_yaml(pocket) if pocket else {}))
     layers += [("the run in --out", run_layer), (str(config_path), file_layer)]

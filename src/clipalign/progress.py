@@ -110,8 +110,9 @@ def summary(line: Mapping[str, Any]) -> str:
         for name, value in line.items()
         if name.startswith("loss") and value is not None
     ]
-    if "validation_accuracy" in line:
-        parts.append(f"validation {100 * line['validation_accuracy']:.1f} %")
+    for name in ("validation_accuracy", "validation_recall"):
+        if name in line:
+            parts.append(f"{name.replace('_', ' ')} {100 * line[name]:.1f} %")
     if "lr" in line:
         parts.append(f"lr {line['lr']:.2g}")
     if "images_per_second" in line:

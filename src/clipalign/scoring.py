@@ -13,18 +13,22 @@ from . import __version__
 from .backbone import load
 from .config import EvalConfig
 from .data import Source, choose_templates, source_from
+from .data.captions import CaptionSource
 from .distributed import Ranks
 from .errors import UserError
 from .evaluation import Views
+from .evaluation.captions import caption_rows, found_by_caption
 from .evaluation.rows import domain_tests, result_rows, score, write_predictions
 from .methods import Method, get_method
 from .options import parse_config, to_arguments
 from .precision import Precision, select_device
 from .progress import Reporter
-from .protocols import episode_from
+from .protocols import Episode, episode_from
 from .results import FILE, ResultRow, write_results
 from .runs import NamesOnly, check_out, is_run, names_episode, open_run
-from .training import conclusion, preprocess_for, row_facts
+from .said import conclusion
+from .tasks import RETRIEVAL
+from .training import preprocess_for, row_facts
 
 
 def evaluate(model: str | Path, **options: Any) -> list[ResultRow]:
@@ -49,33 +53,44 @@ def run_evaluation(arguments: Sequence[str], prog: str = "clipalign eval") -> li
     check_out(config.out, overwrite=config.overwrite)
     device = select_device(config.device)
     precision = Precision(config.precision, device)
-    source = source_from(vars(config))
-    facts_of_split: dict[str, Any] = {"protocol": None, "target": None, "split_hash": None}
-    if config.protocol is None and config.split_file is None:
-        if config.target is not None:
-            raise UserError("--target needs --protocol; without one every domain is scored")
-        tests = domain_tests(source)
-    else:
-        episode = episode_from(vars(config), source)
-        tests = list(episode.tests)
-        facts_of_split = {name: getattr(episode, name) for name in facts_of_split}
+    source = source_from(vars(config), captions=config.protocol == RETRIEVAL)
+    episode = episode_to_score(config, source)
+    facts_of_split = {name: getattr(episode, name, None) for name in ("protocol", "target", "split_hash")}
     command = shlex.join(["clipalign", "eval", *arguments])
     method, facts, templates = open_model(config, source, device, command)
     preprocess = preprocess_for(method.backbone, config.interpolation, source)
     views = Views(source, preprocess, config.eval_batch_size, Ranks(device=device), precision)
-    scores = score(views, lambda names: method.classifier(names, templates), tests)
-    if all(scored.accuracy is None for scored in scores):
-        raise UserError(f"MODEL {config.model}: {scores[0].reason}")
     extra = {**facts.get("extra", {}), "interpolation": preprocess.interpolation}
-    rows = result_rows(scores, source, facts | facts_of_split | {"data": config.data, "extra": extra})
-    config.out.mkdir(parents=True, exist_ok=True)
-    write_predictions(config.out / "predictions.npz", scores)
+    facts = facts | facts_of_split | {"data": config.data, "extra": extra}
+    if episode is not None and episode.caption_tests:
+        rows = caption_rows(found_by_caption(views, method, episode.caption_tests, "test"), facts)
+        config.out.mkdir(parents=True, exist_ok=True)
+    else:
+        tests = domain_tests(source) if episode is None else episode.tests
+        scores = score(views, lambda names: method.classifier(names, templates), tests)
+        if all(scored.accuracy is None for scored in scores):
+            raise UserError(f"MODEL {config.model}: {scores[0].reason}")
+        rows = result_rows(scores, source, facts)
+        config.out.mkdir(parents=True, exist_ok=True)
+        write_predictions(config.out / "predictions.npz", scores)
     write_results(config.out, rows)
     reporter = Reporter()
     for line in conclusion(rows):
         reporter.result(line)
     reporter.say(f"rows in {config.out / FILE}")
     return rows
+
+
+def episode_to_score(config: EvalConfig, source: Source) -> Episode | None:
+    """The episode whose tests are asked for; None for one test per domain, with all classes."""
+    protocol = config.protocol
+    if protocol is None and isinstance(source, CaptionSource) and len(source.class_names) < 2:
+        protocol = RETRIEVAL
+    if protocol is None and config.split_file is None:
+        if config.target is not None:
+            raise UserError("--target needs --protocol; without one every domain is scored")
+        return None
+    return episode_from(vars(config) | {"protocol": protocol}, source)
 
 
 def open_model(

@@ -6,11 +6,10 @@ import json
 import shlex
 import shutil
 import time
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import torch
 
 from . import __version__, distributed
@@ -20,12 +19,10 @@ from .card import write_card
 from .checkpoint import save_weights
 from .config import TrainConfig
 from .data import Interpolation, Preprocess, Source, choose_templates, source_from
-from .data.batches import Steps
 from .distributed import Ranks
-from .engine import SourceValidation, fit
+from .engine import fit
 from .errors import UserError
 from .evaluation import Views
-from .evaluation.rows import result_rows, score, write_predictions
 from .methods import Method, get_method
 from .options import TrainOptions, to_arguments, train_options
 from .precision import Precision, select_device
@@ -33,6 +30,8 @@ from .progress import Reporter
 from .protocols import Episode, episode_from, write_skipped, write_split
 from .results import ResultRow, read_results, write_results
 from .runs import Run, RunFolder, check_out, check_same, open_run, write_config
+from .said import conclusion, introduction, shown
+from .tasks import RETRIEVAL, check_task, protocol_of, task_of
 from .writers import Writers, check_writers
 
 
@@ -48,12 +47,12 @@ class Shared:
     sources: dict[Hashable, Source] = field(default_factory=dict)
     zeroshot: dict[Hashable, dict[str, float]] = field(default_factory=dict)
 
-    def source(self, config: TrainConfig) -> Source:
-        """The data of a run."""
+    def source(self, config: TrainConfig, captions: bool = False) -> Source:
+        """The data of a run; with `captions`, opened for them."""
         names = ("data", "data_root", "data_options", "layout", "class_names", "max_broken")
-        key = tuple(getattr(config, name) for name in names)
+        key = (*(getattr(config, name) for name in names), captions)
         if key not in self.sources:
-            self.sources[key] = source_from(vars(config))
+            self.sources[key] = source_from(vars(config), captions=captions)
         return self.sources[key]
 
 
@@ -114,8 +113,9 @@ def _train(
     shared: Shared,
 ) -> list[ResultRow]:
     config = options.run
-    source = shared.source(config)
-    episode = episode_from(vars(config), source)
+    source = shared.source(config, captions=wants_captions(options))
+    protocol = protocol_of(config.protocol, options.method, source)
+    episode = episode_from(vars(config) | {"protocol": protocol}, source)
     options.method.check_template(config.template)
     templates = choose_templates(config.template, source)
     precision = Precision(config.precision, ranks.device)
@@ -123,16 +123,19 @@ def _train(
     preprocess = preprocess_for(backbone, config.interpolation, source)
     views = Views(source, preprocess, config.eval_batch_size, ranks, precision)
     method = options.method(options.hyper)
+    task = task_of(episode, views, templates)
+    check_task(method, episode)
     check_split(method, config, ranks)
     zeroshot: dict[str, float] = {}
     if method.iterates:
         key = (config.backbone, episode.split_hash, templates, preprocess, precision.name)
         if key not in shared.zeroshot:
-            shared.zeroshot[key] = zeroshot_on_unseen(backbone, episode, templates, views)
+            shared.zeroshot[key] = task.before(backbone)
         zeroshot = shared.zeroshot[key]
     torch.manual_seed(config.seed)  # of what a method draws to start from
     method.setup(backbone, episode, templates)
     average = (config.average or method.average) if method.iterates else "none"
+    steps = task.steps(method, config, ranks) if method.iterates else None
     if average == "swad" and config.validate_every == 0:
         raise UserError("--average swad goes by the validation loss: --validate-every must be above 0")
 
@@ -150,16 +153,17 @@ def _train(
         Writers(log_to, folder.path, options.flat()) as writers,
         Reporter(ranks.first, folder.log) as reporter,
     ):
-        for line in introduction(options, method, episode, average, precision):
+        for line in introduction(options, method, task, steps, average, precision):
             reporter.say(line)
         began = time.perf_counter()
-        validation = SourceValidation(episode, views, config.seed)
+        validation, measured = task.validation(config.seed), None
         extra: dict[str, Any] = {"interpolation": preprocess.interpolation}
         if episode.skipped:
             extra["skipped"] = len(episode.skipped)
-        if method.iterates:
-            steps = Steps(episode, config.batch_size, config.seed, views.preprocess, ranks)
-            averaged = fit(method, config, average, folder, steps, validation, precision, reporter, writers)
+        if steps is not None:
+            averaged, measured = fit(
+                method, config, average, folder, steps, validation, precision, reporter, writers
+            )
             if ranks.first:
                 save_weights(folder.last, method.state_dict())
             if averaged.average:
@@ -167,11 +171,14 @@ def _train(
             if averaged.over:
                 extra["stopped_at"] = averaged.step
         if chosen := method.finish(validation):
+            measured = None  # it may have changed the weights
             numbers = {name: value for name, value in chosen.items() if isinstance(value, (int, float))}
             listed = ", ".join(f"{name.replace('_', ' ')} {shown(value)}" for name, value in numbers.items())
             reporter.say(f"chosen on source validation: {listed}")
             if ranks.first:
                 writers.line(write_chosen(folder, config.steps if method.iterates else 0, chosen))
+        if measured is None:
+            measured = validation.of(method)
         facts = {
             **row_facts(options, templates, command),
             "protocol": episode.protocol,
@@ -179,17 +186,15 @@ def _train(
             "split_hash": episode.split_hash,
             "steps": config.steps if method.iterates else 0,
             "average": average,
-            "validation": validation.accuracy(method.classifier(episode.class_names)),
+            "validation": measured.get("validation_accuracy", measured.get("validation_recall")),
             "seconds": round(time.perf_counter() - began, 1),
             "extra": extra,
         }
-        scores = score(views, method.classifier, episode.tests)
-        rows = result_rows(scores, source, facts, zeroshot)
+        rows = task.score(method, facts, zeroshot, folder.predictions if ranks.first else None)
         if ranks.first:
             save_weights(folder.model, method.state_dict())
             if not method.iterates:
                 save_weights(folder.last, method.state_dict())
-            write_predictions(folder.predictions, scores)
             write_card(folder, options.flat(), rows)
             writers.results(rows, extra.get("stopped_at", facts["steps"]))
             write_results(folder.path, rows)
@@ -229,18 +234,6 @@ def check_split(method: Method, config: TrainConfig, ranks: Ranks) -> None:
             f"the loss of --method {method.name} looks at a batch as a whole; "
             "run it in one process, without --micro-batch-size"
         )
-
-
-def zeroshot_on_unseen(
-    backbone: Backbone, episode: Episode, templates: Sequence[str], views: Views
-) -> dict[str, float]:
-    """Accuracy before training on the test sets none of whose classes is trained; what is to be kept."""
-    labels = episode.source.labels
-    tests = [test for test in episode.tests if not np.isin(labels[test.rows], episode.train_classes).any()]
-    zeroshot = get_method("zeroshot")()
-    zeroshot.setup(backbone, episode, templates)
-    scores = score(views, zeroshot.classifier, tests)
-    return {scored.test.name: scored.accuracy.top1 for scored in scores if scored.accuracy}
 
 
 def record(
@@ -290,50 +283,7 @@ def row_facts(options: TrainOptions, templates: Sequence[str], command: str) -> 
     }
 
 
-def introduction(
-    options: TrainOptions, method: Method, episode: Episode, average: str, precision: Precision
-) -> Iterator[str]:
-    """What is about to be done, with every number that was chosen for the user."""
-    config = options.run
-    target = f", target {episode.target}" if episode.target else ""
-    yield (
-        f"{method.name} on {config.backbone}; {episode.source.name}, {episode.protocol}{target}: "
-        f"{len(episode.train_rows)} rows of {len(episode.train_domains)} domains and "
-        f"{len(episode.train_classes)} classes to train, {len(episode.validation_rows)} to validate"
-    )
-    if episode.skipped:
-        yield f"skipped {len(episode.skipped)} files that are no images; they are listed in skipped.csv"
-    if method.iterates:
-        trained = sum(parameter.numel() for parameter in method.parameters())
-        yield (
-            f"{trained:,} parameters trained for {config.steps} steps of {config.batch_size} images; "
-            f"lr {config.lr:g} ({options.origins.get('lr', 'default')}), average {average}, "
-            f"{precision.name}, seed {config.seed}"
-        )
-    else:
-        yield "no steps are taken: --steps has no effect"
-    if resolved := method.resolved():
-        yield ", ".join(f"{name.replace('_', ' ')} {shown(value)}" for name, value in resolved.items())
-
-
-def shown(value: Any) -> str:
-    """A value as a reader wants it: six digits of a float."""
-    return f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def conclusion(rows: Sequence[ResultRow]) -> Iterator[str]:
-    """The numbers, and what they cost."""
-    for row in rows:
-        if row.accuracy is None:
-            yield f"{row.test}: not scored, {row.reason}"
-            continue
-        h = "" if row.h is None else f", h {100 * row.h:.1f} %"
-        yield f"{row.test}: {100 * row.accuracy:.1f} % of {row.n} images among {row.classes} classes{h}"
-    for row in rows:
-        if row.zeroshot is not None and row.accuracy is not None:
-            change = 100 * (row.accuracy - row.zeroshot)
-            verb = "forgot" if change < 0 else "gained"
-            yield (
-                f"{row.method} {verb} {abs(change):.1f} points on classes not trained ({row.test}): "
-                f"{100 * row.zeroshot:.1f} % zero-shot, {100 * row.accuracy:.1f} % after"
-            )
+def wants_captions(options: TrainOptions) -> bool:
+    """Whether data that have classes and captions are to be opened for their captions."""
+    told = options.run.protocol
+    return told == RETRIEVAL or (told is None and options.method.learns_from == "captions")

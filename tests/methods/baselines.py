@@ -11,11 +11,11 @@ from torch import Tensor
 from clipalign.backbone import Backbone
 from clipalign.data.base import Batch
 from clipalign.data.batches import Steps
-from clipalign.engine import SourceValidation
 from clipalign.evaluation import Views
 from clipalign.methods import get_method
 from clipalign.protocols import Episode
 from clipalign.training import preprocess_for
+from clipalign.validation import SourceValidation
 
 TEMPLATES = ("a photo of a {}.",)
 

@@ -12,7 +12,7 @@ from clipalign.backbone import Backbone
 from clipalign.config import TrainConfig
 from clipalign.data.batches import Steps
 from clipalign.data.folder import ImageFolder
-from clipalign.engine import SourceValidation, fit
+from clipalign.engine import fit
 from clipalign.evaluation import Views
 from clipalign.methods import get_method
 from clipalign.precision import Precision
@@ -20,6 +20,7 @@ from clipalign.progress import Reporter
 from clipalign.protocols import build_episode
 from clipalign.runs import RunFolder
 from clipalign.training import preprocess_for
+from clipalign.validation import SourceValidation
 
 
 def test_it_is_erm_with_another_average() -> None:
@@ -42,7 +43,7 @@ def test_the_run_averages_the_weights_of_its_valley(
         out=tmp_path, steps=24, batch_size=6, lr=3e-3, validate_every=2, swad_ratio=0.05, checkpoint_every=0
     )
     views = Views(squares, preprocess_for(tiny))
-    average = fit(
+    average, _ = fit(
         method,
         config,
         "swad",

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from open_clip.model import CustomTextCLIP, convert_to_custom_text_state_dict
+from open_clip.model import CustomTextCLIP, convert_to_custom_text_state_dict, resize_pos_embed
 from open_clip.transformer import QuickGELU
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -53,8 +53,13 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
     return state
 
 
-def load_weights(model: nn.Module, path: Path) -> None:
+def load_weights(model: nn.Module, path: Path, resize: bool = False) -> None:
     """Copy a weights file into a model, in the model's own precision.
+
+    Args:
+        model: an open_clip model.
+        path: the file; see `read_state_dict`.
+        resize: interpolate the position grid of a ViT to the model's, where it is another.
 
     Raises:
         UserError: as `read_state_dict`; names or shapes that do not match the model; values that are not
@@ -69,6 +74,8 @@ def load_weights(model: nn.Module, path: Path) -> None:
         state = {name: value for name, value in state.items() if name not in _OPENAI_KEYS}
     if isinstance(model, CustomTextCLIP):
         state = convert_to_custom_text_state_dict(state)
+    if resize:
+        resize_pos_embed(state, model)
     expected = model.state_dict()
     for name in ("logit_scale", "logit_bias"):
         if name in state and name in expected and state[name].numel() == 1:

@@ -1,4 +1,6 @@
-"""From a name to a backbone: "pocket", "ViT-B-16:openai", "ViT-B-16:my.safetensors", "hf-hub:org/name"."""
+"""From a name to a backbone: "pocket", "ViT-B-16:openai", "ViT-B-16:my.safetensors", "hf-hub:org/name", each with
+"@PIXELS" behind it for images of another size.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +8,7 @@ import difflib
 import json
 import logging
 import os
+import re
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -57,7 +60,8 @@ def load(
         spec: "pocket" (shipped), "ARCHITECTURE:TAG" (an open_clip name and one of its pretrained tags),
             "ARCHITECTURE:FILE" (a .safetensors, .pt, .pth or .bin of that architecture),
             "ARCHITECTURE:random", "hf-hub:ORG/NAME" or "local-dir:FOLDER" (open_clip_config.json beside the
-            weights).
+            weights). "@PIXELS" behind any of them ("pocket@96", "ViT-B-16:openai@336") takes images of that
+            size: the position grid of a ViT is interpolated, as open_clip does it.
         device: where the weights go.
         cache_dir: folder of downloaded weights; None for the Hugging Face hub's own.
         pretrained: False gives the architecture (with the activation its tag needs) and random weights, and
@@ -68,18 +72,27 @@ def load(
         UserError: unknown name or tag, unsupported towers, weights missing, unreadable, not fitting, or not
             to be had without network.
     """
-    if spec.startswith("hf-hub:"):
+    name, size = split_size(spec)
+    if name.startswith("hf-hub:"):
         backbone = _from_hub(spec, cache_dir, pretrained, seed)
-    elif spec.startswith("local-dir:"):
-        folder = Path(spec.removeprefix("local-dir:")).expanduser()
+    elif name.startswith("local-dir:"):
+        folder = Path(name.removeprefix("local-dir:")).expanduser()
         backbone = _from_folder(spec, folder, _weights_in(folder) if pretrained else None, seed, cache_dir)
     else:
         backbone = _from_architecture(spec, cache_dir, pretrained, seed)
+    if size is not None and backbone.kind != "vit":
+        raise UserError(f"--backbone {spec}: images of another size are for ViT towers; drop the @{size}")
     return backbone.eval().to(device)
 
 
+def split_size(spec: str) -> tuple[str, int | None]:
+    """ "pocket@96" -> ("pocket", 96); None where no size is asked for."""
+    found = re.fullmatch(r"(.+)@(\d+)", spec)
+    return (found[1], int(found[2])) if found else (spec, None)
+
+
 def _from_architecture(spec: str, cache_dir: str | None, pretrained: bool, seed: int) -> Backbone:
-    name, _, source = spec.partition(":")
+    name, _, source = split_size(spec)[0].partition(":")
     pocket.register()
     architecture = pocket.ARCHITECTURE if name == "pocket" else name
     config = open_clip.get_model_config(architecture)
@@ -118,12 +131,16 @@ def _from_architecture(spec: str, cache_dir: str | None, pretrained: bool, seed:
         model = _create(spec, architecture, seed, bool(tag.get("quick_gelu")), preprocess)
         backbone = Backbone(model, _tokenizer(spec, architecture, cache_dir), spec)
         if not random:
-            load_weights(model, file or _download(spec, architecture, tag, cache_dir))
+            load_weights(
+                model,
+                file or _download(spec, architecture, tag, cache_dir),
+                resize=split_size(spec)[1] is not None,
+            )
     return backbone
 
 
 def _from_hub(spec: str, cache_dir: str | None, pretrained: bool, seed: int) -> Backbone:
-    repository = spec.removeprefix("hf-hub:")
+    repository = split_size(spec)[0].removeprefix("hf-hub:")
     with _quiet(), _offline_if_unreachable():
         try:
             config = download_pretrained_from_hf(repository, "open_clip_config.json", cache_dir=cache_dir)
@@ -149,10 +166,10 @@ def _from_folder(spec: str, folder: Path, weights: Path | None, seed: int, cache
     with _quiet(), _offline_if_unreachable():
         model = _create(spec, f"local-dir:{folder}", seed, False, {})
         # A hub repository's tokenizer has files of its own, which only the hub name brings along.
-        name = spec if spec.startswith("hf-hub:") else f"local-dir:{folder}"
+        name = split_size(spec)[0] if spec.startswith("hf-hub:") else f"local-dir:{folder}"
         backbone = Backbone(model, _tokenizer(spec, name, cache_dir), spec)
         if weights is not None:
-            load_weights(model, weights)
+            load_weights(model, weights, resize=split_size(spec)[1] is not None)
     return backbone
 
 
@@ -176,6 +193,7 @@ def _create(spec: str, name: str, seed: int, quick_gelu: bool, preprocess: dict[
                 pretrained_text=False,
                 force_quick_gelu=quick_gelu,
                 force_preprocess_cfg=preprocess,
+                force_image_size=split_size(spec)[1],
             )
         except Exception as error:
             raise UserError(f"--backbone {spec}: open_clip cannot build it ({_first_line(error)})") from error

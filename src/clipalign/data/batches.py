@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,8 +11,10 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from ..distributed import Ranks
+from ..errors import UserError
 from ..protocols.base import Episode
 from .base import Batch, Preprocess
+from .captions import CaptionSource, CaptionUse, choose
 
 
 def plan_batch(rows_by_domain: list[np.ndarray], batch_size: int, seed: int, step: int) -> np.ndarray:
@@ -83,6 +86,56 @@ class Steps(Dataset[Batch]):
                 self, batch_size=None, sampler=range(first, end), num_workers=workers, collate_fn=_same
             )
         )
+
+
+class CaptionSteps(Steps):
+    """Steps of images with one caption each, all images of a step different.
+
+    Images come in a fresh order each epoch; what is left over at its end, less than a batch, waits for the next.
+
+    Args:
+        episode: of a `CaptionSource`.
+        batch_size, seed, preprocess, ranks: see `Steps`.
+        use: how much of a row's first caption a step shows.
+
+    Raises:
+        UserError: fewer training rows than a batch.
+    """
+
+    def __init__(
+        self,
+        episode: Episode,
+        batch_size: int,
+        seed: int,
+        preprocess: Preprocess,
+        ranks: Ranks | None = None,
+        use: CaptionUse = "long",
+    ) -> None:
+        super().__init__(episode, batch_size, seed, preprocess, ranks)
+        assert isinstance(episode.source, CaptionSource)
+        self.texts, self.use = episode.source.texts, use
+        if len(episode.train_rows) < batch_size:
+            raise UserError(
+                f"--batch-size {batch_size}: only {len(episode.train_rows)} images to train on, and a batch of a "
+                "contrastive loss shows each once"
+            )
+        self._epoch: tuple[int, np.ndarray] = (-1, np.empty(0, np.int64))
+
+    def plan(self, step: int) -> tuple[np.ndarray, tuple[str, ...]]:
+        """Rows [batch_size] of a step (from 0) and the text shown of each."""
+        rows = self.episode.train_rows
+        epoch, number = divmod(step, len(rows) // self.batch_size)
+        if self._epoch[0] != epoch:
+            self._epoch = (epoch, np.random.default_rng([self.seed, epoch, 2]).permutation(rows))
+        chosen = self._epoch[1][number * self.batch_size : (number + 1) * self.batch_size]
+        rng = np.random.default_rng([self.seed, step, 3])
+        return chosen, tuple(choose(self.texts[row][0], self.use, rng) for row in chosen.tolist())
+
+    def __getitem__(self, step: int) -> Batch:
+        rows, texts = self.plan(step)
+        mine = self.ranks.share(self.batch_size)
+        draws = step * self.batch_size + np.arange(self.batch_size)
+        return replace(self.batch(rows[mine], draws[mine]), captions=texts[mine])
 
 
 def _same(batch: Any) -> Any:

@@ -54,6 +54,23 @@ class CaptionSource(Source, Protocol):
         ...
 
 
+def without(test: CaptionTest, gone: np.ndarray) -> CaptionTest:
+    """The test without some rows of the source and their captions."""
+    kept = np.flatnonzero(~np.isin(test.rows, gone))
+    if len(kept) == len(test.rows):
+        return test
+    texts = np.flatnonzero(np.isin(test.owner, kept))
+    position = np.full(len(test.rows), -1)
+    position[kept] = np.arange(len(kept))
+    return CaptionTest(
+        test.name,
+        test.rows[kept],
+        tuple(test.texts[i] for i in texts),
+        position[test.owner[texts]],
+        None if test.relevant is None else csr_array(test.relevant[texts][:, kept]),
+    )
+
+
 def sentences_of(caption: str) -> tuple[str, ...]:
     """Sentences without their stops: split at ". " as published, empty ones dropped.
 

@@ -89,15 +89,20 @@ class Views:
         self, classifier: Classifier, rows: np.ndarray, stage: Stage, classes: Sequence[int]
     ) -> Outputs:
         """Logits of all views of the rows, gathered from all processes."""
-        parts = []
+        parts: list[tuple[np.ndarray, ...]] = []
         for batch in self.batches(rows, stage, classes, share=True):
             with self.precision.autocast():
                 logits = classifier(batch.images)
             kept = (logits.float(), batch.labels, batch.rows, batch.domains)
             parts.append(tuple(tensor.cpu().numpy() for tensor in kept))
-        empty = (np.empty((0, len(classes)), np.float32), *(np.empty(0, np.int64) for _ in range(3)))
-        mine = tuple(np.concatenate(column) for column in zip(empty, *parts, strict=True))
-        return Outputs(*(np.concatenate(column) for column in zip(*self.ranks.gather(mine), strict=True)))
+        empty: tuple[np.ndarray, ...] = (
+            np.empty((0, len(classes)), np.float32),
+            *(np.empty(0, np.int64) for _ in range(3)),
+        )
+        mine = tuple(np.concatenate(column) for column in zip(*(parts or [empty]), strict=True))
+        # A process without rows does not know how wide the others' logits are.
+        everyone = [part for part in self.ranks.gather(mine) if len(part[0])] or [mine]
+        return Outputs(*(np.concatenate(column) for column in zip(*everyone, strict=True)))
 
 
 def outputs_by_test(

@@ -158,8 +158,8 @@ class Method:
         return [p for group in self.param_groups() for p in group["params"]]
 
     def param_groups(self) -> list[dict[str, Any]]:
-        """Groups for the optimiser: "params"; optionally "lr_factor" (1.0), "weight_decay" (the run's),
-        "eps" (PyTorch's)."""
+        """Groups for the optimiser: "params"; optionally "lr_factor" (1.0) or "lr" (instead of the run's),
+        "weight_decay" (the run's), "warmup" (True; False starts at the peak), "eps" (PyTorch's)."""
         return [{"params": [p for _, p in self._named_tensors() if p.requires_grad]}]
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
 from ..data.base import Source
-from ..data.captions import CaptionTest
+from ..data.captions import CaptionTest, without
 from ..errors import UserError
 from .rows import usable
 
@@ -87,7 +87,9 @@ def make_episode(
     train_classes: tuple[int, ...],
     train_rows: np.ndarray,
     validation_rows: np.ndarray,
-    tests: list[TestSet],
+    tests: Sequence[TestSet] = (),
+    caption_tests: Sequence[CaptionTest] = (),
+    caption_validation: Sequence[CaptionTest] = (),
     rule: str,
 ) -> Episode:
     """Leave out files that are no images, check an episode and give it its hash.
@@ -97,15 +99,19 @@ def make_episode(
     Raises:
         UserError: a part without rows: the data set is too small for the protocol; too many broken files.
     """
-    used = np.unique(np.concatenate([train_rows, validation_rows, *(test.rows for test in tests)]))
+    tested_rows = [*(test.rows for test in tests), *(test.rows for test in caption_tests)]
+    used = np.unique(np.concatenate([train_rows, validation_rows, *tested_rows]))
     _, skipped = usable(source, used)
     if skipped:
         gone = list(skipped)
         train_rows = train_rows[~np.isin(train_rows, gone)]
         validation_rows = validation_rows[~np.isin(validation_rows, gone)]
         tests = [replace(test, rows=test.rows[~np.isin(test.rows, gone)]) for test in tests]
+        caption_tests = [without(test, np.array(gone)) for test in caption_tests]
+        caption_validation = [without(test, np.array(gone)) for test in caption_validation]
     parts = {"training": train_rows, "validation": validation_rows}
     parts |= {f'the test set "{test.name}"': test.rows for test in tests}
+    parts |= {f'the test set "{test.name}"': test.rows for test in caption_tests}
     for part, rows in parts.items():
         if len(rows) == 0:
             where = f" with --target {target}" if target else ""
@@ -113,10 +119,10 @@ def make_episode(
                 f"--data {source.name}: --protocol {protocol}{where} leaves no images for {part}; "
                 "it needs more images per class and domain"
             )
-    tested = np.unique(np.concatenate([test.rows for test in tests]))
+    tested = np.unique(np.concatenate([*parts.values()][2:]))
     assert not np.isin(train_rows, validation_rows).any() and not np.isin(train_rows, tested).any()
     assert not np.isin(validation_rows, tested).any()
-    facts = {
+    facts: dict[str, Any] = {
         "protocol": protocol,
         "target": target,
         "rule": rule,
@@ -126,6 +132,11 @@ def make_episode(
         "validation": validation_rows.tolist(),
         "tests": [[test.name, test.classes, test.rows.tolist()] for test in tests],
     }
+    if caption_tests:
+        facts["captions"] = [
+            [t.name, t.rows.tolist(), t.owner.tolist(), t.texts]
+            for t in (*caption_tests, *caption_validation)
+        ]
     digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode("utf-8")).hexdigest()
     return Episode(
         protocol,
@@ -137,5 +148,7 @@ def make_episode(
         tuple(tests),
         digest,
         rule,
-        skipped=skipped,
+        tuple(caption_tests),
+        tuple(caption_validation),
+        skipped,
     )

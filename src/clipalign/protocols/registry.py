@@ -9,7 +9,7 @@ from typing import Any
 
 from ..data.base import Source
 from ..errors import UserError
-from . import base_to_new, domain_shift, few_shot, imagenet_shift, in_the_wild
+from . import base_to_new, domain_shift, few_shot, imagenet_shift, in_the_wild, retrieval
 from .base import Episode
 from .split_file import read_split
 
@@ -19,6 +19,7 @@ PROTOCOLS: dict[str, Callable[..., Episode]] = {
     "in-the-wild": in_the_wild.episode,
     "few-shot": few_shot.episode,
     "imagenet-shift": imagenet_shift.episode,
+    "retrieval": retrieval.episode,
 }
 
 

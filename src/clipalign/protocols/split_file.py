@@ -5,14 +5,15 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from ..checkpoint import write_text
 from ..data.base import Source
+from ..data.captions import CaptionSource, CaptionTest, without
 from ..data.decode import printable
 from ..errors import UserError
 from .base import Episode, TestSet, make_episode
@@ -54,6 +55,8 @@ def write_split(path: Path, episode: Episode, seed: int) -> None:
             for test in episode.tests
         ],
     }
+    for part in ("caption_tests", "caption_validation"):
+        content |= {part: [{"name": t.name, "rows": named(t.rows)} for t in getattr(episode, part)]}
     write_text(path, json.dumps(content, indent=0))
 
 
@@ -94,6 +97,10 @@ def read_split(path: Path, source: Source) -> Episode:
                 TestSet(test["name"], row_of(test["rows"]), tuple(class_of[name] for name in test["classes"]))
                 for test in content["tests"]
             ],
+            caption_tests=caption_tests(source, "test", content.get("caption_tests", ()), row_of),
+            caption_validation=caption_tests(
+                source, "validation", content.get("caption_validation", ()), row_of
+            ),
             rule=content["rule"],
         )
     except KeyError as error:
@@ -102,6 +109,22 @@ def read_split(path: Path, source: Source) -> Episode:
         ) from None
     except (OSError, ValueError, TypeError) as error:
         raise UserError(f"--split-file: {path} is not a readable split file ({error})") from None
+
+
+def caption_tests(
+    source: Source,
+    part: Literal["validation", "test"],
+    stored: Sequence[Mapping[str, Any]],
+    row_of: Callable[[list[Any]], np.ndarray],
+) -> list[CaptionTest]:
+    """The caption tests of a file: the source's own, cut to the rows that the file names."""
+    if not stored:
+        return []
+    if not isinstance(source, CaptionSource):
+        raise ValueError(f"a split of captions, which --data {source.name} does not have")
+    known = {test.name: test for test in source.caption_tests(part)}
+    rows = {test["name"]: row_of(test["rows"]) for test in stored}
+    return [without(known[name], np.setdiff1d(known[name].rows, kept)) for name, kept in rows.items()]
 
 
 def finder(source: Source) -> Callable[[list[Any]], np.ndarray]:

@@ -121,7 +121,8 @@ def _job(
         # It draws nothing and trains nothing: one run stands for all seeds and all options of training.
         seed, known = first_seed, ZEROSHOT_OPTIONS
     options = {key: value for key, value in layers.items() if key in known}
-    protocol = str(options.get("protocol", TrainConfig.protocol))
+    default = "retrieval" if method.learns_from == "captions" else "domain-shift"
+    protocol = str(options.get("protocol") or default)
     variant = ",".join(f"{key}={_word(value)}" for key, value in chosen.items() if key in known)
     parts = [data, protocol, target or "no-target", f"{method.name},{variant}" if variant else method.name]
     name = "/".join([*(slug(part) for part in parts), f"seed-{seed}"])
