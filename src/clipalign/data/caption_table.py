@@ -25,7 +25,7 @@ from .decode import File, printable, said
 from .published import file_size
 from .shards import ShardFiles, expand, part_of_shard, samples
 from .table import PARTS, FilesUnder, Row, Table
-from .tabular import csv_lines, find_columns, read_parquet
+from .tabular import csv_lines, find_columns, parquet_columns, read_parquet
 
 SHARE_TEST = 1000  # the first entries of ShareGPT4V's file are the test set "ShareGPT4V-1k"
 SHARE = 0.1  # of the images, for each part that the data do not give
@@ -261,6 +261,19 @@ def read_caption_json(path: Path, *, root: Path | None = None, **settings: Any) 
     """
     base = root or path.parent
     return CaptionTable(path.stem, json_records(path, base), lambda keys: FilesUnder(base, keys), **settings)
+
+
+def captions_alone(path: Path, columns: Mapping[str, str]) -> bool:
+    """Whether a table has a column of captions and none of labels."""
+    header = parquet_columns(path) if path.suffix.lower() == ".parquet" else next(csv_lines(path))[1]
+    at = find_columns(path, header, {k: v for k, v in columns.items() if k != "label"}, needed=())
+    return "caption" in at and "label" not in at and "label" not in columns
+
+
+def shard_captions_alone(name: str) -> bool:
+    """Whether the first sample of shards has a caption and no label."""
+    facts = next((facts for _, _, facts in samples(expand(name)[0])), {})
+    return "label" not in facts and bool({"caption", "captions"} & set(facts))
 
 
 def json_records(path: Path, base: Path) -> Iterator[Captioned]:

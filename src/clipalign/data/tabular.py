@@ -134,12 +134,21 @@ def csv_lines(path: Path) -> Iterator[tuple[int, list[str]]]:
 
 def read_parquet(path: Path) -> tuple[list[str], list[tuple[Any, ...]]]:
     """Column names and lines."""
+    table = _parquet(path, "read_table")
+    return list(table.column_names), list(zip(*table.to_pydict().values(), strict=True))
+
+
+def parquet_columns(path: Path) -> list[str]:
+    """Column names alone."""
+    return list(_parquet(path, "read_schema").names)
+
+
+def _parquet(path: Path, function: str) -> Any:
     try:
         import pyarrow.parquet
     except ImportError:
         raise UserError(f'--data: {path} needs pyarrow; pip install "clipalign[data]"') from None
     try:
-        table = pyarrow.parquet.read_table(path)
+        return getattr(pyarrow.parquet, function)(path)
     except (OSError, pyarrow.ArrowException) as error:
         raise UserError(f"--data: cannot read {path} ({' '.join(str(error).split())})") from None
-    return list(table.column_names), list(zip(*table.to_pydict().values(), strict=True))
