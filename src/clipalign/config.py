@@ -131,6 +131,9 @@ class TrainConfig(DataConfig):
     """Processes that prepare batches ahead. 0 prepares them in the training process; results are the same."""
     eval_batch_size: int = 256
     """Images per forward pass at evaluation."""
+    keep_views: float = 1.0
+    """Gigabytes of validation and test views that a process keeps in memory, so that they are decoded or composed
+    once: for all validations and test sets of a run, and for all runs of a sweep. 0 keeps none."""
     log_to: tuple[Literal["tensorboard", "wandb"], ...] = ()
     """Where metrics and results are written too: to TensorBoard (tensorboard/ in the run) or Weights & Biases.
     Each is an extra: pip install "clipalign[tensorboard]"."""
@@ -169,6 +172,7 @@ class TrainConfig(DataConfig):
             "warmup_steps",
             "warmup_lr",
             "swad_ratio",
+            "keep_views",
             "workers",
             "validate_every",
             "checkpoint_every",

@@ -40,6 +40,7 @@ FREE = frozenset(
         "validate_every",
         "checkpoint_every",
         "eval_batch_size",
+        "keep_views",
     }
 )
 

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .backbone import Backbone
+from .backbone import Backbone, text_identity
 from .errors import UserError
 
 DEFAULT_TEMPLATES = ("a photo of a {}.",)
@@ -73,7 +73,8 @@ def class_text_features(
     """One unit vector per class: T in every method with a text classifier.
 
     With several templates their features are normalised, averaged, and normalised again, as CLIP's own
-    zero-shot evaluation does. Nothing is cached: the features depend on weights that a method may train.
+    zero-shot evaluation does. Where `backbone.kept_texts` is there, features of a text tower that is not trained are
+    kept in it under the digest of its weights.
 
     Args:
         backbone: its text tower encodes the prompts.
@@ -88,8 +89,15 @@ def class_text_features(
         UserError: duplicate or empty class names, a template without {}.
     """
     by_class = prompts(class_names, templates)
+    identity = None if backbone.kept_texts is None else text_identity(backbone)
+    key = (identity, tuple(map(tuple, by_class)), batch_size)
+    if identity is not None and backbone.kept_texts is not None and key in backbone.kept_texts:
+        return backbone.kept_texts[key].clone()
     features = text_features(backbone, [text for texts in by_class for text in texts], batch_size)
-    return F.normalize(features.unflatten(0, (len(by_class), -1)).mean(dim=1), dim=-1)
+    features = F.normalize(features.unflatten(0, (len(by_class), -1)).mean(dim=1), dim=-1)
+    if identity is not None and backbone.kept_texts is not None:
+        backbone.kept_texts[key] = features.clone()
+    return features
 
 
 @torch.no_grad()

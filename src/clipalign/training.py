@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from . import __version__, distributed
 from .backbone import load
@@ -23,6 +24,7 @@ from .distributed import Ranks
 from .engine import fit
 from .errors import UserError
 from .evaluation import Views
+from .evaluation.kept import KeptViews
 from .methods import Method, get_method
 from .options import TrainOptions, to_arguments, train_options
 from .precision import Precision, select_device
@@ -42,10 +44,14 @@ class Shared:
     Attributes:
         sources: opened data, by the options that name them.
         zeroshot: accuracy before training, by backbone, split, templates and views.
+        views: fixed views of validation and test.
+        texts: class text features, by text tower, names and templates; see `text.class_text_features`.
     """
 
     sources: dict[Hashable, Source] = field(default_factory=dict)
     zeroshot: dict[Hashable, dict[str, float]] = field(default_factory=dict)
+    views: KeptViews = field(default_factory=lambda: KeptViews(0))
+    texts: dict[Hashable, Tensor] = field(default_factory=dict)
 
     def source(self, config: TrainConfig, captions: bool = False) -> Source:
         """The data of a run; with `captions`, opened for them."""
@@ -121,7 +127,8 @@ def _train(
     precision = Precision(config.precision, ranks.device)
     backbone = load(config.backbone, ranks.device, config.cache_dir)
     preprocess = preprocess_for(backbone, config.interpolation, source)
-    views = Views(source, preprocess, config.eval_batch_size, ranks, precision)
+    backbone.kept_texts, shared.views.limit = shared.texts, 1e9 * config.keep_views
+    views = Views(source, preprocess, config.eval_batch_size, ranks, precision, shared.views)
     method = options.method(options.hyper)
     task = task_of(episode, views, templates)
     check_task(method, episode)

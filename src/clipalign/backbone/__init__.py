@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from .dense import Dense
+from .identity import text_identity
 from .loading import list_backbones, load
 from .model import Backbone
 from .positions import stretch_positions
 from .tokens import Tokens
 
-__all__ = ["Backbone", "Dense", "Tokens", "list_backbones", "load", "stretch_positions"]
+__all__ = ["Backbone", "Dense", "Tokens", "list_backbones", "load", "stretch_positions", "text_identity"]

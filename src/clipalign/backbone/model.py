@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal
 
@@ -35,6 +35,7 @@ class Backbone(nn.Module):
         num_blocks: attention layers of the vision tower; 1 for a ResNet (its attention pool).
         grid: rows and columns of patches (cells of a ResNet); M is their product.
         context_length: token positions of the text tower.
+        kept_texts: class text features by weights, names and templates, shared with other backbones; None to keep none.
     """
 
     def __init__(self, model: Any, tokenizer: Callable[[list[str]], Tensor], spec: str) -> None:
@@ -48,6 +49,8 @@ class Backbone(nn.Module):
         self.tokenizer = tokenizer
         self.spec = spec
         self._hooks = Hooks()
+        self.kept_texts: dict[Hashable, Tensor] | None = None
+        self._text_digest: tuple[Hashable, str] | None = None  # of `text_identity`
         self._splits: bool | None = (
             None  # whether `encode_after` may walk the text blocks; found on first use
         )

@@ -14,6 +14,7 @@ from ..distributed import Ranks
 from ..errors import UnseenClasses
 from ..precision import Precision
 from ..protocols.base import TestSet
+from .kept import KeptViews
 
 Classifier = Callable[[Tensor], Tensor]
 
@@ -49,6 +50,7 @@ class Views:
         preprocess: what the backbone wants to see.
         batch_size: images per forward pass.
         ranks, precision: where and in which type the forward pass runs.
+        kept: views that need not be made again.
     """
 
     source: Source
@@ -56,6 +58,7 @@ class Views:
     batch_size: int = 256
     ranks: Ranks = field(default_factory=Ranks)
     precision: Precision = field(default_factory=lambda: Precision("fp32", torch.device("cpu")))
+    kept: KeptViews = field(default_factory=lambda: KeptViews(0))
 
     def batches(
         self, rows: np.ndarray, stage: Stage, classes: Sequence[int], share: bool = False
@@ -78,7 +81,7 @@ class Views:
         for start in range(0, len(rows), self.batch_size):
             here, drawn = rows[start : start + self.batch_size], draws[start : start + self.batch_size]
             yield Batch(
-                images=self.source.images(here, stage, drawn, 0, self.preprocess),
+                images=self.kept.images(self.source, here, stage, drawn, self.preprocess),
                 labels=torch.from_numpy(position[self.source.labels[here]]),
                 domains=torch.from_numpy(self.source.domains[here]),
                 rows=torch.from_numpy(here),

@@ -1,0 +1,114 @@
+"""Views that are kept are the views that would be made, to the bit, and stay below their limit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from clipalign.backbone import Backbone
+from clipalign.data import Preprocess, load_source
+from clipalign.data.folder import ImageFolder
+from clipalign.data.pictograms import Pictograms
+from clipalign.data.table import Table
+from clipalign.evaluation.kept import KeptViews
+from clipalign.results import read_results
+from clipalign.training import Shared, run_training
+
+PREPROCESS = Preprocess((32, 32), (0.4, 0.5, 0.6), (0.2, 0.3, 0.4))
+SIZE = 3 * 32 * 32 * 4
+
+
+class Counting:
+    """A source that counts the views it makes."""
+
+    def __init__(self, source: Any) -> None:
+        self.source, self.made = source, 0
+
+    def images(self, rows: np.ndarray, *rest: Any) -> Tensor:
+        self.made += len(rows)
+        return self.source.images(rows, *rest)
+
+
+@pytest.mark.parametrize("kind", ["squares", "pictograms"])
+def test_the_same_to_the_bit(kind: str, squares: ImageFolder) -> None:
+    source = Counting(squares if kind == "squares" else Pictograms())
+    kept = KeptViews(1e9)
+    rng = np.random.default_rng(0)
+    for _ in range(6):  # batches that overlap in part, in any order
+        rows = rng.permutation(40)[: int(rng.integers(1, 30))]
+        draws = np.zeros_like(rows) if kind == "squares" else rng.integers(0, 4, len(rows))
+        for stage in ("test", "validation"):
+            found = kept.images(source, rows, stage, draws, PREPROCESS)  # type: ignore[arg-type]
+            assert torch.equal(found, source.source.images(rows, stage, draws, 0, PREPROCESS))
+            found.zero_()  # what is handed out may be changed
+    made = source.made
+    for preprocess in (PREPROCESS, Preprocess((32, 32), (0, 0, 0), (1, 1, 1))):
+        kept.images(source, rows, "test", draws, preprocess)  # type: ignore[arg-type]
+    assert source.made == made + len(rows)  # other statistics, other views
+
+
+def test_the_limit_holds(squares: ImageFolder) -> None:
+    source, kept = Counting(squares), KeptViews(10 * SIZE + 1)
+    rows, draws = np.arange(16), np.zeros(16, np.int64)
+    for _ in range(3):
+        found = kept.images(source, rows, "test", draws, PREPROCESS)  # type: ignore[arg-type]
+        assert torch.equal(found, squares.images(rows, "test", draws, 0, PREPROCESS))
+    assert kept.used == 10 * SIZE and source.made == 16 + 6 + 6
+    kept.limit = 0
+    kept.images(source, rows, "test", draws, PREPROCESS)  # type: ignore[arg-type]
+    assert source.made == 16 + 6 + 6 + 16
+
+
+def test_later_runs_of_a_process_decode_and_encode_nothing_again(
+    tiny_spec: str, squares_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    texts: list[int] = []
+    views: list[int] = []
+    encode, images = Backbone.encode_text, Table.images
+
+    def counting_texts(self: Backbone, tokens: Tensor) -> Tensor:
+        texts.append(len(tokens))
+        return encode(self, tokens)
+
+    def counting_views(self: Table, rows: np.ndarray, stage: Any, *rest: Any) -> Tensor:
+        if stage != "train":
+            views.append(len(rows))
+        return images(self, rows, stage, *rest)
+
+    monkeypatch.setattr(Backbone, "encode_text", counting_texts)
+    monkeypatch.setattr(Table, "images", counting_views)
+    source = load_source(str(squares_folder))
+
+    def run(name: str, method: str, seed: int, shared: Shared | None, *more: str) -> Path:
+        arguments = ["--method", method, "--data", str(squares_folder), "--protocol", "in-the-wild"]
+        arguments += ["--target", "grey", "--backbone", tiny_spec, "--steps", "3", "--batch-size", "4"]
+        arguments += ["--lr", "1e-3", "--seed", str(seed), "--validate-every", "1", *more]
+        run_training([*arguments, "--out", str(tmp_path / name)], shared=shared)
+        return tmp_path / name
+
+    shared = Shared()
+    run("first", "erm", 0, shared)
+    assert sum(views) <= len(source.labels)  # validation three times and three test sets: each view once
+    texts.clear()
+    views.clear()
+    second = run("second", "erm", 1, shared)
+    assert texts == [] and views == []
+    other = run("other", "alignclip", 0, shared)
+    assert texts == [] and views == []
+    trained = run("trained", "flyp", 0, shared)  # it trains the text tower: its own features at every step
+    assert len(texts) > 3 and views == []
+    for name, path, method, seed in (
+        ("second", second, "erm", 1),
+        ("other", other, "alignclip", 0),
+        ("trained", trained, "flyp", 0),
+    ):
+        alone = run(f"{name}-alone", method, seed, None, "--keep-views", "0")
+        for file in ("model.safetensors", "predictions.npz"):
+            assert (alone / file).read_bytes() == (path / file).read_bytes(), (name, file)
+        shown = [(row.test, row.accuracy, row.zeroshot, row.validation) for row in read_results(path)]
+        assert shown == [(r.test, r.accuracy, r.zeroshot, r.validation) for r in read_results(alone)]
