@@ -153,7 +153,8 @@ def test_a_batch_may_be_split_where_the_method_says_so(
 ) -> None:
     if not cls.mean_over_rows:
         pytest.skip("its loss looks at the whole batch")
-    method, batch = ready(cls, backbone, episode), batch_of(method)
+    method = ready(cls, backbone, episode)
+    batch = batch_of(method)
     descend(method, batch)
     whole = torch.cat([p.grad.flatten() for p in method.parameters() if p.grad is not None])
     for parameter in method.parameters():
