@@ -345,6 +345,8 @@ def entries(path: Path) -> Iterator[Any]:
         with path.open(encoding="utf-8-sig") as file:
             while more := file.read(CHUNK):
                 buffer, position = buffer[position:] + more, 0
+                if not opened and not buffer.strip():
+                    continue
                 if not opened:
                     if not buffer.lstrip().startswith("["):
                         raise ValueError("it is no list of entries")
