@@ -23,18 +23,31 @@ def clean_class_names(names: Sequence[str]) -> tuple[str, ...]:
     """
     if not names:
         raise UserError("class names: none given")
-    cleaned = tuple(" ".join(name.replace("_", " ").replace("-", " ").split()) for name in names)
-    seen: dict[str, str] = {}
+    cleaned = tuple(map(as_in_prompts, names))
     for i, (name, text) in enumerate(zip(names, cleaned, strict=True)):
         if not text:
             raise UserError(f'class names: number {i} is empty ("{name}")')
-        if text.lower() in seen:
-            raise UserError(
-                f'class names: "{name}" and "{seen[text.lower()]}" are the same to the model; '
-                "rename or remove one"
-            )
-        seen[text.lower()] = name
+    if same := same_names(names):
+        first, second = same[0][:2]
+        others = sum(len(group) - 1 for group in same) - 1
+        more = f" (and {others} more)" if others else ""
+        raise UserError(
+            f'class names: "{second}" and "{first}" are the same to the model{more}; rename or remove one'
+        )
     return cleaned
+
+
+def as_in_prompts(name: str) -> str:
+    """A class name with blanks for underscores and hyphens."""
+    return " ".join(name.replace("_", " ").replace("-", " ").split())
+
+
+def same_names(names: Sequence[str]) -> list[list[str]]:
+    """Groups of class names that are the same to the model: prompts ignore case, hyphens and underscores."""
+    groups: dict[str, list[str]] = {}
+    for name in names:
+        groups.setdefault(as_in_prompts(name).lower(), []).append(name)
+    return [group for text, group in groups.items() if text and len(group) > 1]
 
 
 def check_templates(templates: Sequence[str]) -> tuple[str, ...]:

@@ -11,6 +11,7 @@ from clipalign.cli import main
 from clipalign.data import load_source
 from clipalign.data.check import examine
 from clipalign.data.table import Table
+from clipalign.errors import UserError
 from clipalign.options import train_options
 
 
@@ -74,12 +75,33 @@ def test_a_sound_data_set_has_no_problems(tmp_path: Path, capsys: pytest.Capture
     assert "No broken files" in text and "--protocol few-shot" in text
 
 
-def test_class_names_that_collide_are_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for name in ("alarm_clock", "Alarm-Clock"):
-        (tmp_path / name).mkdir()
-        Image.new("RGB", (9, 9)).save(tmp_path / name / "a.png")
-    assert main(["data", "check", str(tmp_path)]) == 2
-    assert "alarm_clock" in capsys.readouterr().err
+def test_class_names_that_collide_are_an_error_after_the_whole_report(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("alarm_clock", "Alarm-Clock", "hot dog", "hot-dog", "Hot_Dog", "--", "n01440764", "cat"):
+        (tmp_path / "d" / name).mkdir(parents=True)
+        Image.new("RGB", (9, 9)).save(tmp_path / "d" / name / "a.png")
+    (tmp_path / "d" / "cat" / "b.png").write_text("no image")
+    assert main(["data", "check", str(tmp_path / "d"), "--sheet", str(tmp_path / "s.png")]) == 2
+    said = capsys.readouterr()
+    for expected in (
+        "9 images, 1 domain(s), 8 class(es)",
+        '"Alarm-Clock" = "alarm_clock"',
+        '"Hot_Dog" = "hot dog" = "hot-dog"',
+        '1 class names are empty to a model or not UTF-8: "--"',
+        "1 class names look like ids",
+        "cat/b.png: not an image",
+        "To train, once the class names are mended:",
+    ):
+        assert expected in said.out
+    assert "--class-names FILE" in said.err and (tmp_path / "s.png").is_file()
+    with pytest.raises(UserError, match=r"and 2 more|number 0 is empty"):
+        load_source(str(tmp_path / "d"))  # as training does
+    mended = tmp_path / "names.csv"
+    mended.write_text("--,dash\nAlarm-Clock,bell\nhot-dog,sausage\nHot_Dog,bun\n")
+    arguments = ["data", "check", str(tmp_path / "d"), "--sheet", "None", "--class-names", str(mended)]
+    assert main(arguments) == 0
+    assert "the same to a model" not in capsys.readouterr().out
 
 
 def test_pictograms_can_be_checked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.table import Table as Lines
 
 from ..errors import UserError
+from ..text import as_in_prompts, same_names
 from .base import Preprocess, Source
 from .decode import printable, read_image, said
 from .table import Table, looks_like_id
@@ -33,6 +34,8 @@ class Findings:
         broken: row -> why it does not decode.
         duplicates: groups of rows with the same bytes.
         ids: class names that say nothing to a text encoder.
+        same: groups of class names that are the same to a model.
+        unusable: class names that cannot stand in a prompt.
     """
 
     counts: Counter[tuple[str, str]]
@@ -40,6 +43,13 @@ class Findings:
     broken: dict[int, str]
     duplicates: list[list[int]]
     ids: list[str]
+    same: list[list[str]]
+    unusable: list[str]
+
+    @property
+    def refused(self) -> bool:
+        """Whether training refuses the class names."""
+        return bool(self.same or self.unusable)
 
 
 def examine(source: Table) -> Findings:
@@ -64,6 +74,8 @@ def examine(source: Table) -> Findings:
         broken,
         [rows for rows in by_content.values() if len(rows) > 1 and rows[0] not in broken],
         [name for name in source.class_names if looks_like_id(name)],
+        same_names(source.class_names),
+        [name for name in source.class_names if printable(name) != name or not as_in_prompts(name)],
     )
 
 
@@ -78,12 +90,16 @@ def report(source: Source, options: Mapping[str, Any], sheet: Path | None, seed:
 
     Returns:
         The problems found, one line each, as printed.
+
+    Raises:
+        UserError: after all is printed, if training would refuse the class names.
     """
     console = Console(highlight=False, soft_wrap=True)
     say = lambda line: console.print(line, markup=False)  # noqa: E731
     images, classes, domains = len(source.labels), len(source.class_names), len(source.domain_names)
     say(f"{printable(source.name)}: {images} images, {domains} domain(s), {classes} class(es)")
     problems: list[str] = []
+    refused = False
     if isinstance(source, Table):
         found = examine(source)
         for line in facts(source, found):
@@ -92,7 +108,7 @@ def report(source: Source, options: Mapping[str, Any], sheet: Path | None, seed:
         if not console.is_terminal:
             lines.box = None
         console.print(lines)
-        problems = list(problem_lines(source, found))
+        problems, refused = list(problem_lines(source, found)), found.refused
         for problem in problems:
             console.print(problem, markup=False, style="yellow")
         if not problems:
@@ -100,7 +116,13 @@ def report(source: Source, options: Mapping[str, Any], sheet: Path | None, seed:
     if sheet is not None:
         draw_sheet(source, sheet, seed)
         say(f"Three random rows: {sheet}")
-    say(f"To train:\n  {shlex.join(training_command(source, options))}")
+    say(f"To train{', once the class names are mended' if refused else ''}:")
+    say(f"  {printable(shlex.join(training_command(source, options)))}")
+    if refused:
+        raise UserError(
+            f"--data {printable(source.name)}: the class names listed above cannot be trained on; rename the classes, "
+            "or map them with --class-names FILE"
+        )
     return problems
 
 
@@ -129,9 +151,9 @@ def count_lines(source: Table, found: Findings) -> Lines:
         columns[domain] = Counter({c: n for (d, c), n in found.counts.items() if d == domain})
     for part, rows in (source.parts or {}).items():
         columns[part] = Counter(source.class_names[label] for label in source.labels[rows])
-    lines = Lines("class", *columns)
+    lines = Lines("class", *map(printable, columns))
     for name in source.class_names[: 5 * SHOWN]:
-        lines.add_row(name, *(str(count[name]) for count in columns.values()))
+        lines.add_row(printable(name), *(str(count[name]) for count in columns.values()))
     if len(source.class_names) > 5 * SHOWN:
         lines.add_row(f"... {len(source.class_names) - 5 * SHOWN} more")
     lines.add_section()
@@ -162,6 +184,12 @@ def problem_lines(source: Table, found: Findings) -> Iterator[str]:
         yield f"{len(mixed)} of them in different classes:" + some(
             [" = ".join(map(key, rows)) for rows in mixed]
         )
+    if found.same:
+        lines = [" = ".join(f'"{name}"' for name in group) for group in found.same]
+        yield f"{len(found.same)} groups of class names are the same to a model:" + some(lines)
+    if found.unusable:
+        names = [f'"{printable(name)}"' for name in found.unusable]
+        yield f"{len(names)} class names are empty to a model or not UTF-8: {', '.join(names[:SHOWN])}"
     if found.ids:
         yield (
             f"{len(found.ids)} class names look like ids, which say nothing to a text encoder; "

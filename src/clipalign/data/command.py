@@ -77,12 +77,19 @@ def run_data(arguments: Sequence[str], prog: str = "clipalign data") -> None:
 
 
 def run_check(arguments: Sequence[str], prog: str = "clipalign data check") -> list[str]:
-    """Check a data set; returns the problems found."""
+    """Check a data set; returns the problems found.
+
+    Raises:
+        UserError: data that cannot be opened; or, after the whole report, class names that training refuses.
+    """
     from . import source_from
     from .check import report
+    from .table import any_names
 
     config = parse_config(CheckConfig, arguments, prog)
-    return report(source_from(vars(config)), vars(config), config.sheet, config.seed)
+    with any_names():
+        source = source_from(vars(config))
+    return report(source, vars(config), config.sheet, config.seed)
 
 
 def run_prepare(arguments: Sequence[str], prog: str = "clipalign data prepare") -> None:
