@@ -14,9 +14,11 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
 
-from clipalign.pretrain.__main__ import PretrainConfig, contrastive_loss, rate
+from clipalign.checkpoint import load_state
 from clipalign.pretrain.art import KEPT_OUT, Art
 from clipalign.pretrain.batches import Batches, _relation
+from clipalign.pretrain.config import PretrainConfig, concept_weight, hardness, patch_dropout, rate
+from clipalign.pretrain.learner import GrowingAverage, contrastive_loss
 from clipalign.pretrain.restyle import restyle_colour, restyle_monotone, side_by_side
 
 
@@ -133,6 +135,34 @@ def test_rate_rises_stays_and_falls() -> None:
     assert all(a > b for a, b in pairwise(rates[80:])) and rates[-1] < 0.05
 
 
+def test_rate_and_average_start_anew_where_a_finished_run_goes_on() -> None:
+    config = PretrainConfig(steps=300, start_step=100, warmup_steps=10, cooldown=0.2)
+    assert [rate(step, config) for step in (100, 109, 110, 239)] == [0.1, 1, 1, 1]
+    assert rate(270, config) == pytest.approx(1 - 0.5**0.5)
+
+
+def test_pictures_get_harder_until_half_way_while_concepts_fade() -> None:
+    config = PretrainConfig(steps=100, concept_weight=3.0)
+    assert [hardness(step, 100) for step in (0, 25, 50, 99)] == [0, 0.5, 1, 1]
+    assert [concept_weight(step, config) for step in (0, 25, 50, 99)] == [3, 1.5, 0, 0]
+
+
+def test_no_patch_is_left_out_in_the_cooldown() -> None:
+    config = PretrainConfig(steps=100, cooldown=0.25, patch_dropout=0.4)
+    assert [patch_dropout(step, config) for step in (0, 74, 75, 99)] == [0.4, 0.4, 0, 0]
+
+
+def test_the_average_forgets_its_random_start() -> None:
+    weight = torch.zeros(1)
+    average, known = GrowingAverage([weight], 0.9), 0.0
+    for step in range(1, 200):
+        weight.fill_(step)
+        average.update(step)
+        decay = min(0.9, step / (9 + step))
+        known = decay * known + (1 - decay) * step
+        assert average.average[0].item() == pytest.approx(known, rel=1e-5)
+
+
 def test_a_stopped_run_goes_on(folder: Path, tmp_path: Path) -> None:
     command = [
         sys.executable,
@@ -157,10 +187,9 @@ def test_a_stopped_run_goes_on(folder: Path, tmp_path: Path) -> None:
     ]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    state = torch.load(tmp_path / "run" / "state.pt", weights_only=True)
-    assert state["step"] == 3
+    assert load_state(tmp_path / "run" / "state.safetensors")["step"] == 3
     weights = load_file(tmp_path / "run" / "pocket.safetensors")
     assert weights["visual.conv1.weight"].dtype == torch.float16
     again = subprocess.run([*command, "--steps", "4"], capture_output=True, text=True)
     assert "resumed at step 3" in again.stdout, again.stderr
-    assert torch.load(tmp_path / "run" / "state.pt", weights_only=True)["step"] == 4
+    assert load_state(tmp_path / "run" / "state.safetensors")["step"] == 4

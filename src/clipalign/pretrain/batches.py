@@ -12,6 +12,7 @@ from torch.utils.data import Dataset
 
 from ..data.compose import Background, Scene, draw_placement, render
 from .art import Art, caption
+from .config import hardness
 from .restyle import restyle_colour, restyle_monotone, side_by_side
 
 SIZE = 64
@@ -49,30 +50,30 @@ class Batches(Dataset):
         return self.total_steps
 
     def __getitem__(self, step: int) -> PretrainingBatch:
-        hardness = min(1.0, step / (0.5 * self.total_steps))
+        level = hardness(step, self.total_steps)
         pictures, scenes, texts, keys = [], [], [], []
         for position in range(self.batch_size):
             rng = np.random.default_rng([self.seed, step, position])
-            picture, text, key = self._drawing(rng, hardness)
+            picture, text, key = self._drawing(rng, level)
             keys.append(key)
             texts.append(text)
-            scenes.append(_scene(position, key[0], rng, hardness))
+            scenes.append(_scene(position, key[0], rng, level))
             pictures.append(picture)
         sprites = (torch.stack(pictures) * 255).round().to(torch.uint8)
         images = render(scenes, sprites, SIZE, oversample=1).images
         rng = np.random.default_rng([self.seed, step])
         text_keys = list(keys)
         for i in rng.integers(0, len(self.art.names), self.other_names):
-            texts.append(self._caption(self.art.say(self.art.names[i], rng), rng, hardness))
+            texts.append(self._caption(self.art.say(self.art.names[i], rng), rng, level))
             text_keys.append((self.art.names[i],))
         numbers = [self.art.number.get(key[0], -1) if len(key) == 1 else -1 for key in keys]
         return PretrainingBatch(images, texts, _relation(keys, text_keys), torch.tensor(numbers))
 
-    def _caption(self, name: str, rng: np.random.Generator, hardness: float) -> str:
+    def _caption(self, name: str, rng: np.random.Generator, level: float) -> str:
         """Bare names first: templates are learned once names are."""
-        return name if rng.random() < 0.8 - hardness else caption(name, rng)
+        return name if rng.random() < 0.8 - level else caption(name, rng)
 
-    def _drawing(self, rng: np.random.Generator, hardness: float) -> tuple[Tensor, str, tuple[str, ...]]:
+    def _drawing(self, rng: np.random.Generator, level: float) -> tuple[Tensor, str, tuple[str, ...]]:
         index = self.art.sample(rng)
         picture, text = self._styled(index, rng)
         key: tuple[str, ...] = (self.art.keys[index],)
@@ -81,7 +82,7 @@ class Batches(Dataset):
             second, second_text = self._styled(other, rng)
             picture = side_by_side(picture, second, rng)
             return picture, f"a {text} and a {second_text}", (key[0], self.art.keys[other])
-        return picture, self._caption(text, rng, hardness), key
+        return picture, self._caption(text, rng, level), key
 
     def _styled(self, index: int, rng: np.random.Generator) -> tuple[Tensor, str]:
         sprite = torch.from_numpy(np.array(self.art.sprites[index])).permute(2, 0, 1).float() / 255
@@ -111,11 +112,11 @@ def _relation(images: list[tuple[str, ...]], texts: list[tuple[str, ...]]) -> Te
     return torch.from_numpy(relation.astype(np.int8))
 
 
-def _scene(position: int, key: str, rng: np.random.Generator, hardness: float) -> Scene:
+def _scene(position: int, key: str, rng: np.random.Generator, level: float) -> Scene:
     """Easy pictures first (large, upright, on flat ground), at the end those of the benchmark's kind."""
-    low, angle = 0.8 - 0.3 * hardness, 3 + 9 * hardness
+    low, angle = 0.8 - 0.3 * level, 3 + 9 * level
     scale, x, y, turn = draw_placement(rng, (low, 1.0), angle)
-    family = ("flat", "gradient", "noise")[int(rng.choice(3, p=_shares(hardness)))]
+    family = ("flat", "gradient", "noise")[int(rng.choice(3, p=_shares(level)))]
     if rng.random() < BY_GROUP:
         family = ("flat", "gradient", "noise")[zlib.crc32(key.encode()) % 3]
         instance = POOL[zlib.crc32(key.encode()) % 64 * 8 + int(rng.integers(8))]
@@ -124,6 +125,6 @@ def _scene(position: int, key: str, rng: np.random.Generator, hardness: float) -
     return Scene(position, scale, x, y, turn, Background(family, instance))
 
 
-def _shares(hardness: float) -> tuple[float, float, float]:
+def _shares(level: float) -> tuple[float, float, float]:
     """How often the background is flat, a gradient, noise."""
-    return (0.8 - 0.4 * hardness, 0.1 + 0.2 * hardness, 0.1 + 0.2 * hardness)
+    return (0.8 - 0.4 * level, 0.1 + 0.2 * level, 0.1 + 0.2 * level)

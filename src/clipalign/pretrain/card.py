@@ -13,15 +13,17 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 import tyro
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ..backbone.loading import load
 from ..backbone.model import Backbone
 from ..backbone.pocket import FOLDER
+from ..checkpoint import load_weights, save_weights, write_text
 from ..data.pictograms import Pictograms
+from ..evaluation import Views
+from ..evaluation.rows import domain_tests, score
+from ..runs import zeroshot
 from ..training import preprocess_for
 from .art import KEPT_OUT, TEMPLATES, Art
 
@@ -58,32 +60,20 @@ def without_unseen_words(state: dict[str, Tensor], art: Art, backbone: Backbone)
     return {**state, "token_embedding.weight": kept}
 
 
-@torch.no_grad()
 def zero_shot(backbone: Backbone, source: Pictograms) -> dict[str, dict[str, float]]:
     """Accuracy of all class names per domain, over all drawings and test renders; and over base and new drawings."""
-    backbone.eval()
-    view = preprocess_for(backbone)
-    texts = F.normalize(
-        backbone.encode_text([source.templates[0].format(n) for n in source.class_names]), dim=-1
-    )
+    views = Views(source, preprocess_for(backbone))
     result = {}
-    for d, domain in enumerate(source.domain_names):
-        rows = np.flatnonzero(source.domains == d)
-        hits1, hits5 = [], []
-        for draw in range(source.views("test")):
-            images = source.images(rows, "test", np.full(len(rows), draw), 0, view)
-            ranked = (F.normalize(backbone.encode_image(images), dim=-1) @ texts.T).topk(5).indices
-            truth = torch.from_numpy(source.labels[rows])[:, None]
-            hits1.append((ranked[:, :1] == truth).any(1).float())
-            hits5.append((ranked == truth).any(1).float())
-        top1 = torch.stack(hits1).mean(0)
-        base = torch.tensor([int(label) in source.splits.base for label in source.labels[rows]])
-        result[domain] = {
-            "top1": float(top1.mean()),
-            "top5": float(torch.stack(hits5).mean()),
-            "base": float(top1[base].mean()),
-            "new": float(top1[~base].mean()),
-            "n": len(rows) * source.views("test"),
+    for scored in score(views, zeroshot(backbone, source.templates[:1]).classifier, domain_tests(source)):
+        outputs, found = scored.outputs, scored.accuracy
+        assert outputs is not None and found is not None
+        right, base = found.ranked[:, 0] == outputs.labels, np.isin(outputs.labels, list(source.splits.base))
+        result[scored.test.name] = {
+            "top1": found.top1,
+            "top5": found.top5,
+            "base": float(right[base].mean()),
+            "new": float(right[~base].mean()),
+            "n": found.n,
         }
     return result
 
@@ -173,16 +163,13 @@ def main(config: CardConfig) -> None:
     """Writes weights and card."""
     art = Art.load(config.art)
     backbone = load("pocket", pretrained=False)
-    state = without_unseen_words(load_file(config.run / "pocket.safetensors"), art, backbone)
-    backbone.model.load_state_dict({name: value.float() for name, value in state.items()})
+    state = without_unseen_words(load_weights(config.run / "pocket.safetensors"), art, backbone)
+    backbone.model.load_state_dict(state)
     source = Pictograms()
     accuracy = zero_shot(backbone, source)
-    temporary = config.out / "model.tmp"
-    save_file(state, temporary, metadata={"format": "pt", "model": "clipalign-pocket"})
-    temporary.chmod(0o644)  # safetensors writes for its owner alone
-    temporary.replace(config.out / "model.safetensors")
-    (config.out / "CARD.md").write_text(write_card(config, accuracy, source), encoding="utf-8")
-    (config.out / "zero_shot.json").write_text(json.dumps(accuracy, indent=1) + "\n")
+    save_weights(config.out / "model.safetensors", state)
+    write_text(config.out / "CARD.md", write_card(config, accuracy, source))
+    write_text(config.out / "zero_shot.json", json.dumps(accuracy, indent=1) + "\n")
     for domain, row in accuracy.items():
         print(domain, {k: round(v, 4) for k, v in row.items()})
 
