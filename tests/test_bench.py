@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
-from clipalign import bench
-from clipalign.bench import BenchConfig, Cost, in_own_process, markdown, measure, run_bench
+from clipalign.bench import BenchConfig, command, run_bench
+from clipalign.bench.command import in_own_process, markdown
+from clipalign.bench.measure import Cost, measure
 from clipalign.errors import UserError
 
 FEW = {"steps": 1, "batch_size": 8, "classes": 4, "device": "cpu", "clock": "cpu"}
@@ -37,7 +38,7 @@ def test_a_process_that_fails_leaves_its_last_words(monkeypatch: pytest.MonkeyPa
     def run(*_: Any, **__: Any) -> SimpleNamespace:
         return SimpleNamespace(stdout="hello\n", stderr="Traceback\nMemoryError: too large\n", returncode=1)
 
-    monkeypatch.setattr(bench.subprocess, "run", run)
+    monkeypatch.setattr(command.subprocess, "run", run)
     cost = in_own_process("erm", "pocket", BenchConfig("methods"))
     assert cost.step is None and cost.reason == "MemoryError: too large"
     with pytest.raises(UserError, match="no-such-backbone"):
@@ -53,7 +54,7 @@ def test_the_table_is_relative_to_erm_and_written(
         step = {"erm": 2.0, "coral": 3.0}.get(method)
         return Cost(method, backbone, 7, step, 2**20 * (4 if method == "erm" else 6), 1.0)
 
-    monkeypatch.setattr(bench, "in_own_process", pretend)
+    monkeypatch.setattr(command, "in_own_process", pretend)
     out = tmp_path / "bench"
     arguments = [
         "methods",
