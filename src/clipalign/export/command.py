@@ -18,15 +18,21 @@ from tyro.conf import Positional
 from .. import __version__
 from ..backbone import load
 from ..errors import UserError
-from ..methods import Method, get_method
+from ..methods import Method
 from ..options import parse_config, to_arguments
 from ..prediction import read_classes
-from ..runs import NamesOnly, is_run, names_episode, open_run
+from ..runs import is_run, open_run, zeroshot
 from ..text import DEFAULT_TEMPLATES, prompts
 from ..training import preprocess_for
 
 FACTS = "export.json"
-MODULES = {"open_clip": "to_open_clip", "hf": "to_hf", "safetensors": "to_safetensors", "onnx": "to_onnx"}
+MODULES = {
+    "open_clip": "to_open_clip",
+    "hf": "to_hf",
+    "hf-text": "to_hf_text",
+    "safetensors": "to_safetensors",
+    "onnx": "to_onnx",
+}
 
 
 @dataclass(frozen=True)
@@ -37,9 +43,10 @@ class ExportConfig:
     """Run folder, or a backbone as in `clipalign train --backbone`, which is converted as it is."""
     out: Path
     """Folder to write. Must be new or empty, unless --overwrite is given. It appears complete or not at all."""
-    to: Literal["open_clip", "hf", "safetensors", "onnx"] = "open_clip"
-    """open_clip: checkpoint and configuration. hf: CLIPModel with processor (extra [hf]). safetensors: every
-    tensor by name. onnx: image and text tower (extra [onnx])."""
+    to: Literal["open_clip", "hf", "hf-text", "safetensors", "onnx"] = "open_clip"
+    """open_clip: checkpoint and configuration. hf: CLIPModel with processor (extra [hf]). hf-text: the text tower
+    alone, as CLIPTextModel with tokenizer, for text-to-image pipelines (extra [hf]). safetensors: every tensor by
+    name. onnx: image and text tower (extra [onnx])."""
     classes_file: Path | None = None
     """Text file with one class name per line, for the classifier that goes along. Default: the classes the run
     was trained on."""
@@ -62,14 +69,17 @@ class Export:
     Attributes:
         folder: the files.
         image_difference, text_difference: largest differences of unit features between the model and what the
-            other library loads.
+            other library loads; of images None where the text tower alone was written.
+        state_difference: largest relative difference of the text tower's hidden states, where it alone was
+            written.
         classifier: whether class features or a linear layer went along.
     """
 
     folder: Path
-    image_difference: float
+    image_difference: float | None
     text_difference: float
     classifier: bool
+    state_difference: float | None = None
 
 
 def export(model: str | Path, to: str, out: str | Path, **options: Any) -> Export:
@@ -77,7 +87,7 @@ def export(model: str | Path, to: str, out: str | Path, **options: Any) -> Expor
 
     Args:
         model: run folder or backbone.
-        to: "open_clip", "hf", "safetensors" or "onnx".
+        to: "open_clip", "hf", "hf-text", "safetensors" or "onnx".
         out: folder to write.
         options: those of the command line with underscores.
 
@@ -97,7 +107,7 @@ def run_export(arguments: Sequence[str], prog: str = "clipalign export") -> Expo
 
 def _export(config: ExportConfig) -> tuple[Export, list[str]]:
     from .head import head_of
-    from .model import Exported, Probe, same_or_raise
+    from .model import Exported, Probe, same_or_raise, spelt
 
     form = import_module(f".{MODULES[config.to]}", __package__)
     check_place(config.out, config.overwrite)
@@ -105,8 +115,12 @@ def _export(config: ExportConfig) -> tuple[Export, list[str]]:
     backbone = method.backbone
     texts = [p for group in prompts(names, templates) for p in group] if names else []
     probe = Probe.draw(backbone, texts)
-    head = head_of(method, names, templates, probe.images) if names and not config.towers_only else None
-    if names and head is None and not config.towers_only and config.to != "safetensors":
+    text_only = config.to == "hf-text"
+    if text_only:
+        check_texts(method, config)
+    wants_head = bool(names) and not config.towers_only and not text_only
+    head = head_of(method, names, templates, probe.images) if wants_head else None
+    if wants_head and head is None and config.to != "safetensors":
         raise UserError(
             f"--to {config.to}: predictions of --method {method.name} need more than the two towers "
             f"({method.trains}), which this format does not hold. --to safetensors keeps every tensor; "
@@ -117,11 +131,14 @@ def _export(config: ExportConfig) -> tuple[Export, list[str]]:
     with new_folder(config.out) as folder:
         with _quiet():
             form.write(model, folder)
-            images, others = same_or_raise(probe.ask(backbone), form.read(folder, probe), form.LIBRARY)
+            ours = form.ask(backbone, probe) if text_only else probe.ask(backbone)
+            differences = same_or_raise(ours, form.read(folder, probe), form.LIBRARY)
         if head is not None:
             head.write(folder)
         if is_run(config.model) and (card := Path(config.model) / "README.md").is_file():
             shutil.copyfile(card, folder / "README.md")
+        if text_only:
+            form.write_card(method, folder)
         facts = {
             "format": config.to,
             "from": config.model,
@@ -129,18 +146,27 @@ def _export(config: ExportConfig) -> tuple[Export, list[str]]:
             "backbone": backbone.spec,
             "weights": config.weights,
             "clipalign": __version__,
-            "largest_difference_of_unit_features": {"images": images, "texts": others},
+            "largest_difference_of_unit_features": {
+                name: value for name, value in differences.items() if name != "hidden states"
+            },
+            **(
+                {"largest_relative_difference_of_hidden_states": differences["hidden states"]}
+                if text_only
+                else {}
+            ),
             "classifier": None if head is None else head.kind,
             "run": {k: record[k] for k in ("data", "protocol", "target", "split_hash") if k in record},
         }
         (folder / FACTS).write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
     lines = [
         f"{config.out}: written for {form.LIBRARY} and loaded again with it; largest difference of unit features: "
-        f"images {images:.1e}, texts {others:.1e}"
+        + spelt(differences, ".1e")
     ]
     if head is not None:
         lines.append(f"classifier.safetensors: {len(names)} classes, {head.rule}. {head.others}")
-    elif names and not config.towers_only:
+    elif text_only:
+        lines.append(form.note(method))
+    elif wants_head:
         lines.append(
             f"no classifier: predictions of {method.name} need its own tensors, which are in the file under "
             '"method."'
@@ -148,7 +174,31 @@ def _export(config: ExportConfig) -> tuple[Export, list[str]]:
     elif names:
         lines.append("no classifier: the towers alone give zero-shot predictions, which are not the method's")
     lines.append(form.usage(config.out))
-    return Export(config.out, images, others, head is not None), lines
+    done = Export(
+        config.out,
+        differences.get("images"),
+        differences["texts"],
+        head is not None,
+        differences.get("hidden states"),
+    )
+    return done, lines
+
+
+def check_texts(method: Method, config: ExportConfig) -> None:
+    """Refuse to write a text tower that is not the one the method's texts run through.
+
+    Raises:
+        UserError: learned vectors stand around or inside the texts, or options of a classifier were given.
+    """
+    if config.classes_file is not None or config.template:
+        raise UserError(
+            "--to hf-text writes the text tower alone, without a classifier: drop --classes-file and --template"
+        )
+    if type(method).spoken is not Method.spoken and not config.towers_only:
+        raise UserError(
+            f"--to hf-text: --method {method.name} puts learned vectors ({method.trains}) into its texts, which a "
+            "text tower of transformers does not hold; --towers-only writes the tower as it is without them"
+        )
 
 
 def open_any(config: ExportConfig) -> tuple[Method, tuple[str, ...], tuple[str, ...], dict[str, Any]]:
@@ -161,10 +211,7 @@ def open_any(config: ExportConfig) -> tuple[Method, tuple[str, ...], tuple[str, 
     if Path(config.model).exists():
         raise UserError(f"MODEL: {config.model} is not a run folder (no config.yaml)")
     templates = config.template or DEFAULT_TEMPLATES
-    zeroshot = get_method("zeroshot")()
-    backbone = load(config.model, cache_dir=config.cache_dir)
-    zeroshot.setup(backbone, names_episode(NamesOnly("", (), (), templates)), templates)
-    return zeroshot, names, templates, {}
+    return zeroshot(load(config.model, cache_dir=config.cache_dir), templates), names, templates, {}
 
 
 def check_place(out: Path, overwrite: bool) -> None:

@@ -43,22 +43,35 @@ class Exported:
 
 @dataclass(frozen=True)
 class Features:
-    """Unit features of the probe: images [n, d], texts [m, d]."""
+    """What a model says of the probe.
 
-    images: Tensor
+    Attributes:
+        images: unit features [n, d]; None where images are not asked about.
+        texts: unit features [m, d].
+        states: [blocks + 1, tokens, W] of the text tower: tokens of all texts behind each block, and behind the
+            final layer norm; None where they are not asked about.
+    """
+
+    images: Tensor | None
     texts: Tensor
+    states: Tensor | None = None
 
     @classmethod
-    def of(cls, images: Tensor, texts: Tensor) -> Features:
+    def of(cls, images: Tensor | None, texts: Tensor, states: Tensor | None = None) -> Features:
         """Normalise raw features."""
-        return cls(F.normalize(images.float(), dim=-1), F.normalize(texts.float(), dim=-1))
+        unit = None if images is None else F.normalize(images.float(), dim=-1)
+        return cls(unit, F.normalize(texts.float(), dim=-1), states)
 
-    def difference(self, other: Features) -> tuple[float, float]:
-        """Largest absolute difference of an entry, of images and of texts."""
-        return (
-            float((self.images - other.images).abs().max()),
-            float((self.texts - other.texts).abs().max()),
-        )
+    def difference(self, other: Features) -> dict[str, float]:
+        """Largest absolute difference of an entry, of "images" and "texts"; of "hidden states" over the largest
+        entry behind the same block."""
+        found = {"texts": float((self.texts - other.texts).abs().max())}
+        if self.images is not None and other.images is not None:
+            found = {"images": float((self.images - other.images).abs().max()), **found}
+        if self.states is not None and other.states is not None:
+            apart = (self.states - other.states).abs().flatten(1).amax(dim=1)
+            found["hidden states"] = float((apart / self.states.abs().flatten(1).amax(dim=1)).max())
+        return found
 
 
 @dataclass(frozen=True)
@@ -119,16 +132,21 @@ def model_config(model: Exported) -> dict[str, Any]:
     return config
 
 
-def same_or_raise(ours: Features, theirs: Features, library: str) -> tuple[float, float]:
-    """The largest differences between two models' features.
+def same_or_raise(ours: Features, theirs: Features, library: str) -> dict[str, float]:
+    """The largest differences between two models' features; see `Features.difference`.
 
     Raises:
         UserError: they are not the same model.
     """
-    images, texts = ours.difference(theirs)
-    if not max(images, texts) <= LARGEST:
+    found = ours.difference(theirs)
+    if not all(value <= LARGEST for value in found.values()):
         raise UserError(
             f"{library} computes other features from the exported model (largest difference of unit features: "
-            f"images {images:.2g}, texts {texts:.2g}); nothing was written"
+            f"{spelt(found, '.2g')}); nothing was written"
         )
-    return images, texts
+    return found
+
+
+def spelt(differences: dict[str, float], form: str) -> str:
+    """ "images 1e-07, texts 2e-07"."""
+    return ", ".join(f"{name} {value:{form}}" for name, value in differences.items())

@@ -17,6 +17,7 @@ from open_clip.tokenizer import SimpleTokenizer
 from open_clip.transformer import QuickGELU
 from torch import Tensor, nn
 
+from ..backbone import Backbone
 from ..backbone.text_tower import TextTower, text_tower
 from ..errors import UserError
 from .model import Exported, Features, Probe
@@ -54,20 +55,11 @@ def write(model: Exported, folder: Path) -> None:
     Raises:
         UserError: transformers is not installed, or has no class for these towers.
     """
-    hf = _transformers()
+    hf = transformers_or_raise()
     visual, text = _check(model)
     config = hf.CLIPConfig(**hf_config(visual, text))
     target = hf.CLIPModel(config).eval()
-    state = hf_state(model.backbone.model.state_dict())
-    expected = target.state_dict()
-    # Some versions keep the position numbers, which are no weights, among the tensors.
-    missing = [name for name in expected if name not in state and not name.endswith("position_ids")]
-    unknown = [name for name in state if name not in expected]
-    if missing or unknown:
-        raise UserError(
-            f"--to hf: transformers' CLIPModel has no place for these towers ({', '.join((missing + unknown)[:3])})"
-        )
-    target.load_state_dict(state, strict=False)
+    fill(target, hf_state(model.backbone.model.state_dict()))
     target.save_pretrained(folder)
     write_tokenizer(model.backbone.tokenizer, text.positional_embedding.shape[0], folder)
     size = model.preprocess.size[0]
@@ -81,10 +73,28 @@ def write(model: Exported, folder: Path) -> None:
     hf.CLIPProcessor(images, hf.CLIPTokenizer.from_pretrained(folder)).save_pretrained(folder)
 
 
+def fill(target: Any, state: dict[str, Tensor]) -> None:
+    """Put tensors into a model of transformers.
+
+    Raises:
+        UserError: names that one of the two does not have.
+    """
+    expected = target.state_dict()
+    # Some versions keep the position numbers, which are no weights, among the tensors.
+    missing = [name for name in expected if name not in state and not name.endswith("position_ids")]
+    unknown = [name for name in state if name not in expected]
+    if missing or unknown:
+        raise UserError(
+            f"--to hf: transformers' {type(target).__name__} has no place for these towers "
+            f"({', '.join((missing + unknown)[:3])})"
+        )
+    target.load_state_dict(state, strict=False)
+
+
 @torch.no_grad()
 def read(folder: Path, probe: Probe) -> Features:
     """Features as transformers computes them from the folder, texts through its own tokenizer."""
-    hf = _transformers()
+    hf = transformers_or_raise()
     model = hf.CLIPModel.from_pretrained(folder).eval()
     tokenizer = hf.CLIPProcessor.from_pretrained(folder).tokenizer
     tokens = tokenizer(list(probe.texts), padding=True, truncation=True, return_tensors="pt")
@@ -149,27 +159,31 @@ def _renamed(name: str, tensor: Tensor) -> Iterator[tuple[str, Tensor]]:
 def hf_config(visual: Any, text: TextTower) -> dict[str, Any]:
     """Arguments of CLIPConfig, read from the towers themselves."""
     embed_dim = visual.proj.shape[1]
-    patch = visual.conv1.kernel_size[0]
-    words = text.token_embedding.num_embeddings
     return {
         "projection_dim": embed_dim,
         "vision_config": {
             **_tower(visual.transformer.resblocks),
             "image_size": visual.image_size[0] if isinstance(visual.image_size, tuple) else visual.image_size,
-            "patch_size": patch,
+            "patch_size": visual.conv1.kernel_size[0],
             "projection_dim": embed_dim,
         },
-        "text_config": {
-            **_tower(text.transformer.resblocks),
-            "vocab_size": words,
-            "max_position_embeddings": text.positional_embedding.shape[0],
-            "projection_dim": embed_dim,
-            # The feature is read at the first end token. What pads stands behind it, where a causal tower
-            # does not look.
-            "bos_token_id": words - 2,
-            "eos_token_id": words - 1,
-            "pad_token_id": words - 1,
-        },
+        "text_config": text_config(text, embed_dim),
+    }
+
+
+def text_config(text: TextTower, embed_dim: int) -> dict[str, Any]:
+    """Arguments of CLIPTextConfig; stretched towers have as many positions as they read."""
+    words = text.token_embedding.num_embeddings
+    return {
+        **_tower(text.transformer.resblocks),
+        "vocab_size": words,
+        "max_position_embeddings": text.positional_embedding.shape[0],
+        "projection_dim": embed_dim,
+        # The feature is read at the first end token. What pads stands behind it, where a causal tower does not
+        # look.
+        "bos_token_id": words - 2,
+        "eos_token_id": words - 1,
+        "pad_token_id": words - 1,
     }
 
 
@@ -225,6 +239,15 @@ def _check(model: Exported) -> tuple[Any, TextTower]:
         raise UserError(
             f"--to hf: transformers' CLIPModel takes square images, not {height} x {width} pixels"
         )
+    return backbone.model.visual, check_text(backbone)
+
+
+def check_text(backbone: Backbone) -> TextTower:
+    """The text tower, where transformers has a class for it.
+
+    Raises:
+        UserError: it is not CLIP's own.
+    """
     text = text_tower(backbone.model)
     tokenizer = backbone.tokenizer
     if text is None or text.pool != "argmax" or not isinstance(tokenizer, SimpleTokenizer):
@@ -236,10 +259,10 @@ def _check(model: Exported) -> tuple[Any, TextTower]:
         raise UserError(
             f"--to hf: {backbone.spec} has another vocabulary than its tokenizer; use --to open_clip"
         )
-    return backbone.model.visual, text
+    return text
 
 
-def _transformers() -> Any:
+def transformers_or_raise() -> Any:
     try:
         import transformers
     except ImportError:
