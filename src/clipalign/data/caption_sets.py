@@ -18,7 +18,7 @@ import yaml
 from ..errors import UserError
 from .caption_table import SHARE_TEST, Captioned, CaptionTable, json_records
 from .folder import sorted_files
-from .published import file_size
+from .layouts import file_size
 from .table import FilesUnder
 
 logger = logging.getLogger(__name__)

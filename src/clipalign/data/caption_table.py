@@ -22,7 +22,7 @@ from ..errors import UserError
 from .base import Preprocess, Stage
 from .captions import CaptionTest, long_and_short
 from .decode import File, printable, said
-from .published import file_size
+from .layouts import file_size
 from .shards import ShardFiles, expand, part_of_shard, samples
 from .table import PARTS, FilesUnder, Row, Table
 from .tabular import csv_lines, find_columns, parquet_columns, read_parquet
