@@ -34,7 +34,7 @@ def test_clutter_of_other_drawings_is_another_picture() -> None:
 
 
 def test_clutter_forgets_when_it_is_full(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Clutter, "KEPT", 2)
+    monkeypatch.setattr(Clutter, "KEPT", 2 * 3 * 16 * 16)
     clutter = Clutter(torch.full((1, 4, 8, 8), 255, dtype=torch.uint8))
     before = [clutter.background(Background("clutter", i), 16) for i in range(5)]
     assert len(clutter._made) <= 2

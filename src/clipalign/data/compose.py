@@ -22,10 +22,14 @@ MIN_CONTRAST = 0.25
 
 @dataclass(frozen=True)
 class Background:
-    """One background: a family and the number of the instance in it. Equal numbers give equal pixels."""
+    """One background: a family and the number of the instance in it. Equal numbers give equal pixels.
+
+    `colours`, where given, take the place of the two that the number stands for.
+    """
 
     family: str
     instance: int
+    colours: tuple[tuple[float, float, float], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -89,6 +93,18 @@ def render(
         clutter: small drawings for the clutter family.
         oversample: factor of the grid that drawings are sampled on before averaging down.
     """
+    placed = place(scenes, sprites, size, oversample)
+    back = torch.stack([background(s.background, size, clutter) for s in scenes]).float() / 255
+    back = _contrasting(back, placed)
+    images = placed[:, :3] + (1 - placed[:, 3:]) * back
+    return Rendered(images.clamp(0, 1), placed[:, 3])
+
+
+def place(scenes: Sequence[Scene], sprites: Tensor, size: int, oversample: int = 2) -> Tensor:
+    """Drawings where their scenes put them, over nothing: [B, 4, size, size], colours premultiplied.
+
+    Args: as for `render`.
+    """
     fine = size * oversample
     chosen = sprites[torch.tensor([scene.sprite for scene in scenes])].float() / 255
     ink = torch.tensor([scene.ink or (0.0, 0.0, 0.0) for scene in scenes]).view(-1, 3, 1, 1)
@@ -98,12 +114,7 @@ def render(
     # Premultiplied colours: sampling straight ones would bleed in what hides under full transparency.
     grid = F.affine_grid(_inverse_affine(scenes), [len(scenes), 4, fine, fine], align_corners=False)
     placed = F.grid_sample(torch.cat([colour * alpha, alpha], dim=1), grid, align_corners=False)
-    if oversample > 1:
-        placed = F.avg_pool2d(placed, oversample)
-    back = torch.stack([background(s.background, size, clutter) for s in scenes]).float() / 255
-    back = _contrasting(back, placed)
-    images = placed[:, :3] + (1 - placed[:, 3:]) * back
-    return Rendered(images.clamp(0, 1), placed[:, 3])
+    return F.avg_pool2d(placed, oversample) if oversample > 1 else placed
 
 
 def place_masks(scenes: Sequence[Scene], masks: Tensor, size: int, oversample: int = 2) -> Tensor:
@@ -128,12 +139,12 @@ def _inverse_affine(scenes: Sequence[Scene]) -> Tensor:
 
 def _contrasting(back: Tensor, placed: Tensor) -> Tensor:
     """Backgrounds against which the drawings can be seen: the given one, else its negative, else black or white."""
-    weak = (_contrast(back, placed) < MIN_CONTRAST).nonzero()[:, 0]
+    weak = (contrast(back, placed) < MIN_CONTRAST).nonzero()[:, 0]
     if len(weak) == 0:
         return back
     given = back[weak]
     options = torch.stack([1 - given, torch.zeros_like(given), torch.ones_like(given)])
-    scores = torch.stack([_contrast(option, placed[weak]) for option in options])
+    scores = torch.stack([contrast(option, placed[weak]) for option in options])
     enough = scores >= MIN_CONTRAST
     # The first that passes; where none does (a drawing of mid tones), the strongest.
     choice = torch.where(enough.any(0), enough.float().argmax(0), scores.argmax(0))
@@ -142,7 +153,7 @@ def _contrasting(back: Tensor, placed: Tensor) -> Tensor:
     return back
 
 
-def _contrast(back: Tensor, placed: Tensor) -> Tensor:
+def contrast(back: Tensor, placed: Tensor) -> Tensor:
     """[B]: mean absolute colour difference between premultiplied drawings and backgrounds, under the ink."""
     alpha = placed[:, 3:]
     difference = (placed[:, :3] - alpha * back).abs().mean(1, keepdim=True)
@@ -152,16 +163,19 @@ def _contrast(back: Tensor, placed: Tensor) -> Tensor:
 def background(spec: Background, size: int, clutter: Clutter | None) -> Tensor:
     """[3, size, size] uint8. Raises ValueError for the clutter family without drawings."""
     if spec.family != "clutter":
-        return _background(spec, size)
+        return _remembered(spec, size)
     if clutter is None:
         raise ValueError("family 'clutter' needs drawings")
     return clutter.background(spec, size)
 
 
-@lru_cache(maxsize=8192)
-def _background(spec: Background, size: int) -> Tensor:
+def paint(spec: Background, size: int) -> Tensor:
+    """[3, size, size] uint8, a background of any family but clutter."""
     rng = np.random.default_rng([FAMILIES.index(spec.family), spec.instance])
-    colours = torch.from_numpy(rng.uniform(0, 1, (2, 3)).astype(np.float32)).view(2, 3, 1, 1)
+    drawn = rng.uniform(0, 1, (2, 3)).astype(np.float32)
+    for i, colour in enumerate(spec.colours):
+        drawn[i] = colour
+    colours = torch.from_numpy(drawn).view(2, 3, 1, 1)
     axis = (torch.arange(size, dtype=torch.float32) + 0.5) / size - 0.5
     turn = rng.uniform(0, 2 * np.pi)
     along = axis[None, :] * float(np.cos(turn)) + axis[:, None] * float(np.sin(turn))
@@ -187,6 +201,9 @@ def _background(spec: Background, size: int) -> Tensor:
     return (picture.clamp(0, 1) * 255).round().to(torch.uint8).contiguous()
 
 
+_remembered = lru_cache(maxsize=8192)(paint)
+
+
 class Clutter:
     """Small drawings for the clutter family, with the backgrounds made of them so far.
 
@@ -194,7 +211,7 @@ class Clutter:
         drawings: [K, 4, c, c] uint8, straight alpha.
     """
 
-    KEPT = 4096  # backgrounds in memory
+    KEPT = 48 << 20  # bytes of backgrounds in memory: 4096 of 64 pixels a side
 
     def __init__(self, drawings: Tensor) -> None:
         self.drawings = drawings
@@ -204,14 +221,14 @@ class Clutter:
         """[3, size, size] uint8."""
         key = (spec, size)
         if key not in self._made:
-            if len(self._made) >= self.KEPT:
+            if (len(self._made) + 1) * 3 * size * size > self.KEPT:
                 self._made.clear()
             self._made[key] = self._compose(spec, size)
         return self._made[key]
 
     def _compose(self, spec: Background, size: int) -> Tensor:
         rng = np.random.default_rng([FAMILIES.index("clutter"), spec.instance])
-        base = _background(Background(("flat", "gradient")[int(rng.integers(2))], spec.instance), size)
+        base = paint(Background(("flat", "gradient")[int(rng.integers(2))], spec.instance), size)
         scenes = []
         for _ in range(int(rng.integers(8, 16))):
             scale = float(rng.uniform(0.14, 0.28))
