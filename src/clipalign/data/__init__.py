@@ -25,6 +25,7 @@ __all__ = [
 # Name -> what `clipalign list data` says of it.
 BUILT_IN = {
     "pictograms": "everyday things as five vendors drew them, composed on backgrounds (shipped)",
+    "pictoscenes": "scenes of several pictograms with captions whose every truth is known (shipped)",
 }
 
 
@@ -80,11 +81,12 @@ def load_source(
         UserError: neither a name nor a path, no images, an option the set does not have.
     """
     settings = key_values(options)
-    if name == "pictograms":
+    if name in BUILT_IN:
         from .pictograms import Pictograms
+        from .pictoscenes import Pictoscenes
 
         try:
-            return Pictograms(**settings)
+            return Pictograms(**settings) if name == "pictograms" else Pictoscenes(**settings)
         except TypeError as error:
             raise UserError(f"--data-options: {name} does not take them: {error}") from None
     from .folder import ImageFolder
