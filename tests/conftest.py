@@ -68,6 +68,23 @@ def squares(squares_folder: Path) -> ImageFolder:
 
 
 @pytest.fixture(scope="session")
+def captions_csv(squares_folder: Path) -> Path:
+    """A table of the coloured squares with captions of one to three sentences: 36 to train, 12 to validate and 12 to
+    test."""
+    lines = ["path,caption,split"]
+    for d, domain in enumerate(DOMAINS):
+        for c, name in enumerate(COLOURS):
+            for i in range(5):
+                sentences = [f"A {name} square", f"The ground is {domain}", f"It is number {i} of five"]
+                caption = ". ".join(sentences[: 1 + (i + c + d) % 3]) + "."
+                split = ("train", "train", "train", "val", "test")[i]
+                lines.append(f"{domain}/{name}_square/{i}.png,{caption},{split}")
+    path = squares_folder.parent / "captions.csv"
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="session")
 def tokenizer() -> object:
     """CLIP's own."""
     return open_clip.get_tokenizer("ViT-B-32")

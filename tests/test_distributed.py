@@ -75,6 +75,21 @@ def child(rank: int, world: int, port: int, arguments: list[str], log: Path) -> 
         raise SystemExit(main(arguments))
 
 
+def several(world: int, arguments: list[str], log: Path) -> None:
+    """A command in several processes, as torchrun would start them; each writes what it prints to `log`.RANK."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    # Forked, since fresh interpreters would spend ten times the test's time on importing.
+    context = multiprocessing.get_context("fork")
+    ranks = [context.Process(target=child, args=(rank, world, port, arguments, log)) for rank in range(world)]
+    for process in ranks:
+        process.start()
+    for process in ranks:
+        process.join(200)
+    assert [process.exitcode for process in ranks] == [0] * world
+
+
 @pytest.mark.parametrize("world", [2, 3])
 def test_several_processes_train_as_one(
     world: int, tiny_spec: str, squares_folder: Path, tmp_path: Path
@@ -82,20 +97,7 @@ def test_several_processes_train_as_one(
     """Seven images a step, which neither two nor three processes share equally."""
     arguments = ["train", "--backbone", tiny_spec, "--data", str(squares_folder), *ARGUMENTS]
     assert main([*arguments, "--out", str(tmp_path / "one")]) == 0
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    # Forked, since fresh interpreters would spend ten times the test's time on importing.
-    context, arguments = multiprocessing.get_context("fork"), [*arguments, "--out", str(tmp_path / "many")]
-    ranks = [
-        context.Process(target=child, args=(rank, world, port, arguments, tmp_path / "log"))
-        for rank in range(world)
-    ]
-    for process in ranks:
-        process.start()
-    for process in ranks:
-        process.join(200)
-    assert [process.exitcode for process in ranks] == [0] * world
+    several(world, [*arguments, "--out", str(tmp_path / "many")], tmp_path / "log")
     check_same(tmp_path / "one", tmp_path / "many", tiny_spec)
     said = [(tmp_path / f"log.{rank}").read_text() for rank in range(world)]
     assert "all: " in said[0] and not any(said[1:])  # one process talks

@@ -26,6 +26,7 @@ from .errors import UserError
 from .evaluation import Views
 from .evaluation.kept import KeptViews
 from .methods import Method, get_method
+from .methods.contrastive import ContrastiveMethod
 from .options import TrainOptions, to_arguments, train_options
 from .precision import Precision, select_device
 from .progress import Reporter
@@ -236,7 +237,8 @@ def check_split(method: Method, config: TrainConfig, ranks: Ranks) -> None:
         raise UserError(
             f"--batch-size {config.batch_size} is less than one image for each of {ranks.world} processes"
         )
-    if not method.mean_over_rows and (ranks.world > 1 or config.micro_batch_size is not None):
+    whole = not method.mean_over_rows and not isinstance(method, ContrastiveMethod)
+    if whole and (ranks.world > 1 or config.micro_batch_size is not None):
         raise UserError(
             f"the loss of --method {method.name} looks at a batch as a whole; "
             "run it in one process, without --micro-batch-size"
