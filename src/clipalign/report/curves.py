@@ -35,8 +35,11 @@ def loss_curve(metrics: Sequence[Mapping[str, Any]]) -> Curve:
 
 
 def validation_curve(metrics: Sequence[Mapping[str, Any]]) -> Curve:
-    """Accuracy on the source validation rows, in percent."""
-    return _curve(metrics, lambda line: [100 * line[k] for k in ("validation_accuracy",) if k in line])
+    """Accuracy on the source validation rows, or recall@1 of retrieval on validation, in percent."""
+    names = ("validation_accuracy", "validation_recall")
+    return _curve(
+        metrics, lambda line: [None if line[k] is None else 100 * line[k] for k in names if k in line]
+    )
 
 
 def _curve(metrics: Sequence[Mapping[str, Any]], pick: Any) -> Curve:
@@ -65,14 +68,16 @@ def plot_curves(
 
     Args:
         runs: label -> metrics of each seed.
-        zero_shot: validation accuracy before training in [0, 1], drawn as a dotted line.
+        zero_shot: the same measure on validation before training in [0, 1], drawn as a dotted line.
 
     Returns:
         None where nothing was trained.
     """
+    retrieved = any("validation_recall" in line for seeds in runs.values() for one in seeds for line in one)
+    measure = "mean recall@1 on validation (%)" if retrieved else "accuracy on source validation (%)"
     kinds = (
         ("training loss (sum of its terms)", loss_curve),
-        ("accuracy on source validation (%)", validation_curve),
+        (measure, validation_curve),
     )
     figure = Figure(figsize=(8.4, 2.9), dpi=160, facecolor="white", layout="constrained")
     FigureCanvasAgg(figure)

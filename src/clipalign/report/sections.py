@@ -41,8 +41,8 @@ def summary(runs: Sequence[Found]) -> list[Part]:
 
 
 def accuracies(tables: Sequence[Table]) -> list[Part]:
-    """The tables."""
-    return [Heading("Accuracy"), *(Accuracies(table) for table in tables)]
+    """The tables; nothing without any."""
+    return [Heading("Accuracy"), *(Accuracies(table) for table in tables)] if tables else []
 
 
 def forgotten(rows: Sequence[Row]) -> list[Part]:
@@ -74,7 +74,7 @@ def curves(runs: Sequence[Found], folder: Path) -> list[Part]:
                 "point; methods have different terms. Validation: held-out rows of the source domains, with "
                 "averaged weights where the method averages."
             )
-            parts.append(Picture(path, "Loss and validation accuracy over steps", caption))
+            parts.append(Picture(path, "Loss and validation over steps", caption))
     return [Heading("Curves"), *parts] if parts else []
 
 
@@ -85,7 +85,9 @@ def pictures(runs: Sequence[Found], folder: Path, count: int) -> list[Part]:
 
 
 def every_row(rows: Sequence[Row]) -> list[Part]:
-    """Every result row, and accuracy by domain where a test set has several."""
+    """Every result row, and accuracy by domain where a test set has several; nothing without rows."""
+    if not rows:
+        return []
     heads = ("run", "target", "test", "seed", "steps", "n", "accuracy", "top-5", "class mean", "h", "seconds")
     lines = []
     for row in rows:

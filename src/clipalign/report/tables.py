@@ -87,13 +87,20 @@ def make_tables(rows: Iterable[Row]) -> list[Table]:
 
     Args:
         rows: fields of result rows of any number of runs. Where known, `run` names the folder and `settings`
-            holds the options that could have changed the numbers.
+            holds the options that could have changed the numbers. Rows of retrieval have tables of their own.
     """
     groups: dict[tuple[Any, ...], list[Row]] = {}
     for row in rows:
+        if is_retrieval(row):
+            continue
         key = (row.get("data"), row.get("protocol"), row.get("backbone"))
         groups.setdefault(key, []).append(row)
     return [_table(group) for group in groups.values()]
+
+
+def is_retrieval(row: Row) -> bool:
+    """Whether a row holds recalls instead of an accuracy; see `report.retrieval`."""
+    return row.get("protocol") == "retrieval"
 
 
 def _table(rows: list[Row]) -> Table:
@@ -122,7 +129,8 @@ def _settings(row: Row) -> dict[str, str]:
 
 def _comparable(row: Row) -> tuple[Any, ...]:
     """Numbers on one test set are comparable only where these agree."""
-    return (row.get("split_hash"), row.get("label_space"), row.get("n"))
+    texts = (row["texts"],) if row.get("texts") is not None else ()
+    return (row.get("split_hash"), row.get("label_space"), row.get("n"), *texts)
 
 
 def label_rows(rows: Sequence[Row]) -> list[tuple[str, Row]]:
@@ -172,7 +180,8 @@ def _place(row: Row) -> tuple[Any, ...]:
 
 
 def _values(row: Row) -> tuple[Any, ...]:
-    return (row["accuracy"], row.get("h"))
+    recalls = tuple(row[name] for name in sorted(row) if "_recall@" in name)
+    return (row["accuracy"], row.get("h"), *recalls)
 
 
 def _text(value: Any) -> str:
@@ -268,13 +277,13 @@ def _notes(rows: list[Row], table: Table) -> tuple[str, ...]:
         sizes.setdefault(across, []).append(int(row["n"]))
         if row.get("classes") is not None:
             spaces.setdefault(across, []).append(int(row["classes"]))
-    notes.append("Images scored: " + ", ".join(f"{k} {_range(v)}" for k, v in sizes.items()) + ".")
+    notes.append("Images scored: " + ", ".join(f"{k} {ranged(v)}" for k, v in sizes.items()) + ".")
     if spaces:
         distinct = {tuple(sorted(set(v))) for v in spaces.values()}
         if len(distinct) == 1:
-            notes.append(f"Each image is scored among {_range(next(iter(spaces.values())))} class names.")
+            notes.append(f"Each image is scored among {ranged(next(iter(spaces.values())))} class names.")
         else:
-            parts = ", ".join(f"{k} {_range(v)}" for k, v in spaces.items())
+            parts = ", ".join(f"{k} {ranged(v)}" for k, v in spaces.items())
             notes.append(f"Class names to choose from: {parts}.")
     if "h" in table.columns:
         notes.append("h is the harmonic mean of base and new.")
@@ -291,6 +300,7 @@ def _notes(rows: list[Row], table: Table) -> tuple[str, ...]:
     return tuple(notes)
 
 
-def _range(values: Sequence[int]) -> str:
+def ranged(values: Sequence[int]) -> str:
+    """ "3", or "3 to 5"."""
     low, high = min(values), max(values)
     return str(low) if low == high else f"{low} to {high}"

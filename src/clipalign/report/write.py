@@ -18,10 +18,11 @@ from .document import html, markdown
 from .intervals import compared, plots
 from .published import published_beside
 from .render import print_tables, to_csv
+from .retrieval import all_tables, every_recall, recall_parts, recall_tables, recalls_beside
 from .sections import accuracies, caveats, commands, curves, every_row, forgotten, pictures, summary
 from .statistics import differences
 from .statistics import to_csv as differences_csv
-from .tables import make_tables
+from .tables import is_retrieval, make_tables
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ def run_report(arguments: Sequence[str], prog: str = "clipalign report") -> Repo
     """Report as the tokens of a command line say, and print the tables and the files written."""
     config = parse_config(ReportConfig, arguments, prog)
     written = _run(config)
-    print_tables(make_tables(row for run in find_runs(config.folder) for row in run.rows()))
+    print_tables(all_tables(row for run in find_runs(config.folder) for row in run.rows()))
     print(f"\n{written.markdown}\n{written.html}")
     return written
 
@@ -86,19 +87,23 @@ def _run(config: ReportConfig) -> Report:
     check_out(out, overwrite=config.overwrite)
     runs = find_runs(config.folder)
     rows = [row for run in runs for row in run.rows()]
-    tables = make_tables(rows)
+    classes = [row for row in rows if not is_retrieval(row)]
+    tables, recalls = make_tables(rows), recall_tables(rows)
     figures = out / "pictures"
     found = differences(runs, config.baseline)
     parts = [
         *summary(runs),
         *accuracies(tables),
+        *recall_parts(recalls),
         *compared(found),
-        *published_beside(rows),
+        *published_beside(classes),
+        *recalls_beside(rows),
         *plots(runs, figures),
         *forgotten(rows),
         *curves(runs, figures),
-        *pictures(runs, figures, config.pictures),
-        *every_row(rows),
+        *pictures([run for run in runs if not is_retrieval(run.rows()[0])], figures, config.pictures),
+        *every_row(classes),
+        *every_recall(rows),
         *commands(runs),
         *caveats(rows),
     ]
@@ -106,6 +111,6 @@ def _run(config: ReportConfig) -> Report:
     report = Report(out / "report.md", out / "report.html", out / "tables.csv", out / "differences.csv")
     write_text(report.markdown, markdown(config.title, parts, out))
     write_text(report.html, html(config.title, parts))
-    write_text(report.csv, to_csv(tables))
+    write_text(report.csv, to_csv([*tables, *recalls]))
     write_text(report.differences, differences_csv(found))
     return report

@@ -13,7 +13,7 @@ from ..errors import UserError
 from ..options import parse, reject_unknown, scan, to_arguments
 from ..report.collect import find_runs
 from ..report.render import print_tables
-from ..report.tables import make_tables
+from ..report.retrieval import all_tables
 from ..runs import RunFolder
 from .pool import run_all
 from .progress import Progress
@@ -92,7 +92,7 @@ def run_sweep(arguments: Sequence[str], prog: str = "clipalign sweep") -> Sweep 
         return None
     done = _sweep(config)
     if done.done:
-        print_tables(make_tables(row for run in find_runs(config.out) for row in run.rows()))
+        print_tables(all_tables(row for run in find_runs(config.out) for row in run.rows()))
     for name, error in done.failed.items():
         print(f"failed: {name}: {error}")
     if done.failed:
