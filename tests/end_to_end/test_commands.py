@@ -18,7 +18,7 @@ from clipalign.cli import COMMANDS, main
 from clipalign.methods import get_method
 from clipalign.results import read_results
 
-METHODS = clipalign.list_methods()
+METHODS = [name for name in clipalign.list_methods() if get_method(name).learns_from == "classes"]
 PROTOCOLS = {"domain-shift": ["all"], "base-to-new": ["base", "new"], "in-the-wild": ["all", "base", "new"]}
 
 
