@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from tyro.conf import Positional
 
 from ..config import at_least
 from ..errors import UserError
-from ..options import parse_config
+from ..options import parse_config, to_arguments
 
 USAGE = """usage: clipalign data check DATA [OPTIONS]     what a data set holds, before training
        clipalign data prepare NAME [OPTIONS]   lay out a published set from its archives
@@ -74,6 +74,22 @@ def run_data(arguments: Sequence[str], prog: str = "clipalign data") -> None:
         list_published()
     else:
         raise UserError(f'data: unknown command "{what}"; choose one of: check, prepare, list')
+
+
+def check_data(data: str | Path, **options: Any) -> list[str]:
+    """Print what a data set holds, as `clipalign data check` does.
+
+    Args:
+        data: as `clipalign train --data` takes it.
+        options: those of the command line with underscores.
+
+    Returns:
+        The problems found, as printed.
+
+    Raises:
+        UserError: as `run_check`.
+    """
+    return run_check(to_arguments(CheckConfig, {"data": data, **options}))
 
 
 def run_check(arguments: Sequence[str], prog: str = "clipalign data check") -> list[str]:
