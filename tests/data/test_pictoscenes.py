@@ -79,6 +79,15 @@ def test_images_do_not_depend_on_batch_stage_draw_or_seed(source: Pictoscenes) -
         assert torch.equal(alone, together[i]) and torch.equal(alone, source.sample(row).image)
 
 
+def test_remembered_pictures_are_the_drawn_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("clipalign.data.pictoscenes.REMEMBERED", 3 * 3 * 96 * 96)
+    few, rows = Pictoscenes(train_rows=5), np.array([1, 1, 4, 9, 2, 1])
+    first = few.images(rows, "train", rows, 0, PLAIN)
+    assert len(few._pictures) == 3 and torch.equal(first[0], first[5])
+    again = few.images(rows[::-1].copy(), "train", rows, 0, PLAIN)
+    assert torch.equal(again.flip(0), first) and len(few._pictures) == 3
+
+
 def test_no_drawing_is_in_two_parts(source: Pictoscenes) -> None:
     offered = {
         part: {int(row) for (of, _), rows in source.layout.drawings.items() if of == part for row in rows}

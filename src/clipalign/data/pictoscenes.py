@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Literal, overload
 
 import numpy as np
+import torch
 import torch.nn.functional as F
 from scipy.sparse import csr_array
 from torch import Tensor
@@ -28,6 +29,7 @@ from .scene_pixels import draw
 from .scene_truth import Truth, describe
 
 SIZE = 96  # pixels a side where nobody asks for another
+REMEMBERED = 640 << 20  # bytes of pictures kept in memory: those of all rows at 96 pixels
 COUNTS: dict[Part, int] = {"train": 20_000, "validation": 500, "test": 1000, "style": 1000}
 
 
@@ -102,6 +104,7 @@ class Pictoscenes:
         self.texts: Sequence[tuple[str, ...]] = _Texts(self)
         self._scenes: dict[int, Composition] = {}
         self._sentences: dict[int, tuple[Sentence, ...]] = {}
+        self._pictures: dict[tuple[int, int], Tensor] = {}
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -141,7 +144,7 @@ class Pictoscenes:
     ) -> Tensor:
         """Scenes rendered at the asked size (see `Source.images`); stage, draws and seed move nothing."""
         side = max(preprocess.size)
-        images = self._draw(rows, side)[0]
+        images = self._remembered(rows, side).float() / 255
         if preprocess.size != (side, side):
             images = F.interpolate(
                 images,
@@ -157,7 +160,7 @@ class Pictoscenes:
         images, masks = self._draw(np.array([row]), size)
         scene = self.scene(row)
         names = tuple(self.pictograms.class_names[thing.concept] for thing in scene.facts.things)
-        return SceneSample(images[0], self.sentences(row), names, masks[0], scene)
+        return SceneSample(images[0].float() / 255, self.sentences(row), names, masks[0], scene)
 
     def relevance(self, texts: Sequence[str], rows: np.ndarray) -> csr_array:
         """[T, n] sparse bool: whether all sentences of a text are true of a row's scene.
@@ -192,7 +195,11 @@ class Pictoscenes:
     def fingerprint(self) -> str:
         """Hash of the shipped art, the settings, and some captions of each part."""
         settings = [len(self), SEED, OBJECTS, SCALES, HELD_OUT, STYLE, MIN_CONTRAST, ANGLE, FAMILY_SHARES]
-        first = [self.caption(self._first[part]) for part in self._order]
+        first = [
+            (self.caption(first + i), repr(self.scene(first + i)))
+            for first in self._first.values()
+            for i in range(0, min(8, len(self) - first))
+        ]
         text = json.dumps([self.pictograms.fingerprint(), settings, first])
         return hashlib.sha256(text.encode()).hexdigest()
 
@@ -202,9 +209,24 @@ class Pictoscenes:
             for test in long_and_short(self.texts, rows, suffix)
         )
 
+    def _remembered(self, rows: np.ndarray, size: int) -> Tensor:
+        """[n, 3, size, size] uint8. Scenes are fixed and epochs many: each is drawn once, while memory lasts."""
+        missing = np.array([row for row in np.unique(rows) if (int(row), size) not in self._pictures], int)
+        drawn = dict(zip(missing.tolist(), self._draw(missing, size)[0], strict=True)) if len(missing) else {}
+        pictures = [
+            drawn[row] if row in drawn else self._pictures[row, size] for row in map(int, rows.tolist())
+        ]
+        room = REMEMBERED // (3 * size * size) - len(self._pictures)
+        # A copy each: a view would keep the whole batch that it was drawn in.
+        self._pictures |= {(row, size): drawn[row].clone() for row in missing.tolist()[: max(0, room)]}
+        return torch.stack(pictures)
+
     def _draw(self, rows: np.ndarray, size: int) -> tuple[Tensor, list[Tensor]]:
+        """Pictures [n, 3, size, size] uint8, and masks."""
         clutters = [self.pictograms.clutter[STAGES[self.part_of(row)]] for row in rows.tolist()]
-        return draw([self.scene(row) for row in rows.tolist()], self.pictograms.sprites, clutters, size)
+        scenes = [self.scene(row) for row in rows.tolist()]
+        images, masks = draw(scenes, self.pictograms.sprites, clutters, size)
+        return (images * 255).round().to(torch.uint8), masks
 
 
 class _Texts(Sequence[tuple[str, ...]]):
