@@ -9,6 +9,7 @@ from typing import Any
 
 from ..errors import UserError
 from .base import Batch, Interpolation, Preprocess, Source
+from .captions import CaptionSource
 from .templates import choose_templates
 
 __all__ = [
@@ -31,13 +32,18 @@ BUILT_IN = {
 
 def summaries() -> dict[str, str]:
     """Name for --data -> what it is."""
+    from .caption_sets import caption_sets
     from .published import SHIFT, declarations
 
     published = {
         name: f"{facts.title}, {facts.classes} classes; needs --data-root"
         for name, facts in declarations().items()
     }
-    return BUILT_IN | published | {SHIFT: "ImageNet and its variants as domains; needs --data-root"}
+    captioned = {
+        name: f"{facts.title}: captions; needs --data-root" for name, facts in caption_sets().items()
+    }
+    shift = {SHIFT: "ImageNet and its variants as domains; needs --data-root"}
+    return BUILT_IN | published | shift | captioned
 
 
 def list_data() -> list[str]:
@@ -45,8 +51,8 @@ def list_data() -> list[str]:
     return list(summaries())
 
 
-def source_from(options: Mapping[str, Any]) -> Source:
-    """The data set that a command's options, or those of a run, name; see `config.DataConfig`."""
+def source_from(options: Mapping[str, Any], captions: bool = False) -> Source:
+    """The data set that a command's options, or those of a run, name; see `config.DataConfig` and `load_source`."""
     return load_source(
         str(options["data"]),
         tuple(options.get("data_options") or ()),
@@ -54,6 +60,7 @@ def source_from(options: Mapping[str, Any]) -> Source:
         layout=options.get("layout") or "auto",
         class_names=options.get("class_names"),
         max_broken=float(options.get("max_broken", 0.01)),
+        captions=captions,
     )
 
 
@@ -65,22 +72,43 @@ def load_source(
     layout: str = "auto",
     class_names: str | Path | None = None,
     max_broken: float = 0.01,
+    captions: bool = False,
 ) -> Source:
     """Open a data set.
 
     Args:
         name: one of `list_data()`; a folder of class/image or domain/class/image files; a CSV, TSV or Parquet
-            file of path, label[, domain][, split][, caption]; tar shards; "hf:NAME" or a data set saved to disk.
+            file of path, label[, domain][, split][, caption]; tar shards; "hf:NAME" or a data set saved to disk;
+            a JSON list of images with captions.
         options: KEY=VALUE settings: of a built-in set, or the names of a table's columns (label=species).
         root: folder that holds published sets, or that a table's relative paths start from.
         layout: what the first level of a folder is: "class", "domain", "split", or "auto" to look.
         class_names: file that gives classes other names; see `table.read_names`.
         max_broken: largest share of files that may fail to decode and be skipped.
+        captions: open it for its captions, as a `captions.CaptionSource`, where it has classes too. Tables and
+            shards that have captions and no labels are opened so in any case, and so is JSON.
 
     Raises:
-        UserError: neither a name nor a path, no images, an option the set does not have.
+        UserError: neither a name nor a path, no images, an option the set does not have, no captions.
     """
-    settings = key_values(options)
+    source = _open(name, key_values(options), root, layout, class_names, max_broken, captions)
+    if captions and not isinstance(source, CaptionSource):
+        raise UserError(
+            f"--data {name} has no captions to retrieve with; what has them: a table with a caption column, a JSON "
+            "list, shards with .txt files, pictoscenes, published sets of captions (`clipalign list data`)"
+        )
+    return source
+
+
+def _open(
+    name: str,
+    settings: dict[str, Any],
+    root: str | Path | None,
+    layout: str,
+    class_names: str | Path | None,
+    max_broken: float,
+    captions: bool,
+) -> Source:
     if name in BUILT_IN:
         from .pictograms import Pictograms
         from .pictoscenes import Pictoscenes
@@ -89,6 +117,14 @@ def load_source(
             return Pictograms(**settings) if name == "pictograms" else Pictoscenes(**settings)
         except TypeError as error:
             raise UserError(f"--data-options: {name} does not take them: {error}") from None
+    from .caption_sets import caption_sets, open_caption_set
+    from .caption_table import (
+        captions_alone,
+        read_caption_json,
+        read_caption_shards,
+        read_caption_table,
+        shard_captions_alone,
+    )
     from .folder import ImageFolder
     from .hub import PREFIX, SETTINGS, is_saved, read_hub
     from .published import SHIFT, declared, open_published, open_shift
@@ -106,15 +142,27 @@ def load_source(
         if declaration is None:
             return open_shift(folder, names=names, max_broken=max_broken)
         return open_published(declaration, folder, names=names, max_broken=max_broken)
+    if name in caption_sets() and (folder is not None or not path.exists()):
+        refuse(settings, ())
+        if folder is None:
+            raise UserError(f"--data {name} needs --data-root, the folder that holds it")
+        return open_caption_set(caption_sets()[name], folder, names=names, max_broken=max_broken)
     if path.suffix.lower() in SUFFIXES and path.is_file():
         refuse(settings, COLUMNS)
         columns = {field: str(column) for field, column in settings.items()}
+        if captions or captions_alone(path, columns):
+            return read_caption_table(path, root=folder, columns=columns, names=names, max_broken=max_broken)
         return read_table(path, root=folder, columns=columns, names=names, max_broken=max_broken)
+    if path.suffix.lower() == ".json" and path.is_file():
+        refuse(settings, ())
+        return read_caption_json(path, root=folder, names=names, max_broken=max_broken)
     if name.startswith(PREFIX) or is_saved(path):
         refuse(settings, SETTINGS)
         return read_hub(name, settings=settings, names=names, max_broken=max_broken)
     if is_shards(name):
         refuse(settings, ())
+        if captions or shard_captions_alone(name):
+            return read_caption_shards(name, names=names, max_broken=max_broken)
         return read_shards(name, names=names, max_broken=max_broken)
     if path.is_dir():
         refuse(settings, ())
@@ -122,7 +170,7 @@ def load_source(
     near = difflib.get_close_matches(name, list_data(), n=1)
     hint = f"; did you mean {near[0]}?" if near else ""
     raise UserError(
-        f'--data: "{name}" is neither a folder, a table (.csv, .tsv, .parquet) nor a name of '
+        f'--data: "{name}" is neither a folder, a table (.csv, .tsv, .parquet, .json) nor a name of '
         f"`clipalign list data`{hint}"
     )
 
