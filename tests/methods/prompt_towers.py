@@ -96,6 +96,17 @@ def embedded(tower: Backbone, text: str) -> Tensor:
     return tower.model.token_embedding(ids(tower, text))
 
 
+def window(tower: Backbone, text: str) -> tuple[Tensor, int]:
+    """A text embedded [1, WINDOW, W], and where it ends."""
+    return embedded(tower, text), int(ids(tower, text).argmax())
+
+
+def window_with(tower: Backbone, vectors: Tensor, name: str) -> tuple[Tensor, int]:
+    """ "X ... X name." embedded [1, WINDOW, W], its X's replaced by vectors [m, W], and where it ends."""
+    x, end = window(tower, " ".join(["X"] * len(vectors)) + f" {name}.")
+    return torch.cat([x[:, :1], vectors[None], x[:, 1 + len(vectors) :]], dim=1), end
+
+
 def nothing(block: int, tokens: Tensor) -> Tensor:
     return tokens
 
@@ -129,8 +140,7 @@ def encode_images(
 def zeroshot_logits(tower: Backbone, images: Tensor, names: Sequence[str]) -> Tensor:
     rows = []
     for name in spoken(names):
-        text = TEMPLATE.replace("{}", name)
-        rows.append(encode_window(tower, embedded(tower, text), int(ids(tower, text).argmax())))
+        rows.append(encode_window(tower, *window(tower, TEMPLATE.replace("{}", name))))
     return tower.logit_scale * encode_images(tower, images) @ torch.stack(rows).T
 
 
@@ -138,5 +148,16 @@ def total(terms: dict[str, Tensor]) -> Tensor:
     return torch.stack([value for name, value in terms.items() if name.startswith("loss")]).sum()
 
 
-def gradients(method: Any, loss: Tensor) -> list[Tensor]:
-    return list(torch.autograd.grad(loss, method.parameters()))
+def check_loss(method: Any, batch: Batch, known: Tensor) -> None:
+    """The loss is the known one, and so is its gradient by everything that is trained."""
+    loss = total(method.loss(batch))
+    torch.testing.assert_close(loss, known)
+    mine, theirs = (torch.autograd.grad(value, method.parameters()) for value in (loss, known))
+    torch.testing.assert_close(mine, theirs, atol=1e-5, rtol=1e-4)
+
+
+def check_trained(method: Any) -> None:
+    """A gradient reaches everything that is trained, and nothing of the towers."""
+    total(method.loss(batch_of())).backward()
+    assert all(p.grad is not None for p in method.parameters())
+    assert all(p.grad is None for p in method.backbone.parameters())
