@@ -61,6 +61,8 @@ class Sample:
 class Pictograms:
     """The data set as a `Source`: one row per drawing, domain by domain, concepts in the order of `class_names`.
 
+    Drawings are never mirrored: that would show other things (letters, clocks, musical notes).
+
     Args:
         background_bias: in training, the probability that a drawing stands before the background assigned to its
             concept's subgroup (a spurious cue).
@@ -74,8 +76,6 @@ class Pictograms:
     name = "pictograms"
     templates: tuple[str, ...] = ("a photo of a {}.",)
     size = SIZE
-    # Mirrored drawings show other things (letters, clocks, musical notes): no flips.
-    horizontal_flips = False
 
     def __init__(self, background_bias: float = 0.0, backgrounds: BackgroundMode = "random") -> None:
         if not 0 <= background_bias <= 1:
