@@ -104,7 +104,7 @@ def grid_figure(blocks: Sequence[Block], rows: Sequence[Sequence[Panel]], footer
                 axes.set_axis_off()
             colour = INK if panel.right is None else (RIGHT if panel.right else WRONG)
             mark = "" if panel.right is None else ("✓ " if panel.right else "✗ ")
-            text = mark + _short(panel.caption, 20 * len(block.heads))
+            text = mark + shortened(panel.caption, 20 * len(block.heads))
             write(left + _block_width(block, gap) / 2, y - 0.125, text, 6.5, ha="center", color=colour)
     if footer:
         write(edge, 0.09, footer, 6, ha="left", color=FAINT)
@@ -115,7 +115,8 @@ def _block_width(block: Block, gap: float) -> float:
     return len(block.heads) * (CELL + gap) - gap
 
 
-def _short(text: str, longest: int) -> str:
+def shortened(text: str, longest: int) -> str:
+    """A text of at most `longest` characters, with an ellipsis where something is missing."""
     return text if len(text) <= longest else text[: longest - 1].rstrip() + "…"
 
 

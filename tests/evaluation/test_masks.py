@@ -1,0 +1,79 @@
+"""Masks of named concepts: which texts are asked for, and what the report says of a method that is right."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from clipalign.backbone import Backbone
+from clipalign.errors import UserError
+from clipalign.evaluation.masks import draw_pairs, mask_report, masks_of, pictogram_concepts
+from clipalign.methods.zeroshot import ZeroShot
+from clipalign.runs import zeroshot
+
+CONCEPTS = ("a dog", "a cat", "an apple", "some bread", "a kite", "a bell")
+LABELS = {"kind": ("animal", "animal", "food", "food", "toy", "toy")}
+
+
+class Words(ZeroShot):
+    """Masks that are the union of what the words own: two dimensions of each concept."""
+
+    def caption_masks(self, texts: Sequence[str]) -> Tensor:
+        masks = torch.zeros(len(texts), 2 * len(CONCEPTS))
+        for row, text in zip(masks, texts, strict=True):
+            for c, concept in enumerate(CONCEPTS):
+                if concept in text:
+                    row[2 * c : 2 * c + 2] = 1
+        return masks
+
+
+@pytest.fixture
+def words(tiny: Backbone) -> Words:
+    method = Words()
+    method.__dict__.update(zeroshot(tiny).__dict__)
+    return method
+
+
+def test_the_report_of_modular_masks(words: Words) -> None:
+    found = mask_report(words, CONCEPTS, LABELS)
+    assert found["union"]["excess"] == found["intersection"]["excess"] == 1
+    assert found["single"]["mean"] == 2 and found["joined"]["mean"] == 4
+    assert (found["concepts"], found["joined_texts"], found["cut_texts"]) == (6, 12, 0)
+    assert found["relations"]["kind"]["related_pairs"] == 3
+    assert json.loads(json.dumps(found)) == found
+
+
+def test_texts_that_are_too_long_are_counted(words: Words) -> None:
+    form = "{} " + "and so on " * 40
+    assert mask_report(words, CONCEPTS, LABELS, single=form)["cut_texts"] == 6
+
+
+def test_pairs_are_of_other_labels_and_repeatable() -> None:
+    labels = LABELS["kind"]
+    pairs = draw_pairs(labels, 3, seed=4)
+    assert pairs.shape == (18, 2) and (draw_pairs(labels, 3, seed=4) == pairs).all()
+    assert (draw_pairs(labels, 3, seed=5) != pairs).any()
+    assert all(labels[a] != labels[b] for a, b in pairs)
+    assert len({tuple(pair) for pair in pairs.tolist()}) == 18
+    assert len(draw_pairs(labels, 99)) == 6 * 4
+    alike = draw_pairs(("x",) * 4, 2)
+    assert len(alike) == 8 and (alike[:, 0] != alike[:, 1]).all()
+    assert draw_pairs((), 2).shape == draw_pairs(("x",), 2).shape == (0, 2)
+
+
+def test_concepts_of_pictograms() -> None:
+    phrases, labels = pictogram_concepts()
+    assert len(phrases) == len(set(phrases)) == len(labels["group"]) == len(labels["subgroup"])
+    assert {"a dog", "an octopus"} <= set(phrases)
+    assert len(np.unique(labels["group"])) < len(np.unique(labels["subgroup"]))
+    assert list(labels) == ["subgroup", "group"]
+
+
+def test_a_method_without_masks_says_so(tiny: Backbone) -> None:
+    with pytest.raises(UserError, match="zeroshot has no masks"):
+        masks_of(zeroshot(tiny), ["a dog"])
