@@ -184,7 +184,7 @@ def collect(records: Iterable[Captioned]) -> tuple[list[Row], Texts]:
         if not record.captions:
             raise UserError(f"--data: {record.where}: {printable(row.key)} has no caption")
         for caption in record.captions:
-            text = re.sub(r"\s*[\r\n]\s*", " ", caption).strip()
+            text = " ".join(filter(None, map(str.strip, caption.splitlines())))
             if not text:
                 raise UserError(f"--data: {record.where}: the caption is empty; write one or drop the image")
             try:
