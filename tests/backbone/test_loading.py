@@ -442,3 +442,28 @@ def test_open_clips_messages_stay_out_of_the_log(capfd: pytest.CaptureFixture[st
     load("pocket:random")
     assert list(logging.getLogger().handlers) == handlers and logging.root.manager.disable == disabled
     assert "No pretrained weights" not in "".join(capfd.readouterr())
+
+
+def test_images_of_another_size_interpolate_the_grid(tiny_spec: str) -> None:
+    own, larger = load(tiny_spec), load(f"{tiny_spec}@48")
+    assert larger.image_size == (48, 48) and larger.grid == tuple(side * 48 // 32 for side in own.grid)
+    cells, wider = (b.model.visual.positional_embedding[1:] for b in (own, larger))
+    assert len(wider) == larger.grid[0] * larger.grid[1]
+    assert torch.equal(
+        own.model.visual.positional_embedding[0], larger.model.visual.positional_embedding[0]
+    )  # of the class token
+    as_picture = cells.T.reshape(1, -1, *own.grid)
+    literal = torch.nn.functional.interpolate(as_picture, larger.grid, mode="bicubic", antialias=True)
+    torch.testing.assert_close(wider, literal[0].flatten(1).T)
+    assert larger.encode_image(torch.zeros(1, 3, 48, 48)).shape == (1, own.embed_dim)
+
+
+def test_the_pocket_model_takes_larger_images() -> None:
+    backbone = load("pocket@96")
+    assert backbone.grid == (12, 12) and backbone.spec == "pocket@96"
+    assert bool(backbone.encode_image(torch.rand(1, 3, 96, 96)).isfinite().all())
+
+
+def test_only_grids_of_vits_are_interpolated(resnet_spec: str) -> None:
+    with pytest.raises(UserError, match="@64"):
+        load(f"{resnet_spec}@64")

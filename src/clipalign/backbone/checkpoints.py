@@ -75,6 +75,8 @@ def load_weights(model: nn.Module, path: Path, resize: bool = False) -> None:
     if isinstance(model, CustomTextCLIP):
         state = convert_to_custom_text_state_dict(state)
     if resize:
+        # Interpolation is not defined in half precision on every device.
+        state = {name: value.float() if value.is_floating_point() else value for name, value in state.items()}
         resize_pos_embed(state, model)
     expected = model.state_dict()
     for name in ("logit_scale", "logit_bias"):
