@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import json
 import tarfile
 import zipfile
 from pathlib import Path
@@ -144,3 +145,78 @@ def test_the_command(
     assert main(["data", "list"]) == 0
     text = capsys.readouterr().out
     assert "office-home" in text and "licence" in text
+
+
+def tar_bytes(files: dict[str, bytes]) -> bytes:
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode="w") as archive:
+        for name, content in files.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize("listed", ["valprep.sh", "LOC_val_solution.csv"])
+def test_imagenet_comes_as_a_tar_of_tars_and_a_heap(listed: str, tmp_path: Path) -> None:
+    wnids = ("n01440764", "n01443537")
+    inner = {f"{w}.tar": tar_bytes({f"{w}_{i}.JPEG": picture() for i in range(2)}) for w in wnids}
+    train = write_tar(tmp_path / "ILSVRC2012_img_train.tar", inner)
+    heap = {f"ILSVRC2012_val_0000000{i}.JPEG": picture() for i in (1, 2, 3)}
+    val = write_tar(tmp_path / "ILSVRC2012_img_val.tar", heap)
+    line = "mv {}.JPEG {}/\n" if listed == "valprep.sh" else "{},{} 85 1 499 272 \n"
+    mapping = tmp_path / listed
+    of = {"ILSVRC2012_val_00000001": wnids[1], "ILSVRC2012_val_00000002": wnids[0]}
+    mapping.write_text("".join(line.format(*pair) for pair in of.items()))
+    names = tmp_path / "classnames.txt"
+    names.write_text("n01440764 tench\nn01443537 goldfish\n")
+    root, facts = tmp_path / "root", declarations()["imagenet"]
+    with pytest.raises(UserError, match="which class ILSVRC2012_val_00000003"):
+        prepare(facts, [train, val, mapping, names], root)
+    mapping.write_text(mapping.read_text() + line.format("ILSVRC2012_val_00000003", wnids[0]))
+    root = tmp_path / "second"
+    problems = prepare(facts, [train, val, mapping, names], root)
+    assert any("4/0/3 images" in problem for problem in problems)
+    base = root / "imagenet" / "images"
+    assert sorted(p.name for p in (base / "val" / wnids[0]).iterdir()) == [
+        "ILSVRC2012_val_00000002.JPEG",
+        "ILSVRC2012_val_00000003.JPEG",
+    ]
+    assert len(list((base / "train" / wnids[1]).iterdir())) == 2
+
+
+def test_an_inner_archive_cannot_lead_out_either(tmp_path: Path) -> None:
+    train = write_tar(tmp_path / "t.tar", {"n01440764.tar": tar_bytes({"../../../../../out.JPEG": b"x"})})
+    with pytest.raises(UserError, match="leads out"):
+        prepare(declarations()["imagenet"], [train], tmp_path / "root")
+    assert not list(tmp_path.rglob("out.JPEG"))
+
+
+def test_terra_is_chosen_by_its_annotations(tmp_path: Path) -> None:
+    images = [
+        {"id": "a", "file_name": "a.jpg", "location": 38},
+        {"id": "b", "file_name": "b.jpg", "location": "46"},
+        {"id": "c", "file_name": "c.jpg", "location": "43"},
+        {"id": "d", "file_name": "d.jpg", "location": "100"},
+        {"id": "e", "file_name": "e.jpg", "location": "7"},
+    ]
+    categories = [{"id": 1, "name": "bird"}, {"id": 2, "name": "dog"}, {"id": 3, "name": "car"}]
+    pairs = [("a", 1), ("b", 2), ("c", 1), ("c", 2), ("d", 2), ("d", 3), ("e", 1)]
+    annotations = [{"image_id": image, "category_id": category} for image, category in pairs]
+    told = tmp_path / "caltech_images_20210113.json"
+    told.write_text(json.dumps({"images": images, "annotations": annotations, "categories": categories}))
+    archive = write_tar(
+        tmp_path / "sm.tar.gz", {f"eccv_18_all_images_sm/{name}.jpg": picture() for name in "abcde"}
+    )
+    root, facts = tmp_path / "root", declarations()["terra-incognita"]
+    with pytest.raises(UserError, match="give the annotations too"):
+        prepare(facts, [archive], root)
+    prepare(facts, [archive, told], root)
+    base = root / facts.folder
+    assert sorted(p.relative_to(base).as_posix() for p in base.rglob("*.jpg")) == [
+        "location_100/dog/d.jpg",
+        "location_38/bird/a.jpg",
+        "location_43/bird/c.jpg",
+        "location_43/dog/c.jpg",
+        "location_46/dog/b.jpg",
+    ]

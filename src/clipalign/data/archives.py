@@ -17,6 +17,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO
 
 from ..errors import UserError
+from .arrange import arrange
 from .published import Declaration, differences, open_published
 
 IGNORED = {"__MACOSX", ".DS_Store"}
@@ -51,10 +52,11 @@ def prepare(
             an archive of something else.
     """
     target = root / declaration.folder
-    root.mkdir(parents=True, exist_ok=True)
     for archive in archives:
         if not archive.is_file():
             raise UserError(f"--archive: no file {archive}")
+    root.mkdir(parents=True, exist_ok=True)
+    for archive in archives:
         with tempfile.TemporaryDirectory(prefix=f".{declaration.name}-", dir=root) as name:
             folder = Path(name)
             if not is_archive(archive):
@@ -62,6 +64,7 @@ def prepare(
                 merge(folder, target)
                 continue
             unpack(archive, folder)
+            arrange(declaration.name, folder, [path for path in archives if not is_archive(path)], unpack)
             top = find_top(folder, declaration)
             if top is None:  # Caltech101's zip holds a tar
                 for inner in [
