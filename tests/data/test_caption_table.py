@@ -17,6 +17,7 @@ from clipalign.data import Preprocess, load_source
 from clipalign.data import caption_table as module
 from clipalign.data.caption_table import Captioned, CaptionTable, Texts, complete, entries
 from clipalign.data.captions import CaptionSource
+from clipalign.data.command import run_check
 from clipalign.data.decode import evaluation_view, read_image, stack
 from clipalign.data.table import FilesUnder, Table
 from clipalign.errors import UserError
@@ -157,6 +158,12 @@ def test_a_column_may_have_another_name(drawn: Path) -> None:
 def test_bad_lines_are_named(drawn: Path, text: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
         load_source(str(table(drawn / "bad.csv", text)))
+
+
+def test_the_check_prints_how_to_learn_from_captions(drawn: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = table(drawn / "c.csv", "path,caption\nimages/0.png,one\nimages/1.png,two\nimages/2.png,three\n")
+    run_check([str(path), "--sheet", "None"])
+    assert "--method smartclip" in capsys.readouterr().out
 
 
 def test_data_without_captions_are_refused(drawn: Path) -> None:

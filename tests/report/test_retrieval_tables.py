@@ -7,9 +7,11 @@ from typing import Any
 
 import pytest
 import yaml
+from rich.console import Console
 
 from clipalign.data.caption_sets import caption_sets
 from clipalign.report import run_report
+from clipalign.report.render import print_tables
 from clipalign.report.retrieval import (
     COLUMNS,
     all_tables,
@@ -80,6 +82,13 @@ def test_masked_and_relevant_recall_stand_beside_in_lines_of_their_own() -> None
         ("long, masked", "smartclip"),
     ]
     assert "Masked: " in " ".join(table.notes) and "Any relevant: " in " ".join(table.notes)
+
+
+def test_a_narrow_terminal_shows_labels_and_numbers() -> None:
+    console = Console(width=60, record=True, file=io.StringIO())
+    print_tables(tables(row("smartclip", 0.5), row("smartclip", 0.6, seed=1)), console)
+    text = console.export_text()
+    assert "smartclip" in text and "55.0 ± 7.1" in text and "60.0 ± 7.1" in text
 
 
 def test_cut_captions_are_counted() -> None:

@@ -18,6 +18,7 @@ from rich.table import Table as Lines
 from ..errors import UserError
 from ..text import as_in_prompts, same_names
 from .base import Preprocess, Source
+from .captions import CaptionSource
 from .decode import printable, read_image, said
 from .table import Table, looks_like_id
 
@@ -207,13 +208,16 @@ def problem_lines(source: Table, found: Findings) -> Iterator[str]:
 
 
 def training_command(source: Source, options: Mapping[str, Any]) -> list[str]:
-    """The command that trains on a data set: leave one domain out where there are several."""
+    """The command that trains on a data set: leave one domain out where there are several, learn from captions
+    where there are no classes."""
     tokens = ["clipalign", "train", "--data", str(options["data"])]
     for name in ("data_root", "layout", "class_names"):
         if options.get(name) not in (None, "auto"):
             tokens += ["--" + name.replace("_", "-"), str(options[name])]
     if options.get("data_options"):
         tokens += ["--data-options", *options["data_options"]]
+    if isinstance(source, CaptionSource) and len(source.class_names) < 2:
+        return [*tokens, "--method", "smartclip", "--backbone", "ViT-B-16:openai", "--out", "runs/first"]
     if len(source.domain_names) > 1:
         tokens += ["--protocol", "domain-shift", "--target", source.domain_names[-1]]
     elif getattr(source, "parts", None) is not None or len(source.class_names) < 4:

@@ -15,6 +15,7 @@ from rich.text import Text
 from .tables import Cell, Table
 
 NOT_MEASURED = "–"
+LABEL = 9  # characters that a label keeps on a narrow terminal
 
 
 def _cell(cell: Cell | None) -> str:
@@ -95,7 +96,7 @@ def print_tables(tables: Sequence[Table], console: Console | None = None) -> Non
     for table in tables:
         shown = RichTable(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
         for head in table.heads:
-            shown.add_column(head, overflow="fold")
+            shown.add_column(head, overflow="fold", min_width=LABEL)
         for i, column in enumerate(table.columns):
             # Labels give way before numbers do: half a number is worse than a broken word.
             width = max([len(column), *(len(_cell(line.cells[i])) for line in table.lines)])
@@ -112,5 +113,9 @@ def print_tables(tables: Sequence[Table], console: Console | None = None) -> Non
             ]
             shown.add_row(*(Text(label) for label in line.labels), *cells, line.seeds)
         console.print(Text(table.title, style="bold"))
-        console.print(shown)
+        wide = console.options.update(max_width=1000)
+        needed = console.measure(shown, options=wide).minimum
+        if needed > console.width:  # lines that go on are read, labels squeezed to nothing are not
+            shown.width = needed
+        console.print(shown, crop=False)
         console.print(Text(" ".join(table.notes), style="dim"))
