@@ -4,8 +4,8 @@
 
 Forward and backward on B = N random pairs of width D. Each form runs in a process of its own, so that memory is what
 it alone took: the largest resident size during the call over the size before it, after one call on 8 pairs that
-loads what torch loads on first use. Time is the median over calls. A form that would not fit into the free memory
-is left out, with a line that says so.
+loads what torch loads on first use. Time is processor time, the median over calls, so that other work on the machine
+counts little. A form that would not fit into the free memory is left out, with a line that says so.
 """
 
 from __future__ import annotations
@@ -46,17 +46,17 @@ FORMS: dict[str, Callable[..., tuple[Tensor, Tensor]]] = {
 
 
 def call(form: str, rows: int, width: int) -> tuple[float, list[float]]:
-    """One forward and backward: seconds, and the two losses."""
+    """One forward and backward: seconds of processor time, and the two losses."""
     generator = torch.Generator().manual_seed(0)
     image, text, logits = (torch.randn(rows, width, generator=generator).requires_grad_() for _ in range(3))
-    began = time.perf_counter()
+    began = time.process_time()
     found = FORMS[form](image, F.normalize(text, dim=-1), hard_mask(logits))
     sum(found).backward()  # type: ignore[union-attr]
-    return time.perf_counter() - began, [value.item() for value in found]
+    return time.process_time() - began, [value.item() for value in found]
 
 
 def measure(form: str, rows: int, width: int, calls: int, threads: int) -> dict[str, object]:
-    """Seconds per call, MiB of the first one, and its losses."""
+    """Processor seconds per call, MiB of the first one, and its losses."""
     torch.set_num_threads(threads)
     call(form, 8, width)
     before = resident()
