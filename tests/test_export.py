@@ -14,13 +14,14 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from clipalign.backbone import Backbone, load
+from clipalign.backbone.positions import stretch_positions
 from clipalign.cli import main
 from clipalign.data.base import Preprocess
 from clipalign.data.decode import evaluation_view
 from clipalign.errors import UserError
 from clipalign.export import export, to_hf, to_open_clip
 from clipalign.export.head import head_of
-from clipalign.export.model import Features, Probe
+from clipalign.export.model import Exported, Features, Probe
 from clipalign.methods import get_method
 from clipalign.runs import NamesOnly, names_episode, open_run
 
@@ -134,6 +135,20 @@ def test_a_backbone_is_converted_as_it_is(tiny_spec: str, tmp_path: Path) -> Non
     images = probe_images(again)
     with torch.no_grad():
         assert torch.equal(again.encode_image(images), load(tiny_spec).encode_image(images))
+
+
+def test_sizes_of_now_are_written(tiny_spec: str, tmp_path: Path) -> None:
+    """Images and texts longer than the configuration that the backbone was built from says."""
+    backbone = load(f"{tiny_spec}@48")
+    stretch_positions(backbone, 100)
+    model = Exported(
+        backbone, Preprocess((48, 48), (0.5,) * 3, (0.5,) * 3), dict(backbone.model.state_dict())
+    )
+    probe = Probe.draw(backbone, NAMES)
+    to_open_clip.write(model, tmp_path)
+    assert max(probe.ask(backbone).difference(to_open_clip.read(tmp_path, probe)).values()) < 1e-5
+    again = load(f"local-dir:{tmp_path}")
+    assert (again.image_size, again.context_length) == ((48, 48), 100)
 
 
 def test_overwriting_takes_an_export_and_nothing_else(tiny_spec: str, tmp_path: Path) -> None:

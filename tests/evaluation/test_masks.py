@@ -13,8 +13,9 @@ from torch import Tensor
 from clipalign.backbone import Backbone
 from clipalign.errors import UserError
 from clipalign.evaluation.masks import draw_pairs, mask_report, masks_of, pictogram_concepts
+from clipalign.methods import get_method
 from clipalign.methods.zeroshot import ZeroShot
-from clipalign.runs import zeroshot
+from clipalign.runs import NamesOnly, names_episode, zeroshot
 
 CONCEPTS = ("a dog", "a cat", "an apple", "some bread", "a kite", "a bell")
 LABELS = {"kind": ("animal", "animal", "food", "food", "toy", "toy")}
@@ -72,6 +73,18 @@ def test_concepts_of_pictograms() -> None:
     assert {"a dog", "an octopus"} <= set(phrases)
     assert len(np.unique(labels["group"])) < len(np.unique(labels["subgroup"]))
     assert list(labels) == ["subgroup", "group"]
+
+
+def test_masks_of_smartclip(tiny: Backbone) -> None:
+    method = get_method("smartclip")()
+    torch.manual_seed(0)
+    method.setup(tiny, names_episode(NamesOnly("", (), ("a",), ("{}",))), ("{}",))
+    masks = masks_of(method, CONCEPTS)
+    assert (
+        masks.shape == (6, 24) and masks.dtype == torch.float64 and set(masks.unique().tolist()) <= {0.0, 1.0}
+    )
+    assert torch.equal(masks_of(method, CONCEPTS[::-1]), masks.flip(0))
+    assert mask_report(method, CONCEPTS, LABELS)["single"]["dimensions"] == 24
 
 
 def test_a_method_without_masks_says_so(tiny: Backbone) -> None:

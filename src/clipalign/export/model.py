@@ -17,6 +17,7 @@ from open_clip.transformer import QuickGELU
 from torch import Tensor
 
 from ..backbone import Backbone, pocket
+from ..backbone.loading import split_size
 from ..data.base import Preprocess
 from ..errors import UserError
 
@@ -101,13 +102,14 @@ class Probe:
 
 
 def model_config(model: Exported) -> dict[str, Any]:
-    """The open_clip configuration that a backbone was built from, with the activation that it has.
+    """The open_clip configuration that a backbone was built from, with the activation, the image size and the
+    number of text positions that it has now.
 
     Raises:
         UserError: the configuration is not at hand any more.
     """
     backbone = model.backbone
-    spec = backbone.spec
+    spec = split_size(backbone.spec)[0]
     if spec.startswith(("hf-hub:", "local-dir:")):
         kind, _, place = spec.partition(":")
         try:
@@ -129,6 +131,9 @@ def model_config(model: Exported) -> dict[str, Any]:
         config = copy.deepcopy(found)
     if any(isinstance(module, QuickGELU) for module in backbone.model.modules()):
         config["quick_gelu"] = True
+    height, width = backbone.image_size
+    config["vision_cfg"]["image_size"] = height if height == width else [height, width]
+    config["text_cfg"]["context_length"] = backbone.context_length
     return config
 
 
