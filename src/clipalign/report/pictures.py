@@ -19,6 +19,7 @@ from ..explain.scores import MapScores
 from ..methods import get_method
 from ..protocols import Episode, TestSet, episode_from
 from ..runs import names_episode, open_run
+from ..tasks import RETRIEVAL
 from ..training import preprocess_for
 from .collect import Found
 from .document import Grid, Paragraph, Part, Picture
@@ -52,7 +53,7 @@ def picture_parts(runs: Sequence[Found], folder: Path, count: int, seed: int = 0
 
 
 def _draw(group: Sequence[Found], folder: Path, count: int, seed: int) -> list[Part]:
-    options = group[0].options
+    options = {**group[0].options, "protocol": _protocol(group[0])}
     source = source_from(options)
     episode = episode_from(options, source)
     models = _models(group, source)
@@ -75,9 +76,15 @@ def _draw(group: Sequence[Found], folder: Path, count: int, seed: int) -> list[P
 def _largest_group(runs: Sequence[Found]) -> list[Found]:
     groups: dict[tuple[Any, ...], list[Found]] = {}
     for run in runs:
-        if run.folder.model.is_file() and run.options:
-            groups.setdefault(tuple(str(run.options.get(name)) for name in TASK), []).append(run)
+        if run.folder.model.is_file() and run.options and _protocol(run) != RETRIEVAL:
+            values = {**run.options, "protocol": _protocol(run)}
+            groups.setdefault(tuple(str(values.get(name)) for name in TASK), []).append(run)
     return max(groups.values(), key=lambda group: len({run.method for run in group}), default=[])
+
+
+def _protocol(run: Found) -> str:
+    """What the run chose where --protocol was not given."""
+    return str(run.folder.record()["protocol"])
 
 
 def _models(group: Sequence[Found], source: Source) -> list[Model]:
