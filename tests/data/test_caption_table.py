@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from clipalign.data import Preprocess, load_source
-from clipalign.data import caption_table as module
-from clipalign.data.caption_table import Captioned, CaptionTable, Texts, complete, entries
+from clipalign.data import caption_files as module
+from clipalign.data.caption_files import entries
+from clipalign.data.caption_table import Captioned, CaptionTable, Texts, complete
 from clipalign.data.captions import CaptionSource
 from clipalign.data.command import run_check
 from clipalign.data.decode import evaluation_view, read_image, stack

@@ -117,14 +117,14 @@ def _open(
             return Pictograms(**settings) if name == "pictograms" else Pictoscenes(**settings)
         except TypeError as error:
             raise UserError(f"--data-options: {name} does not take them: {error}") from None
-    from .caption_sets import caption_sets, open_caption_set
-    from .caption_table import (
+    from .caption_files import (
         captions_alone,
         read_caption_json,
         read_caption_shards,
         read_caption_table,
         shard_captions_alone,
     )
+    from .caption_sets import caption_sets, open_caption_set
     from .folder import ImageFolder
     from .hub import PREFIX, SETTINGS, is_saved, read_hub
     from .published import SHIFT, declared, open_published, open_shift

@@ -16,7 +16,8 @@ from typing import Any, Literal
 import yaml
 
 from ..errors import UserError
-from .caption_table import SHARE_TEST, Captioned, CaptionTable, json_records
+from .caption_files import SHARE_TEST, json_records
+from .caption_table import Captioned, CaptionTable
 from .folder import sorted_files
 from .layouts import file_size
 from .table import FilesUnder
