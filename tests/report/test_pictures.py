@@ -33,11 +33,11 @@ def test_report_shows_runs_on_the_same_images(runs: Path) -> None:
     assert "uniform map" not in text
 
 
-def test_a_protocol_that_was_not_given_is_found(
-    tiny_spec: str, squares_folder: Path, tmp_path: Path
-) -> None:
+def test_a_protocol_that_was_not_given_is_found(tiny_spec: str, squares_folder: Path, tmp_path: Path) -> None:
     arguments = ["--data", str(squares_folder), "--target", "dark", "--backbone", tiny_spec]
-    run_training(["--method", "erm", *arguments, "--steps", "1", "--batch-size", "4", "--out", str(tmp_path / "a")])
+    run_training(
+        ["--method", "erm", *arguments, "--steps", "1", "--batch-size", "4", "--out", str(tmp_path / "a")]
+    )
     text = write_report(tmp_path / "a", tmp_path / "r", pictures=2).markdown.read_text(encoding="utf-8")
     assert "2 test images of squares (domain-shift, target dark)" in text
 
