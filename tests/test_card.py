@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from clipalign.card import limits
+from clipalign.card import licences, limits
 from clipalign.cli import main
 from clipalign.results import ResultRow
 
@@ -28,3 +28,36 @@ def test_what_was_lost_is_a_limit() -> None:
     found = limits({}, {"backbone": "pocket"}, [row])
     assert found[0] == "On classes that were not trained it lost 25.0 points (new)."
     assert "test vehicle" in found[1]
+
+
+def test_runs_on_captions_show_recalls(
+    tiny_spec: str, captions_csv: Path, squares_folder: Path, tmp_path: Path
+) -> None:
+    arguments = [
+        "train",
+        "--method",
+        "infonce",
+        "--data",
+        str(captions_csv),
+        "--data-root",
+        str(squares_folder),
+    ]
+    arguments += [
+        "--backbone",
+        tiny_spec,
+        "--steps",
+        "1",
+        "--batch-size",
+        "4",
+        "--out",
+        str(tmp_path / "run"),
+    ]
+    assert main(arguments) == 0
+    text = (tmp_path / "run" / "README.md").read_text()
+    assert "text to image @1" in text and "| long |" in text and "Protocol: retrieval." in text
+    assert "Trained classes" not in text and "None" not in text
+
+
+def test_the_pocket_backbone_ships_at_any_size() -> None:
+    found = licences({"data": "d"}, {"backbone": "pocket@96", "data": "pictoscenes"})
+    assert len(found) == 2 and all("ships with clipalign" in term for term in found)

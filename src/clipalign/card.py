@@ -6,12 +6,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from .checkpoint import write_text
+from .config import is_pocket
 from .methods import get_method
 from .results import ResultRow
 from .runs import RunFolder
 
 SHIPPED = "ships with clipalign; the licences of its makers stand in the package's NOTICE"
 MOST_NAMES = 12
+RECALLS = [f"{way}_recall@{k}" for way in ("text_to_image", "image_to_text") for k in (1, 5, 10)]
 
 
 def write_card(folder: RunFolder, options: Mapping[str, Any], rows: Sequence[ResultRow]) -> None:
@@ -46,20 +48,14 @@ def model_card(record: Mapping[str, Any], options: Mapping[str, Any], rows: Sequ
         f"- Data: {record['data']} (fingerprint `{record['fingerprint']}`).",
         f"- Protocol: {record['protocol']}" + (f", target {target} left out of training." if target else "."),
         f"- Split: {record['split']} (hash `{record['split_hash']}`; rows in `split.json`).",
-        f"- Trained classes: {len(names)}: {_some(names)}.",
+        *([f"- Trained classes: {len(names)}: {_some(names)}."] if names else []),
         f"- Prompts: {' | '.join(record['templates'][:3])}"
         + (f" and {len(record['templates']) - 3} more." if len(record["templates"]) > 3 else ""),
         f"- Seed {options['seed']}; weights averaged over steps: {record['average']}.",
         "",
         "## Results",
         "",
-        "| test | accuracy | top-5 | class mean | h | images | class names | zero-shot before |",
-        "| --- | --: | --: | --: | --: | --: | --: | --: |",
-        *(_result(row) for row in rows),
-        "",
-        "In percent, one run: another seed moves them. Class mean: accuracy within each class, averaged. h: "
-        "harmonic mean of base and new classes. Zero-shot: the same backbone before training, on classes that were "
-        "not trained.",
+        *results(rows),
         "",
         "Made with:",
         "",
@@ -81,6 +77,28 @@ def model_card(record: Mapping[str, Any], options: Mapping[str, Any], rows: Sequ
     return "\n".join(lines)
 
 
+def results(rows: Sequence[ResultRow]) -> list[str]:
+    """The table of a run, of recalls or of accuracies, and how to read it."""
+    if rows and RECALLS[0] in rows[0].extra:
+        lines = [
+            "| test | text to image @1 | @5 | @10 | image to text @1 | @5 | @10 | images | texts |",
+            "| --- | --: | --: | --: | --: | --: | --: | --: | --: |",
+        ]
+        for row in rows:
+            shares = [f"{100 * row.extra[name]:.1f}" for name in RECALLS]
+            lines.append(f"| {' | '.join([row.test, *shares, str(row.n), str(row.extra['texts'])])} |")
+        return [*lines, "", "Recall in percent, one run: another seed moves it."]
+    return [
+        "| test | accuracy | top-5 | class mean | h | images | class names | zero-shot before |",
+        "| --- | --: | --: | --: | --: | --: | --: | --: |",
+        *(_result(row) for row in rows),
+        "",
+        "In percent, one run: another seed moves them. Class mean: accuracy within each class, averaged. h: "
+        "harmonic mean of base and new classes. Zero-shot: the same backbone before training, on classes that were "
+        "not trained.",
+    ]
+
+
 def limits(record: Mapping[str, Any], options: Mapping[str, Any], rows: Sequence[ResultRow]) -> list[str]:
     """What the numbers do not show, as far as a run can know."""
     found = []
@@ -88,16 +106,16 @@ def limits(record: Mapping[str, Any], options: Mapping[str, Any], rows: Sequence
         if row.zeroshot is not None and row.accuracy is not None and row.accuracy < row.zeroshot:
             points = 100 * (row.zeroshot - row.accuracy)
             found.append(f"On classes that were not trained it lost {points:.1f} points ({row.test}).")
-        if row.accuracy is None:
+        if row.accuracy is None and row.reason is not None:
             found.append(f"It cannot score the test set {row.test}: {row.reason}.")
         elif row.domain_accuracy and len(row.domain_accuracy) > 1:
             worst = min(row.domain_accuracy, key=lambda name: row.domain_accuracy[name])
             share = 100 * row.domain_accuracy[worst]
             found.append(f"Its worst domain in {row.test} is {worst}: {share:.1f} %.")
-    if str(options["backbone"]).partition(":")[0] == "pocket":
+    if is_pocket(str(options["backbone"])):
         found.append("The pocket backbone is a test vehicle: small, and pre-trained on drawings alone.")
     found.append(
-        "Accuracy was measured on the test sets above; images of other kinds, other class lists and other prompts "
+        "The numbers are of the test sets above; images of other kinds, other class lists and other prompts "
         "were not tested. Probabilities were not calibrated."
     )
     found.append("What the backbone learned from its pre-training data, biases included, is still in it.")
@@ -106,14 +124,17 @@ def limits(record: Mapping[str, Any], options: Mapping[str, Any], rows: Sequence
 
 def licences(record: Mapping[str, Any], options: Mapping[str, Any]) -> list[str]:
     """Whose terms apply to the weights."""
+    from .data import BUILT_IN
+    from .data.caption_sets import caption_sets
     from .data.published import declarations
 
     backbone, data = str(options["backbone"]), str(options["data"])
-    pocket = backbone.partition(":")[0] == "pocket"
-    terms = [f"Backbone {backbone}: {SHIPPED if pocket else 'the licence of its weights applies to these'}."]
-    if data == "pictograms":
-        terms.append(f"Data pictograms: {SHIPPED}.")
-    elif (declared := declarations().get(data)) is not None:
+    terms = [
+        f"Backbone {backbone}: {SHIPPED if is_pocket(backbone) else 'the licence of its weights applies to these'}."
+    ]
+    if data in BUILT_IN:
+        terms.append(f"Data {data}: {SHIPPED}.")
+    elif (declared := declarations().get(data) or caption_sets().get(data)) is not None:
         terms.append(f"Data {declared.title}: {declared.licence}.")
     else:
         terms.append(

@@ -6,6 +6,7 @@ defaults shipped for the pocket backbone and the values a method was published w
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -279,6 +280,11 @@ def at_least(config: object, low: float, *names: str) -> None:
         value = getattr(config, name)
         if value is not None and not value >= low:
             raise UserError(f"{flag(name)} must be at least {low}, not {value}")
+
+
+def is_pocket(backbone: str) -> bool:
+    """Whether a name is the shipped backbone, its random weights and other image sizes included."""
+    return re.split("[:@]", backbone)[0] == "pocket"
 
 
 def flag(name: str) -> str:

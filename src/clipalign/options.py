@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import difflib
 import io
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, make_dataclass
 from pathlib import Path
@@ -20,7 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 import tyro
 import yaml
 
-from .config import TrainConfig, flag
+from .config import TrainConfig, flag, is_pocket
 from .errors import UserError
 
 if TYPE_CHECKING:
@@ -82,7 +81,7 @@ def train_options(arguments: Sequence[str], prog: str = "clipalign train") -> Tr
     reject_unknown(file_layer, known, method.name, f"{config_path}: ")
 
     layers: list[tuple[str, Mapping[str, Any]]] = [("published", method.published)]
-    if re.split("[:@]", early("backbone", TrainConfig.backbone))[0] == "pocket":
+    if is_pocket(early("backbone", TrainConfig.backbone)):
         pocket = shipped_config("pocket", method.name)
         layers.append((f"configs/pocket/{method.name}.yaml", read_yaml(pocket) if pocket else {}))
     layers += [("the run in --out", run_layer), (str(config_path), file_layer)]

@@ -127,7 +127,7 @@ def check_task(method: Method, episode: Episode) -> None:
     """Refuse a method that learns from what the data do not have.
 
     Raises:
-        UserError: captions for a method of classes, or the reverse.
+        UserError: captions for a method of classes, or the reverse; data that are for tests alone.
     """
     captions = bool(episode.caption_tests)
     if method.iterates and captions != (method.learns_from == "captions"):
@@ -136,6 +136,11 @@ def check_task(method: Method, episode: Episode) -> None:
         raise UserError(
             f"--method {method.name} learns from {wanted}, and --protocol {episode.protocol} on "
             f"{episode.source.name} has none; it needs {other}, or another method"
+        )
+    if method.iterates and len(episode.train_rows) == 0:
+        raise UserError(
+            f"--data {episode.source.name} is for tests alone: it has nothing to train on; "
+            "train on other captions, then `clipalign eval RUN --data` this"
         )
 
 

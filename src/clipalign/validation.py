@@ -84,7 +84,9 @@ class CaptionValidation(SourceValidation):
 
     def of(self, method: Method) -> dict[str, float]:
         """validation_recall (mean over tests and directions of recall@1) and validation_loss (CLIP's, over all
-        validation captions with the method's scale)."""
+        validation captions with the method's scale); nothing where the data are for tests alone."""
+        if not self.episode.caption_validation:
+            return {}
         found = found_by_caption(self.views, method, self.episode.caption_validation, "validation")
         ones = [
             value

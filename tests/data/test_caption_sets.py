@@ -16,6 +16,7 @@ from clipalign.data import caption_sets as module
 from clipalign.data.caption_sets import caption_sets, rejoined
 from clipalign.data.caption_table import CaptionTable
 from clipalign.errors import UserError
+from clipalign.results import read_results
 
 PREPROCESS = Preprocess((8, 8), (0.5, 0.5, 0.5), (0.2, 0.2, 0.2), "bicubic")
 
@@ -238,3 +239,18 @@ def test_they_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_readers_are_all_used() -> None:
     assert {facts.reader for facts in caption_sets().values()} == set(module.READERS)
+
+
+def test_sets_for_tests_alone_are_scored_and_not_trained_on(
+    tiny_spec: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    urban1k(tmp_path)
+    data = ["--data", "urban1k", "--data-root", str(tmp_path), "--out"]
+    assert main(["eval", tiny_spec, *data, str(tmp_path / "rows")]) == 0
+    rows = read_results(tmp_path / "rows")
+    assert [row.test for row in rows] == ["long"] and 0 <= rows[0].extra["text_to_image_recall@10"] <= 1
+    zeroshot = ["train", "--backbone", tiny_spec, "--method", "zeroshot", *data]
+    assert main([*zeroshot, str(tmp_path / "zeroshot")]) == 0
+    arguments = ["train", "--backbone", tiny_spec, "--method", "smartclip", *data, str(tmp_path / "run")]
+    assert main(arguments) == 2 and "for tests alone" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ..config import is_pocket
 from ..explain.figures import save
 from .collect import Found
 from .curves import plot_curves
@@ -125,7 +126,7 @@ def commands(runs: Sequence[Found]) -> list[Part]:
 def caveats(rows: Sequence[Row]) -> list[Part]:
     """What the numbers do not show."""
     texts = []
-    if any(str(row["backbone"]).split(":")[0] == "pocket" for row in rows):
+    if any(is_pocket(str(row["backbone"])) for row in rows):
         texts.append(POCKET)
     if any(row["steps"] for row in rows) and len({row["seed"] for row in rows}) == 1:
         texts.append(ONE_SEED)
