@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -137,18 +138,22 @@ def test_a_backbone_is_converted_as_it_is(tiny_spec: str, tmp_path: Path) -> Non
         assert torch.equal(again.encode_image(images), load(tiny_spec).encode_image(images))
 
 
-def test_sizes_of_now_are_written(tiny_spec: str, tmp_path: Path) -> None:
-    """Images and texts longer than the configuration that the backbone was built from says."""
+@pytest.mark.parametrize("form", ["open_clip", "safetensors", "hf", "onnx"])
+def test_sizes_of_now_are_written(tiny_spec: str, tmp_path: Path, form: str) -> None:
+    """Larger images and longer texts than the configuration that the backbone was built from says."""
+    for name, library in (("hf", "transformers"), ("onnx", "onnxscript"), ("onnx", "onnxruntime")):
+        if form == name:
+            pytest.importorskip(library, reason=f"the extra [{name}] is not installed")
+    writer = import_module(f"clipalign.export.to_{form}")
     backbone = load(f"{tiny_spec}@48")
     stretch_positions(backbone, 100)
-    model = Exported(
-        backbone, Preprocess((48, 48), (0.5,) * 3, (0.5,) * 3), dict(backbone.model.state_dict())
-    )
+    state = dict(backbone.model.state_dict())
     probe = Probe.draw(backbone, NAMES)
-    to_open_clip.write(model, tmp_path)
-    assert max(probe.ask(backbone).difference(to_open_clip.read(tmp_path, probe)).values()) < 1e-5
-    again = load(f"local-dir:{tmp_path}")
-    assert (again.image_size, again.context_length) == ((48, 48), 100)
+    writer.write(Exported(backbone, Preprocess((48, 48), (0.5,) * 3, (0.5,) * 3), state), tmp_path)
+    assert max(probe.ask(backbone).difference(writer.read(tmp_path, probe)).values()) < 1e-5
+    if form == "open_clip":
+        again = load(f"local-dir:{tmp_path}")
+        assert (again.image_size, again.context_length) == ((48, 48), 100)
 
 
 def test_overwriting_takes_an_export_and_nothing_else(tiny_spec: str, tmp_path: Path) -> None:

@@ -75,7 +75,7 @@ def write(model: Exported, folder: Path) -> None:
             "tokenizer_of": backbone.spec,
         },
         "outputs": {"name": "features", "normalised": False},
-        "logit_scale": float(backbone.logit_scale),
+        "logit_scale": float(backbone.logit_scale.detach()),
     }
     (folder / "towers.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
 
@@ -85,7 +85,10 @@ def read(folder: Path, probe: Probe) -> Features:
     import onnxruntime
 
     facts = json.loads((folder / "towers.json").read_text(encoding="utf-8"))
-    tokens = _tokenizer(facts["text.onnx"]["tokenizer_of"])(list(probe.texts))
+    window = facts["text.onnx"]["input"]["shape"][
+        1
+    ]  # of stretched towers more than their tokenizer starts with
+    tokens = _tokenizer(facts["text.onnx"]["tokenizer_of"])(list(probe.texts), context_length=window)
     found = {}
     for file, name, value in (("image.onnx", "images", probe.images), ("text.onnx", "tokens", tokens)):
         session = onnxruntime.InferenceSession(folder / file, providers=["CPUExecutionProvider"])

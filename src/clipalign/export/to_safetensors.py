@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file
 
 from ..backbone import load
+from ..backbone.positions import stretch_positions
 from ..checkpoint import save_weights
 from ..methods.base import EXTRA
 from .model import Exported, Features, Probe, model_config
@@ -23,6 +24,7 @@ def write(model: Exported, folder: Path) -> None:
     facts = {
         "backbone": model.backbone.spec,
         "model_cfg": model_config(model),
+        "context_length": model.backbone.context_length,
         "preprocess": {
             "size": list(model.preprocess.size),
             "mean": list(model.preprocess.mean),
@@ -38,6 +40,8 @@ def read(folder: Path, probe: Probe) -> Features:
     """Features of a fresh model of the same architecture with the file's tensors, all of them and no others."""
     facts = json.loads((folder / "architecture.json").read_text(encoding="utf-8"))
     backbone = load(facts["backbone"], pretrained=False)
+    if backbone.context_length != facts["context_length"]:
+        stretch_positions(backbone, facts["context_length"])
     state = load_file(folder / WEIGHTS)
     towers = {name: value.float() for name, value in state.items() if not name.startswith(EXTRA)}
     backbone.model.load_state_dict(towers, strict=True)
