@@ -51,7 +51,8 @@ def _model(text_layers: int, vision_layers: int) -> Any:
 
 def backbone(text_layers: int = 3, vision_layers: int = 4) -> Backbone:
     """A fresh ViT with d = 16, widths 32 and 24."""
-    return Backbone(copy.deepcopy(_model(text_layers, vision_layers)), TOKENIZER, "tiny")
+    # A tokenizer of its own too: methods that stretch the text window set its length.
+    return Backbone(copy.deepcopy(_model(text_layers, vision_layers)), copy.copy(TOKENIZER), "tiny")
 
 
 def ready(cls: type[Method], tower: Backbone | None = None, **options: Any) -> Any:
