@@ -58,6 +58,17 @@ def test_a_study_expands_to_runs(squares_folder: Path, tmp_path: Path) -> None:
     assert len(zeroshot) == 6 and {job.seed for job in zeroshot} == {3}
 
 
+def test_one_method_in_two_forms(squares_folder: Path, tmp_path: Path) -> None:
+    methods = {"alignclip": None, "no-smoothing": {"method": "alignclip", "smoothing": "none"}}
+    study = write_study(
+        tmp_path / "study.yaml", methods=methods, data=str(squares_folder), targets=["grey"], seeds=1
+    )
+    plain, other = read_study(study)
+    assert plain.name.endswith("/alignclip/seed-0") and other.name.endswith("/no-smoothing/seed-0")
+    assert other.method == "alignclip" and other.options["smoothing"] == "none"
+    assert "smoothing" not in plain.options
+
+
 def alignclip_option() -> str:
     """Some number that is an option of AlignCLIP alone."""
     from dataclasses import fields

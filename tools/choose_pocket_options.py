@@ -1,9 +1,12 @@
 """Chooses learning rates for the pocket backbone on source validation and writes configs/pocket/METHOD.yaml.
 
-    python tools/choose_pocket_options.py --out runs/choose [--methods erm alignclip] [--steps 300]
+    python tools/choose_pocket_options.py --out runs/choose --methods erm alignclip --steps 120 --jobs 2
+    python tools/choose_pocket_options.py --out runs/choose-captions --methods smartclip --data pictoscenes \
+        --backbone pocket@96 --targets none --batch-size 64 --steps 100
 
-For each method, every learning rate is run on each target (one seed); the one with the highest mean accuracy on the
-source validation rows wins. Test rows are never looked at. Runs that are done are not run again.
+For each method, every learning rate is run on each target (one seed); the one with the highest mean on the source
+validation rows wins: accuracy, or recall@1 where the method learns from captions. Test rows are never looked at. The
+runs are a sweep: those that are done are not run again.
 """
 
 from __future__ import annotations
@@ -12,54 +15,91 @@ import argparse
 import shlex
 import statistics
 import sys
+from collections import defaultdict
 from pathlib import Path
+from typing import Any
+
+import yaml
 
 from clipalign.cli import main as clipalign
-from clipalign.methods import list_methods
+from clipalign.methods import get_method, list_methods
 from clipalign.results import read_results
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs" / "pocket"
+NO_TARGET = "none"
 
 
-def measure(method: str, lr: float, target: str, arguments: argparse.Namespace) -> float:
-    """Validation accuracy in [0, 1] of one run."""
-    out = arguments.out / method / f"{lr:g}" / target
-    tokens = ["train", "--method", method, "--backbone", "pocket", "--data", "pictograms"]
-    tokens += ["--protocol", "in-the-wild", "--target", target, "--steps", str(arguments.steps)]
-    tokens += ["--lr", f"{lr:g}", "--validate-every", "0", "--out", str(out), "--resume"]
+def study(method: str, arguments: argparse.Namespace) -> dict[str, Any]:
+    """The sweep over learning rates and targets of a method."""
+    captions = get_method(method).learns_from == "captions"
+    options = {"backbone": arguments.backbone, "steps": arguments.steps, "validate_every": 0}
+    options |= {} if arguments.batch_size is None else {"batch_size": arguments.batch_size}
+    targets = {} if arguments.targets == [NO_TARGET] else {"targets": arguments.targets}
+    return {
+        "methods": [method],
+        "data": [arguments.data],
+        "protocol": "retrieval" if captions else "in-the-wild",
+        "seeds": 1,
+        "options": options,
+        "grid": {"lr": arguments.lrs},
+        **targets,
+    }
+
+
+def measure(method: str, arguments: argparse.Namespace) -> dict[float, float]:
+    """Learning rate -> mean over targets of the number on source validation rows, in [0, 1]."""
+    out = arguments.out / method
+    out.mkdir(parents=True, exist_ok=True)
+    config = out / "study.yaml"
+    config.write_text(yaml.safe_dump(study(method, arguments), sort_keys=False), encoding="utf-8")
+    tokens = ["sweep", "--config", str(config), "--out", str(out / "runs"), "--jobs", str(arguments.jobs)]
     if clipalign(tokens) != 0:
         raise SystemExit(f"failed: clipalign {shlex.join(tokens)}")
-    validation = read_results(out)[0].validation
-    assert validation is not None
-    return validation
+    found: dict[float, list[float]] = defaultdict(list)
+    for path in sorted((out / "runs").rglob("results.jsonl")):
+        row = read_results(path)[0]
+        if row.lr in arguments.lrs and row.validation is not None:
+            found[row.lr].append(row.validation)
+    return {lr: statistics.fmean(found[lr]) for lr in arguments.lrs}
 
 
 def main() -> None:
-    """Run the grid and write the files."""
+    """Run the grids and write the files."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--methods", nargs="+", default=["erm", "alignclip"], choices=list_methods())
-    parser.add_argument("--lrs", nargs="+", type=float, default=[3e-5, 1e-4, 3e-4, 1e-3])
-    parser.add_argument("--targets", nargs="+", default=["twemoji", "fluent-high-contrast"])
-    parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--lrs", nargs="+", type=float, default=[1e-5, 3e-5, 1e-4])
+    parser.add_argument("--data", default="pictograms")
+    parser.add_argument("--backbone", default="pocket")
+    parser.add_argument(
+        "--targets",
+        nargs="+",
+        default=["noto", "twemoji", "fluent-high-contrast"],
+        help='"none" for captions',
+    )
+    parser.add_argument("--steps", type=int, default=120)
+    parser.add_argument("--batch-size", type=int, help="default: the method's own")
+    parser.add_argument("--jobs", type=int, default=1)
     arguments = parser.parse_args()
     CONFIGS.mkdir(parents=True, exist_ok=True)
     for method in arguments.methods:
-        found = {
-            lr: statistics.fmean(measure(method, lr, target, arguments) for target in arguments.targets)
-            for lr in arguments.lrs
-        }
+        found = measure(method, arguments)
         best = max(found, key=lambda lr: found[lr])
+        where = (
+            "" if arguments.targets == [NO_TARGET] else f", mean over targets {', '.join(arguments.targets)}"
+        )
         lines = [
             f"# python tools/choose_pocket_options.py {shlex.join(sys.argv[1:])}",
-            f"# in-the-wild, mean over targets {', '.join(arguments.targets)}, seed 0, {arguments.steps} steps;",
-            "# accuracy on source validation rows, percent, by learning rate:",
+            f"# {arguments.data}{where}, seed 0, {arguments.steps} steps;",
+            "# accuracy (of captions: recall@1) on source validation rows, percent, by learning rate:",
             "#   " + "   ".join(f"{lr:g}: {100 * value:.1f}" for lr, value in found.items()),
             f"lr: {best:g}",
             f"steps: {arguments.steps}",
         ]
+        if arguments.batch_size is not None:
+            lines.append(f"batch_size: {arguments.batch_size}")
         (CONFIGS / f"{method}.yaml").write_text("\n".join(lines) + "\n", encoding="utf-8")
         print("\n".join(lines))
 

@@ -1,6 +1,6 @@
 """A study file -> its runs: methods x data x targets x seeds x options.
 
-    methods: [zeroshot, erm, alignclip]   # or a mapping of a method to options of its own
+    methods: [zeroshot, erm, alignclip]   # or a mapping of a method, or of a name of yours, to options of its own
     data: pictograms                      # or a list of names, or of mappings with options of DataConfig
     protocol: in-the-wild                 # one or several
     targets: all                          # or a list; left out where the protocol has none
@@ -87,20 +87,21 @@ def read_study(path: Path) -> list[Job]:
         raise UserError(f"{where}methods: is missing; name one or several of `clipalign list methods`")
     methods = _methods(study["methods"], where)
     options, grid = _mapping(study.get("options"), "options", where), _grid(study.get("grid"), where)
-    _check_names(options, methods, f"{where}options: ")
-    _check_names(grid, methods, f"{where}grid: ")
-    for method, own in methods.items():
-        _check_names(own, {method: {}}, f"{where}methods: {method}: ")
+    known = [method for method, _ in methods.values()]
+    _check_names(options, known, f"{where}options: ")
+    _check_names(grid, known, f"{where}grid: ")
+    for name, (method, own) in methods.items():
+        _check_names(own, [method], f"{where}methods: {name}: ")
     seeds = study.get("seeds", 1)
     seeds = list(range(seeds)) if isinstance(seeds, int) else [int(seed) for seed in _list(seeds)]
 
     jobs: dict[str, Job] = {}
     for seed in seeds:
         for data_name, data_options, target in _places(study, options, where):
-            for name, own in methods.items():
+            for name, (method, own) in methods.items():
                 for chosen in _combinations(grid):
                     layers = {**options, **data_options, **own, **chosen}
-                    job = _job(get_method(name), data_name, target, seed, layers, chosen, seeds[0])
+                    job = _job(name, get_method(method), data_name, target, seed, layers, chosen, seeds[0])
                     earlier = jobs.setdefault(job.name, job)
                     if earlier != job:
                         raise UserError(f"{where}two different runs are called {job.name}; give data a name:")
@@ -108,6 +109,7 @@ def read_study(path: Path) -> list[Job]:
 
 
 def _job(
+    label: str,
     method: type[Method],
     data: str,
     target: str | None,
@@ -124,7 +126,7 @@ def _job(
     default = "retrieval" if method.learns_from == "captions" else "domain-shift"
     protocol = str(options.get("protocol") or default)
     variant = ",".join(f"{key}={_word(value)}" for key, value in chosen.items() if key in known)
-    parts = [data, protocol, target or "no-target", f"{method.name},{variant}" if variant else method.name]
+    parts = [data, protocol, target or "no-target", f"{label},{variant}" if variant else label]
     name = "/".join([*(slug(part) for part in parts), f"seed-{seed}"])
     options |= {"method": method.name, "seed": seed} | ({} if target is None else {"target": target})
     return Job(name, method.name, data, protocol, target, seed, options)
@@ -162,13 +164,15 @@ def _targets(targets: Any, options: Options, where: str) -> list[str | None]:
     return list(source.domain_names)
 
 
-def _methods(given: Any, where: str) -> dict[str, Options]:
-    if isinstance(given, Mapping):
-        return {
-            get_method(str(name)).name: _mapping(own, f"methods: {name}", where)
-            for name, own in given.items()
-        }
-    return {get_method(str(name)).name: {} for name in _list(given)}
+def _methods(given: Any, where: str) -> dict[str, tuple[str, Options]]:
+    """Name in folders -> method and options of its own. Several names may be of one method, which `method:` tells."""
+    if not isinstance(given, Mapping):
+        return {get_method(str(name)).name: (str(name), {}) for name in _list(given)}
+    found = {}
+    for name, options in given.items():
+        own = _mapping(options, f"methods: {name}", where)
+        found[str(name)] = (get_method(str(own.pop("method", name))).name, own)
+    return found
 
 
 def _grid(given: Any, where: str) -> dict[str, list[Any]]:
@@ -184,7 +188,7 @@ def _combinations(grid: Mapping[str, Sequence[Any]]) -> Iterator[Options]:
         yield dict(zip(grid, values, strict=True))
 
 
-def _check_names(names: Iterable[str], methods: Mapping[str, Any], where: str) -> None:
+def _check_names(names: Iterable[str], methods: Sequence[str], where: str) -> None:
     """Every option has to be one of the runs, or of at least one of the methods."""
     known = {f.name for f in fields(TrainConfig)} - OWN
     for method in methods:
@@ -192,7 +196,7 @@ def _check_names(names: Iterable[str], methods: Mapping[str, Any], where: str) -
     for name in names:
         if name in OWN:
             raise UserError(f"{where}{name} is set by the sweep, run by run")
-        reject_unknown([name], known, next(iter(methods)), where)
+        reject_unknown([name], known, methods[0], where)
 
 
 def _mapping(given: Any, name: str, where: str) -> Options:
