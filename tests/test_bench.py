@@ -24,6 +24,11 @@ def test_a_method_that_trains(tiny_spec: str) -> None:
     assert cost.memory is not None and cost.reason is None
 
 
+def test_a_method_that_learns_from_captions(tiny_spec: str) -> None:
+    cost = measure("infonce", tiny_spec, steps=1, batch_size=2, classes=3, device="cpu", clock="wall")
+    assert cost.reason is None and cost.step and cost.predict and cost.parameters > 1000
+
+
 def test_a_method_that_does_not(tiny_spec: str) -> None:
     cost = measure("zeroshot", tiny_spec, **FEW)  # type: ignore[arg-type]
     assert cost.parameters == 0 and cost.step is None and cost.predict is not None

@@ -24,7 +24,8 @@ from clipalign.export import export, to_hf, to_open_clip
 from clipalign.export.head import head_of
 from clipalign.export.model import Exported, Features, Probe
 from clipalign.methods import get_method
-from clipalign.runs import NamesOnly, names_episode, open_run
+from clipalign.protocols.names_only import NamesOnly, names_episode
+from clipalign.runs import open_run
 
 NAMES = ("red square", "green_square", "café au lait", "dog's toy")
 TEMPLATES = ("a photo of a {}.", "art of the {}.")

@@ -22,10 +22,11 @@ from .data import Interpolation, choose_templates
 from .data.decode import evaluation_view, fault, printable, read_image
 from .data.folder import images_in
 from .errors import UserError
-from .methods import Method, get_method
+from .methods import Method
 from .options import parse_config, to_arguments
 from .precision import Precision, select_device
-from .runs import NamesOnly, RunFolder, is_run, names_episode, open_run
+from .protocols.names_only import NamesOnly
+from .runs import RunFolder, is_run, open_run, zeroshot
 from .text import DEFAULT_TEMPLATES, clean_class_names
 from .training import preprocess_for
 
@@ -198,13 +199,7 @@ def _open(config: PredictConfig, device: torch.device) -> tuple[Method, tuple[st
     if Path(config.model).exists():
         raise UserError(f"MODEL: {config.model} is not a run folder (no config.yaml)")
     templates = choose_templates(config.template, NamesOnly("", (), (), DEFAULT_TEMPLATES))
-    zeroshot = get_method("zeroshot")()
-    zeroshot.setup(
-        load(config.model, device, config.cache_dir),
-        names_episode(NamesOnly("", (), (), templates)),
-        templates,
-    )
-    return zeroshot, (), templates
+    return zeroshot(load(config.model, device, config.cache_dir), templates), (), templates
 
 
 def read_classes(path: Path) -> list[str]:

@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     import torch
 
     from .backbone import Backbone
-    from .data.base import Source
     from .methods import Method
     from .protocols import Episode
 
@@ -252,21 +251,13 @@ def open_run(
 
 def stored_episode(folder: RunFolder) -> Episode:
     """What `Method.setup` needs to know of the episode a run was trained on; it has no rows."""
+    from .protocols.names_only import NamesOnly, names_episode
+
     facts = folder.record()
     names, domains, templates = (tuple(facts[k]) for k in ("class_names", "domain_names", "templates"))
     return names_episode(
         NamesOnly(facts["data"], names, domains, templates), facts["protocol"], facts["target"]
     )
-
-
-def names_episode(source: Source, protocol: str = "", target: str | None = None) -> Episode:
-    """An episode without rows, which trains on all classes of a source."""
-    import numpy as np
-
-    from .protocols import Episode
-
-    none = np.empty(0, np.int64)
-    return Episode(protocol, target, source, tuple(range(len(source.class_names))), none, none, (), "")
 
 
 def zeroshot(backbone: Backbone, templates: Sequence[str] | None = None) -> Method:
@@ -277,35 +268,10 @@ def zeroshot(backbone: Backbone, templates: Sequence[str] | None = None) -> Meth
         templates: of prompts; None for "a photo of a {}.".
     """
     from .methods import get_method
+    from .protocols.names_only import NamesOnly, names_episode
     from .text import DEFAULT_TEMPLATES
 
     templates = tuple(templates or DEFAULT_TEMPLATES)
     method = get_method("zeroshot")()
     method.setup(backbone, names_episode(NamesOnly("", (), (), templates)), templates)
     return method
-
-
-class NamesOnly:
-    """A `Source` that remembers the names of a data set, for models that are used without it."""
-
-    def __init__(
-        self,
-        name: str,
-        class_names: tuple[str, ...],
-        domain_names: tuple[str, ...],
-        templates: tuple[str, ...],
-    ) -> None:
-        import numpy as np
-
-        self.name, self.class_names, self.domain_names = name, class_names, domain_names
-        self.templates = templates
-        self.labels = self.domains = np.empty(0, np.int64)
-
-    def views(self, stage: str) -> int:
-        return 1
-
-    def images(self, *_: Any, **__: Any) -> torch.Tensor:
-        raise RuntimeError("the images of a finished run are not at hand")
-
-    def fingerprint(self) -> str:
-        return ""

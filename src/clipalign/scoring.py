@@ -19,13 +19,13 @@ from .errors import UserError
 from .evaluation import Views
 from .evaluation.captions import caption_rows, found_by_caption
 from .evaluation.rows import domain_tests, result_rows, score, write_predictions
-from .methods import Method, get_method
+from .methods import Method
 from .options import parse_config, to_arguments
 from .precision import Precision, select_device
 from .progress import Reporter
 from .protocols import Episode, episode_from
 from .results import FILE, ResultRow, write_results
-from .runs import NamesOnly, check_out, is_run, names_episode, open_run
+from .runs import check_out, is_run, open_run, zeroshot
 from .said import conclusion
 from .tasks import RETRIEVAL
 from .training import preprocess_for, row_facts
@@ -113,11 +113,9 @@ def open_model(
     if Path(config.model).exists():
         raise UserError(f"MODEL: {config.model} is not a run folder (no config.yaml)")
     templates = choose_templates(config.template, source)
-    zeroshot = get_method("zeroshot")()
-    backbone = load(config.model, device, config.cache_dir)
-    zeroshot.setup(backbone, names_episode(NamesOnly("", (), (), templates)), templates)
+    method = zeroshot(load(config.model, device, config.cache_dir), templates)
     facts = {
-        "method": zeroshot.name,
+        "method": method.name,
         "backbone": config.model,
         "seed": config.seed,
         "steps": 0,
@@ -125,4 +123,4 @@ def open_model(
         "command": command,
         "version": __version__,
     }
-    return zeroshot, facts, templates
+    return method, facts, templates

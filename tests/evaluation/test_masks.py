@@ -15,7 +15,8 @@ from clipalign.errors import UserError
 from clipalign.evaluation.masks import draw_pairs, mask_report, masks_of, pictogram_concepts
 from clipalign.methods import get_method
 from clipalign.methods.zeroshot import ZeroShot
-from clipalign.runs import NamesOnly, names_episode, zeroshot
+from clipalign.protocols.names_only import NamesOnly, names_episode
+from clipalign.runs import zeroshot
 
 CONCEPTS = ("a dog", "a cat", "an apple", "some bread", "a kite", "a bell")
 LABELS = {"kind": ("animal", "animal", "food", "food", "toy", "toy")}

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from clipalign.backbone import Backbone
 from clipalign.data.base import Batch
 from clipalign.methods.base import Method
-from clipalign.runs import NamesOnly, names_episode
+from clipalign.protocols.names_only import NamesOnly, names_episode
 
 WINDOW = 24
 NAMES = ("red apple", "dog", "grand_piano", "ice")

@@ -11,7 +11,7 @@ from prompt_towers import NAMES, backbone, batch_of
 from clipalign.cli import main
 from clipalign.errors import UserError
 from clipalign.methods import Method, all_methods, get_method
-from clipalign.runs import NamesOnly, names_episode
+from clipalign.protocols.names_only import NamesOnly, names_episode
 
 TEMPLATES = ("a photo of a {}.", "something else about the {}")
 

@@ -50,13 +50,13 @@ def measure(
 
     from ..averaging import make_average
     from ..backbone import load
-    from ..data.batches import Steps
+    from ..data.batches import CaptionSteps, Steps
     from ..optimiser import build_optimizer
     from ..precision import select_device
     from ..training import preprocess_for
 
     place = select_device(device)
-    episode = first_classes(classes)
+    scored = first_classes(classes)
     warm_up(load("pocket:random", place))
     before = resident()
     tower = load(backbone, place)
@@ -64,8 +64,14 @@ def measure(
     options = train_options(["--method", method, "--backbone", backbone, "--out", "unused"])
     subject = options.method(options.hyper)
     torch.manual_seed(0)
-    subject.setup(tower, episode, episode.source.templates)
-    batch = Steps(episode, batch_size, 0, preprocess_for(tower))[0].to(place)
+    if subject.learns_from == "captions":
+        episode = scenes()
+        subject.setup(tower, episode, scored.source.templates)
+        use = subject.config.captions
+        batch = CaptionSteps(episode, batch_size, 0, preprocess_for(tower), use=use)[0].to(place)
+    else:
+        subject.setup(tower, scored, scored.source.templates)
+        batch = Steps(scored, batch_size, 0, preprocess_for(tower))[0].to(place)
     parameters = subject.parameters()
     now: Callable[[], float] = time.perf_counter if clock == "wall" else time.process_time
 
@@ -102,7 +108,7 @@ def measure(
         forget_peak()
         step = statistics.median(seconds(one_step) for _ in range(steps))
         most = memory()
-    classifier = subject.classifier(episode.class_names)
+    classifier = subject.classifier(scored.class_names)
 
     def predict() -> None:
         with torch.no_grad():
@@ -121,6 +127,14 @@ def warm_up(tower: Backbone) -> None:
     """Use both towers once: libraries take some hundred MiB when they first run, which no method is to pay."""
     tower.encode_text(["a"]).sum().backward()
     tower.encode_image(tower.model.logit_scale.new_zeros(1, 3, *tower.image_size)).sum().backward()
+
+
+def scenes() -> Episode:
+    """Pictoscenes and their captions."""
+    from ..data import load_source
+    from ..protocols import build_episode
+
+    return build_episode("retrieval", load_source("pictoscenes"), None)
 
 
 def first_classes(count: int) -> Episode:

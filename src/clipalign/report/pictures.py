@@ -18,7 +18,8 @@ from ..explain.figures import save
 from ..explain.scores import MapScores
 from ..methods import get_method
 from ..protocols import Episode, TestSet, episode_from
-from ..runs import names_episode, open_run
+from ..protocols.names_only import names_episode
+from ..runs import open_run
 from ..tasks import RETRIEVAL
 from ..training import preprocess_for
 from .collect import Found
