@@ -118,6 +118,10 @@ def write_card(config: CardConfig, accuracy: dict[str, dict[str, float]], source
     millions, hours = last["step"] * BATCH / 1e6, last["seconds"] / 3600
     top1, top5 = (100 * checked[-1][f"kept_out_top{k}"] for k in (1, 5))
     held = checked[-1]["kept_out_drawings"]
+    # A log put together of several runs has each run's first line marked.
+    parts = "".join(
+        f", gone on from its weights at step {row['started_at']:,}" for row in log if "started_at" in row
+    )
     return f"""# Pocket CLIP
 
 A small CLIP for trying methods out on a laptop: a ViT of 6 blocks, width 128, 64 x 64 pixels in 8 x 8 patches, and a
@@ -134,7 +138,7 @@ gradient and noise backgrounds. The weights are an average over the last steps; 
   other work too
 * loss: {last["loss"]:.2f}; kept-out set: {top1:.1f} % top-1, {top5:.1f} % top-5 of {len(art_table["synonyms"])} names
   (n = {held} drawings, 2 renders each)
-* made by: `python -m clipalign.pretrain`, `python -m clipalign.pretrain.card`
+* made by: `python -m clipalign.pretrain`{parts}; `python -m clipalign.pretrain.card`
 
 ## Zero-shot accuracy on Pictograms (percent)
 
