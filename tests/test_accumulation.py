@@ -22,9 +22,9 @@ from clipalign.errors import UserError
 from clipalign.methods import Method, get_method
 from clipalign.methods.contrastive import ContrastiveMethod
 from clipalign.precision import Precision
+from clipalign.preparation import preprocess_for
 from clipalign.protocols import Episode, build_episode
 from clipalign.results import read_results
-from clipalign.training import preprocess_for
 from test_distributed import several
 
 PRECISION = Precision("fp32", torch.device("cpu"))

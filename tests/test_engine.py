@@ -23,10 +23,10 @@ from clipalign.evaluation import Views
 from clipalign.methods import Method, get_method
 from clipalign.optimiser import build_optimizer, lr_factor
 from clipalign.precision import Precision, select_device
+from clipalign.preparation import preprocess_for
 from clipalign.progress import Reporter
 from clipalign.protocols import build_episode
 from clipalign.runs import RunFolder
-from clipalign.training import preprocess_for
 from clipalign.validation import SourceValidation
 
 CPU = torch.device("cpu")

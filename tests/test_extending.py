@@ -18,8 +18,8 @@ from clipalign.data.batches import Steps
 from clipalign.data.folder import ImageFolder
 from clipalign.errors import UserError
 from clipalign.options import train_options
+from clipalign.preparation import preprocess_for
 from clipalign.protocols import build_episode
-from clipalign.training import preprocess_for
 
 ROOT = Path(__file__).parents[1]
 EXAMPLE = ROOT / "examples" / "l2_sp.py"

@@ -77,10 +77,10 @@ def test_training_keeps_half_values(tiny: Backbone, squares: Any, tmp_path: Any)
     from clipalign.engine import fit
     from clipalign.evaluation import Views
     from clipalign.methods import get_method
+    from clipalign.preparation import preprocess_for
     from clipalign.progress import Reporter
     from clipalign.protocols import build_episode
     from clipalign.runs import RunFolder
-    from clipalign.training import preprocess_for
     from clipalign.validation import SourceValidation
 
     def run(precision: str, lr: float) -> dict[str, torch.Tensor]:

@@ -25,10 +25,10 @@ from .errors import UserError
 from .methods import Method
 from .options import parse_config, to_arguments
 from .precision import Precision, select_device
+from .preparation import preprocess_for
 from .protocols.names_only import NamesOnly
 from .runs import RunFolder, is_run, open_run, zeroshot
 from .text import DEFAULT_TEMPLATES, clean_class_names
-from .training import preprocess_for
 
 BATCH = 64
 SHOWN = 10  # files that are named when they are skipped

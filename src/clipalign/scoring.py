@@ -22,13 +22,14 @@ from .evaluation.rows import domain_tests, result_rows, score, write_predictions
 from .methods import Method
 from .options import parse_config, to_arguments
 from .precision import Precision, select_device
+from .preparation import preprocess_for
 from .progress import Reporter
 from .protocols import Episode, episode_from
 from .results import FILE, ResultRow, write_results
 from .runs import check_out, is_run, open_run, zeroshot
 from .said import conclusion
 from .tasks import RETRIEVAL
-from .training import preprocess_for, row_facts
+from .training import row_facts
 
 
 def evaluate(model: str | Path, **options: Any) -> list[ResultRow]:

@@ -16,8 +16,9 @@ from clipalign.data.folder import ImageFolder
 from clipalign.data.pictograms import Pictograms
 from clipalign.data.table import Table
 from clipalign.evaluation.kept import KeptViews
+from clipalign.preparation import Shared
 from clipalign.results import read_results
-from clipalign.training import Shared, run_training
+from clipalign.training import run_training
 
 PREPROCESS = Preprocess((32, 32), (0.4, 0.5, 0.6), (0.2, 0.3, 0.4))
 SIZE = 3 * 32 * 32 * 4

@@ -17,8 +17,8 @@ from clipalign.explain import explain
 from clipalign.explain.maps import make_maps
 from clipalign.explain.photo import _explain
 from clipalign.methods import get_method
+from clipalign.preparation import preprocess_for
 from clipalign.runs import open_run, zeroshot
-from clipalign.training import preprocess_for
 
 PROMPTED = ("maple", "promptsrc")
 

@@ -13,8 +13,8 @@ from clipalign.data.base import Batch
 from clipalign.data.batches import Steps
 from clipalign.evaluation import Views
 from clipalign.methods import get_method
+from clipalign.preparation import preprocess_for
 from clipalign.protocols import Episode
-from clipalign.training import preprocess_for
 from clipalign.validation import SourceValidation
 
 TEMPLATES = ("a photo of a {}.",)

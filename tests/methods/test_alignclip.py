@@ -16,8 +16,8 @@ from clipalign.data.folder import ImageFolder
 from clipalign.errors import UserError
 from clipalign.methods import get_method
 from clipalign.methods.alignclip import LOOK_EVERY, AlignClip, AlignClipConfig, resolve
+from clipalign.preparation import preprocess_for
 from clipalign.protocols import Episode, build_episode
-from clipalign.training import preprocess_for
 
 
 @pytest.fixture

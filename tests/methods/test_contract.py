@@ -18,8 +18,8 @@ from clipalign.data.batches import Steps
 from clipalign.data.folder import ImageFolder
 from clipalign.errors import UnseenClasses, UserError
 from clipalign.methods import Method, all_methods, get_method, list_methods, register
+from clipalign.preparation import preprocess_for
 from clipalign.protocols import Episode, build_episode
-from clipalign.training import preprocess_for
 
 METHODS = all_methods()
 PAIRS = [(method, tower) for method in METHODS for tower in method.towers]

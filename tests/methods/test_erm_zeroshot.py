@@ -10,8 +10,8 @@ from clipalign.backbone import Backbone
 from clipalign.data.batches import Steps
 from clipalign.data.folder import ImageFolder
 from clipalign.methods import get_method
+from clipalign.preparation import preprocess_for
 from clipalign.protocols import build_episode
-from clipalign.training import preprocess_for
 
 NAMES = ("red_square", "blue square", "traffic-light", "snow")
 

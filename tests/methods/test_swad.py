@@ -16,10 +16,10 @@ from clipalign.engine import fit
 from clipalign.evaluation import Views
 from clipalign.methods import get_method
 from clipalign.precision import Precision
+from clipalign.preparation import preprocess_for
 from clipalign.progress import Reporter
 from clipalign.protocols import build_episode
 from clipalign.runs import RunFolder
-from clipalign.training import preprocess_for
 from clipalign.validation import SourceValidation
 
 

@@ -53,7 +53,7 @@ def measure(
     from ..data.batches import CaptionSteps, Steps
     from ..optimiser import build_optimizer
     from ..precision import select_device
-    from ..training import preprocess_for
+    from ..preparation import preprocess_for
 
     place = select_device(device)
     scored = first_classes(classes)

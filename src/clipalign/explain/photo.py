@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from ..data.base import Preprocess
 from ..data.decode import evaluation_view, read_image
 from ..methods import Method
-from ..training import preprocess_for
+from ..preparation import preprocess_for
 from .figures import Block, Panel, grid_figure, save
 from .maps import Maps, make_maps
 from .scores import min_max, upsample

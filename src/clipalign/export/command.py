@@ -21,9 +21,9 @@ from ..errors import UserError
 from ..methods import Method
 from ..options import parse_config, to_arguments
 from ..prediction import read_classes
+from ..preparation import preprocess_for
 from ..runs import is_run, open_run, zeroshot
 from ..text import DEFAULT_TEMPLATES, prompts
-from ..training import preprocess_for
 
 FACTS = "export.json"
 MODULES = {

@@ -23,8 +23,8 @@ from ..checkpoint import load_weights, save_weights, write_text
 from ..data.pictograms import Pictograms
 from ..evaluation import Views
 from ..evaluation.rows import domain_tests, score
+from ..preparation import preprocess_for
 from ..runs import zeroshot
-from ..training import preprocess_for
 from .art import KEPT_OUT, TEMPLATES, Art
 
 BATCH = 256  # images per step

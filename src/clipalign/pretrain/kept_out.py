@@ -8,7 +8,7 @@ import torch.nn.functional as F
 
 from ..backbone.model import Backbone
 from ..data.compose import Background, Scene, draw_placement, render
-from ..training import preprocess_for
+from ..preparation import preprocess_for
 from .art import Art
 from .batches import POOL, SIZE
 

@@ -14,7 +14,7 @@ from ..averaging import EMA
 from ..backbone.loading import load
 from ..backbone.model import Backbone
 from ..checkpoint import load_weights
-from ..training import preprocess_for
+from ..preparation import preprocess_for
 from .batches import PretrainingBatch
 from .config import PretrainConfig, concept_weight, patch_dropout, rate
 

@@ -17,11 +17,11 @@ from ..explain.compare import Model, Views, compare_figure, compare_maps, draw_v
 from ..explain.figures import save
 from ..explain.scores import MapScores
 from ..methods import get_method
+from ..preparation import preprocess_for
 from ..protocols import Episode, TestSet, episode_from
 from ..protocols.names_only import names_episode
 from ..runs import open_run
 from ..tasks import RETRIEVAL
-from ..training import preprocess_for
 from .collect import Found
 from .document import Grid, Paragraph, Part, Picture
 from .tables import order_labels
