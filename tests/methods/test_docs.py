@@ -8,9 +8,10 @@ from pathlib import Path
 from clipalign.methods import all_methods
 
 TEXT = (Path(__file__).parents[2] / "docs" / "methods.md").read_text(encoding="utf-8")
+GLANCE = TEXT.split("## At a glance")[1].split("\n## ")[0]
 ROWS = {
     name: cells
-    for name, *cells in re.findall(r"^\| `([a-z-]+)` \| (.+?) \| (.+?) \| (.+?) \| (.+?) \|$", TEXT, re.M)
+    for name, *cells in re.findall(r"^\| `([a-z-]+)` \| (.+?) \| (.+?) \| (.+?) \| (.+?) \|$", GLANCE, re.M)
 }
 
 

@@ -95,7 +95,7 @@ def bars(found: Sequence[Measured]) -> Figure:
     names = [target or test if one_test else f"{target} {test}".strip() for target, test in groups]
     axes.set_xticks(range(len(groups)), names, fontsize=8)
     axes.set_ylabel("accuracy (%)", fontsize=8)
-    axes.legend(fontsize=8, frameon=False)
+    legend_above(axes)
     return figure
 
 
@@ -117,7 +117,7 @@ def shift(found: Sequence[Measured]) -> Figure:
         )
     axes.set_xlabel("source validation (%)", fontsize=8)
     axes.set_ylabel("test (%)", fontsize=8)
-    axes.legend(fontsize=8, frameon=False)
+    legend_above(axes)
     return figure
 
 
@@ -137,7 +137,7 @@ def base_new(found: Sequence[Measured]) -> Figure:
     axes.clabel(lines, fontsize=7, fmt="%.0f")
     axes.set_xlabel("base classes (%)", fontsize=8)
     axes.set_ylabel("new classes (%)", fontsize=8)
-    axes.legend(fontsize=8, frameon=False)
+    legend_above(axes)
     return figure
 
 
@@ -151,3 +151,8 @@ def _figure(width: float, height: float = 3.0) -> tuple[Figure, Axes]:
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
     return figure, axes
+
+
+def legend_above(axes: Axes) -> None:
+    """The legend over the plot, where it hides no bar and no point."""
+    axes.legend(fontsize=8, frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=6)
