@@ -1,0 +1,114 @@
+"""Prints the tables of docs/studies/smartclip.md from the runs of configs/studies/smartclip.yaml.
+
+    python tools/measure_smartclip_study.py runs/smartclip
+
+Recalls are read from the runs. What each run still knows of single drawings (zero-shot classification of Pictograms,
+target twemoji, 256 names) and how far its masks take concepts apart is measured once and kept beside the run, in
+`after.json`.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import sys
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from clipalign.checkpoint import write_text
+from clipalign.data import load_source
+from clipalign.evaluation import Views
+from clipalign.evaluation.masks import mask_report
+from clipalign.evaluation.rows import score
+from clipalign.methods.masks import MaskNetwork
+from clipalign.preparation import preprocess_for
+from clipalign.protocols import build_episode
+from clipalign.results import read_results
+from clipalign.runs import Run, open_run
+
+RECALLS = [f"{way}_recall@{k}" for way in ("text_to_image", "image_to_text") for k in (1, 10)]
+
+
+def after(run: Run, views: dict[str, Any]) -> dict[str, Any]:
+    """Accuracy on single drawings, and the masks' report where there are masks."""
+    backbone = run.backbone
+    if "views" not in views:
+        source = load_source("pictograms")
+        views["episode"] = build_episode("domain-shift", source, "twemoji")
+        views["views"] = Views(source, preprocess_for(backbone))
+    episode, templates = views["episode"], views["episode"].source.templates
+    scored = score(views["views"], lambda names: run.method.classifier(names, templates), episode.tests)
+    assert scored[0].accuracy is not None
+    found: dict[str, Any] = {"accuracy": scored[0].accuracy.top1}
+    if run.method.caption_masks(["a dog"]) is not None:
+        found["masks"] = mask_report(run.method)
+        network = run.method.extra["mask"]
+        assert isinstance(network, MaskNetwork)
+        trained = {name: value.clone() for name, value in network.state_dict().items()}
+        torch.manual_seed(0)
+        network.initialise()  # the same text tower under a mask network that has learned nothing
+        found["untrained_masks"] = mask_report(run.method)
+        network.load_state_dict(trained)
+    return found
+
+
+def shown(values: list[float], scale: float = 100) -> str:
+    """Mean, and the standard deviation over seeds where there are several."""
+    mean = f"{scale * statistics.fmean(values):.1f}"
+    return mean if len(values) == 1 else f"{mean} ± {scale * statistics.stdev(values):.1f}"
+
+
+def main(root: Path) -> None:
+    """Measure what is missing and print the tables."""
+    views: dict[str, Any] = {}
+    recalls: dict[tuple[str, str, str], list[float]] = defaultdict(list)
+    kept: dict[str, list[float]] = defaultdict(list)
+    masks: dict[tuple[str, str], list[float]] = defaultdict(list)
+    names: list[str] = []
+    for path in sorted(root.rglob("results.jsonl")):
+        folder, name = path.parent, path.parent.parent.name
+        names += [] if name in names else [name]
+        for row in read_results(folder):
+            for field, value in row.extra.items():
+                if "recall@" in field or field.startswith("active_"):
+                    recalls[name, row.test, field].append(float(value))
+        if not (folder / "after.json").is_file():
+            write_text(folder / "after.json", json.dumps(after(open_run(folder), views), indent=1) + "\n")
+        found = json.loads((folder / "after.json").read_text(encoding="utf-8"))
+        kept[name].append(found["accuracy"])
+        for kind in ("masks", "untrained_masks"):
+            if kind in found:
+                report = found[kind]
+                numbers = {
+                    "active": report["single"]["mean"],
+                    "auroc": report["relations"]["subgroup"]["auroc"],
+                    "union": report["union"]["excess"],
+                    "intersection": report["intersection"]["excess"],
+                }
+                for field, value in numbers.items():
+                    masks[f"{name}{'' if kind == 'masks' else ', untrained'}", field].append(value)
+
+    for test in ("long", "short", "long-twemoji", "short-twemoji"):
+        for prefix in ("", "relevant_", "masked_"):
+            print(f"\n{test} {prefix}\n| method | T2I @1 | @10 | I2T @1 | @10 |\n|---|---|---|---|---|")
+            for name in names:
+                cells = [recalls.get((name, test, prefix + field)) for field in RECALLS]
+                if all(cells):
+                    print(f"| {name} | {' | '.join(shown(cell) for cell in cells if cell)} |")
+    print("\n| method | accuracy on single drawings |\n|---|---|")
+    for name in names:
+        print(f"| {name} | {shown(kept[name])} |")
+    print("\n| masks of | active of 128 | AUROC | union | intersection |\n|---|---|---|---|---|")
+    for name in dict.fromkeys(name for name, _ in masks):
+        cells = [
+            shown(masks[name, field], 1 if field == "active" else 100)
+            for field in ("active", "auroc", "union", "intersection")
+        ]
+        print(f"| {name} | {' | '.join(cells)} |")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
