@@ -32,8 +32,8 @@ class Progress:
 
     def __init__(self, jobs: list[Job], out: Path) -> None:
         self.jobs, self.out = jobs, out
-        self.accuracy = {job.name: _accuracy(out / job.name) for job in jobs if _done(out / job.name)}
-        self.before = len(self.accuracy)
+        self.headline = {job.name: _headline(out / job.name) for job in jobs if _done(out / job.name)}
+        self.before = len(self.headline)
         self.failed: dict[str, str] = {}
         self.running: dict[str, float] = {}
         self.console = Console(file=sys.stderr, highlight=False, soft_wrap=True)
@@ -65,17 +65,17 @@ class Progress:
         name = event.job.name
         seconds = time.monotonic() - self.running.pop(name)
         if event.error is None:
-            self.accuracy[name] = _accuracy(self.out / name)
-            said = f"{name}: {_percent(self.accuracy[name])} ({seconds:.0f} s)"
+            self.headline[name] = _headline(self.out / name)
+            said = f"{name}: {_percent(self.headline[name])} ({seconds:.0f} s)"
         else:
             self.failed[name] = event.error
             said = f"{name}: failed: {event.error}"
         if self.live is None:
-            count = len(self.accuracy) + len(self.failed)
+            count = len(self.headline) + len(self.failed)
             self.console.print(f"[{count}/{len(self.jobs)}] {said}", markup=False)
 
     def table(self) -> Group:
-        """Places down, methods across; seeds done, and their mean accuracy. Below: what runs, and what failed."""
+        """Places down, methods across; seeds done, and the mean of their headline. Below: what runs, and what failed."""
         methods = list(dict.fromkeys(_variant(job) for job in self.jobs))
         places = list(dict.fromkeys(_place(job) for job in self.jobs))
         table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
@@ -86,7 +86,7 @@ class Progress:
             cells = []
             for method in methods:
                 mine = [job.name for job in self.jobs if _place(job) == place and _variant(job) == method]
-                done = [self.accuracy[name] for name in mine if name in self.accuracy]
+                done = [self.headline[name] for name in mine if name in self.headline]
                 known = [value for value in done if value is not None]
                 mean = f"  {100 * statistics.fmean(known):.1f} %" if known else ""
                 cells.append(f"{len(done)}/{len(mine)}{mean}" if mine else "")
@@ -108,10 +108,12 @@ def _done(folder: Path) -> bool:
     return RunFolder(folder).done
 
 
-def _accuracy(folder: Path) -> float | None:
-    """Of the first test set."""
+def _headline(folder: Path) -> float | None:
+    """Accuracy on the first test set; of captions, recall@1 from text to image."""
     rows = read_results(folder)
-    return rows[0].accuracy if rows else None
+    if not rows:
+        return None
+    return rows[0].extra.get("text_to_image_recall@1", rows[0].accuracy)
 
 
 def _percent(value: float | None) -> str:
