@@ -75,7 +75,7 @@ class Progress:
             self.console.print(f"[{count}/{len(self.jobs)}] {said}", markup=False)
 
     def table(self) -> Group:
-        """Places down, methods across; seeds done, and the mean of their headline. Below: what runs, and what failed."""
+        """Places down, methods across: seeds done and the mean of their headline. Below: what runs and what failed."""
         methods = list(dict.fromkeys(_variant(job) for job in self.jobs))
         places = list(dict.fromkeys(_place(job) for job in self.jobs))
         table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
