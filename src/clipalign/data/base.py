@@ -8,6 +8,7 @@ from typing import Literal, Protocol, runtime_checkable
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 Stage = Literal["train", "validation", "test"]
 Interpolation = Literal["bicubic", "bilinear"]
@@ -65,6 +66,14 @@ class Preprocess:
         mean = images.new_tensor(self.mean).view(1, 3, 1, 1)
         std = images.new_tensor(self.std).view(1, 3, 1, 1)
         return (images - mean) / std
+
+    def fit(self, images: Tensor) -> Tensor:
+        """Pictures [B, 3, h, w] in [0, 1] -> [B, 3, H, W], resized where they have another size, standardised."""
+        if tuple(images.shape[-2:]) != self.size:
+            images = F.interpolate(
+                images, size=self.size, mode=self.interpolation, align_corners=False, antialias=True
+            ).clamp(0, 1)
+        return self.normalise(images)
 
 
 @runtime_checkable

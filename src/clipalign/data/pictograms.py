@@ -15,7 +15,6 @@ from typing import Literal
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from PIL import Image
 from scipy.ndimage import binary_fill_holes
 from torch import Tensor
@@ -134,16 +133,7 @@ class Pictograms:
         self, rows: np.ndarray, stage: Stage, draws: np.ndarray, seed: int, preprocess: Preprocess
     ) -> Tensor:
         """Renders rows (see `Source.images`), enlarged where a backbone wants more than 64 pixels."""
-        images = self._render(self._scenes(rows, stage, draws, seed), stage).images
-        if preprocess.size != (SIZE, SIZE):
-            images = F.interpolate(
-                images,
-                size=preprocess.size,
-                mode=preprocess.interpolation,
-                align_corners=False,
-                antialias=True,
-            ).clamp(0, 1)
-        return preprocess.normalise(images)
+        return preprocess.fit(self._render(self._scenes(rows, stage, draws, seed), stage).images)
 
     def sample(self, row: int, stage: Stage = "test", draw: int = 0, seed: int = 0) -> Sample:
         """One image with its exact masks; the same pixels as `images` gives before normalising."""

@@ -14,7 +14,6 @@ from typing import Literal, overload
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from scipy.sparse import csr_array
 from torch import Tensor
 
@@ -143,17 +142,7 @@ class Pictoscenes:
         self, rows: np.ndarray, stage: Stage, draws: np.ndarray, seed: int, preprocess: Preprocess
     ) -> Tensor:
         """Scenes rendered at the asked size (see `Source.images`); stage, draws and seed move nothing."""
-        side = max(preprocess.size)
-        images = self._remembered(rows, side).float() / 255
-        if preprocess.size != (side, side):
-            images = F.interpolate(
-                images,
-                size=preprocess.size,
-                mode=preprocess.interpolation,
-                align_corners=False,
-                antialias=True,
-            ).clamp(0, 1)
-        return preprocess.normalise(images)
+        return preprocess.fit(self._remembered(rows, max(preprocess.size)).float() / 255)
 
     def sample(self, row: int, size: int = SIZE) -> SceneSample:
         """One scene with its sentences and exact masks; the pixels of `images` before normalising."""
