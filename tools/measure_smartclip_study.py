@@ -26,10 +26,10 @@ from clipalign.evaluation.rows import score
 from clipalign.methods.masks import MaskNetwork
 from clipalign.preparation import preprocess_for
 from clipalign.protocols import build_episode
-from clipalign.results import read_results
+from clipalign.results import DIRECTIONS, read_results, recall_field
 from clipalign.runs import Run, open_run
 
-RECALLS = [f"{way}_recall@{k}" for way in ("text_to_image", "image_to_text") for k in (1, 10)]
+COLUMNS = [recall_field(way, k) for way in DIRECTIONS for k in (1, 10)]
 
 
 def after(run: Run, views: dict[str, Any]) -> dict[str, Any]:
@@ -95,7 +95,7 @@ def main(root: Path) -> None:
         for prefix in ("", "relevant_", "masked_"):
             print(f"\n{test} {prefix}\n| method | T2I @1 | @10 | I2T @1 | @10 |\n|---|---|---|---|---|")
             for name in names:
-                cells = [recalls.get((name, test, prefix + field)) for field in RECALLS]
+                cells = [recalls.get((name, test, prefix + field)) for field in COLUMNS]
                 if all(cells):
                     print(f"| {name} | {' | '.join(shown(cell) for cell in cells if cell)} |")
     print("\n| method | accuracy on single drawings |\n|---|---|")

@@ -8,12 +8,11 @@ from typing import Any
 from .checkpoint import write_text
 from .config import is_pocket
 from .methods import get_method
-from .results import ResultRow
+from .results import RECALLS, ResultRow
 from .runs import RunFolder
 
 SHIPPED = "ships with clipalign; the licences of its makers stand in the package's NOTICE"
 MOST_NAMES = 12
-RECALLS = [f"{way}_recall@{k}" for way in ("text_to_image", "image_to_text") for k in (1, 5, 10)]
 
 
 def write_card(folder: RunFolder, options: Mapping[str, Any], rows: Sequence[ResultRow]) -> None:

@@ -15,6 +15,17 @@ from .checkpoint import write_text
 from .errors import UserError
 
 FILE = "results.jsonl"
+# Fields of retrieval, in `extra`: directions, and how many best items count.
+DIRECTIONS = ("text_to_image", "image_to_text")
+RECALL_AT = (1, 5, 10)
+
+
+def recall_field(direction: str, k: int) -> str:
+    """Field name of a recall, such as "text_to_image_recall@1"; "relevant_" or "masked_" may stand before it."""
+    return f"{direction}_recall@{k}"
+
+
+RECALLS = tuple(recall_field(direction, k) for direction in DIRECTIONS for k in RECALL_AT)
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from .data.batches import Steps
 from .methods import Method
 from .options import TrainOptions
 from .precision import Precision
-from .results import ResultRow
+from .results import DIRECTIONS, RECALLS, ResultRow, recall_field
 from .tasks import ClassTask
 
 
@@ -51,10 +51,8 @@ def shown(value: Any) -> str:
 def conclusion(rows: Sequence[ResultRow]) -> Iterator[str]:
     """The numbers, and what they cost."""
     for row in rows:
-        if "text_to_image_recall@1" in row.extra:
-            to_image, to_text = (
-                100 * row.extra[f"{way}_recall@1"] for way in ("text_to_image", "image_to_text")
-            )
+        if RECALLS[0] in row.extra:
+            to_image, to_text = (100 * row.extra[recall_field(way, 1)] for way in DIRECTIONS)
             yield (
                 f"{row.test}: recall@1 {to_image:.1f} % text to image, {to_text:.1f} % image to text, "
                 f"{row.n} images, {row.extra['texts']} texts"

@@ -16,6 +16,7 @@ from .evaluation import Views
 from .evaluation.captions import found_by_caption
 from .methods.base import Classifier, Method
 from .protocols.base import Episode
+from .results import DIRECTIONS, recall_field
 
 
 @dataclass(frozen=True)
@@ -88,12 +89,8 @@ class CaptionValidation(SourceValidation):
         if not self.episode.caption_validation:
             return {}
         found = found_by_caption(self.views, method, self.episode.caption_validation, "validation")
-        ones = [
-            value
-            for test in found
-            for name, value in test.numbers.items()
-            if name in ("image_to_text_recall@1", "text_to_image_recall@1")
-        ]
+        wanted = {recall_field(way, 1) for way in DIRECTIONS}
+        ones = [value for test in found for name, value in test.numbers.items() if name in wanted]
         losses = [test.loss for test in found]
         return {
             "validation_recall": sum(ones) / len(ones),

@@ -17,8 +17,7 @@ from scipy.sparse import csr_array
 from torch import Tensor
 
 from ..errors import UserError
-
-RECALLS = (1, 5, 10)
+from ..results import DIRECTIONS, RECALL_AT, recall_field
 
 
 def recalls(
@@ -28,7 +27,7 @@ def recalls(
     *,
     relevant: csr_array | None = None,
     masks: Tensor | None = None,
-    ks: Sequence[int] = RECALLS,
+    ks: Sequence[int] = RECALL_AT,
     chunk: int = 4096,
 ) -> dict[str, float]:
     """Recall@k in both directions.
@@ -163,9 +162,9 @@ def _recalls(scores: _Scores, right: dict[str, csr_array], ks: Sequence[int], ch
                 by_text.count(wrong, rows)
                 by_image.count(wrong.T, columns)
     return {
-        f"{prefix}{name}_recall@{k}": asked.recall(k)
+        prefix + recall_field(name, k): asked.recall(k)
         for prefix, pair in ranks.items()
-        for name, asked in zip(("text_to_image", "image_to_text"), pair, strict=True)
+        for name, asked in zip(DIRECTIONS, pair, strict=True)
         for k in ks
     }
 

@@ -9,12 +9,13 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from ..results import DIRECTIONS, RECALL_AT, recall_field
 from .document import Accuracies, Grid, Heading, Part
 from .tables import Cell, Line, Row, Table, is_retrieval, label_rows, make_tables, order_labels, ranged
 
 FILE = Path(__file__).resolve().parents[1] / "assets" / "published_retrieval.csv"
-DIRECTIONS = {"text_to_image": "T2I", "image_to_text": "I2T"}
-COLUMNS = {f"{way}_recall@{k}": f"{short} R@{k}" for way, short in DIRECTIONS.items() for k in (1, 5, 10)}
+SHORT = dict(zip(DIRECTIONS, ("T2I", "I2T"), strict=True))
+COLUMNS = {recall_field(way, k): f"{SHORT[way]} R@{k}" for way in DIRECTIONS for k in RECALL_AT}
 # Prefix of a row's fields -> what is added to the name of the test.
 KINDS = {"": "", "relevant_": ", any relevant", "masked_": ", masked"}
 NOTES = {

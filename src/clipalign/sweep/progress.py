@@ -14,7 +14,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from ..results import read_results
+from ..results import RECALLS, read_results
 from ..runs import RunFolder
 from .pool import Event
 from .study import Job
@@ -113,7 +113,7 @@ def _headline(folder: Path) -> float | None:
     rows = read_results(folder)
     if not rows:
         return None
-    return rows[0].extra.get("text_to_image_recall@1", rows[0].accuracy)
+    return rows[0].extra.get(RECALLS[0], rows[0].accuracy)
 
 
 def _percent(value: float | None) -> str:
