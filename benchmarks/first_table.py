@@ -1,6 +1,6 @@
 """How long a stranger waits for a table: a folder of JPEGs -> data check -> train -> report, each as a command.
 
-    python benchmarks/first_table.py --out /tmp/first-table
+    python benchmarks/first_table.py --out first-table
 
 The folder has 4 domains x 20 classes x 10 images of 224 pixels, renders of Pictograms. Prints the seconds of each
 command, start of the process included, with the machine's load before it.

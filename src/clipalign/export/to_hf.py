@@ -263,6 +263,11 @@ def check_text(backbone: Backbone) -> TextTower:
 
 
 def transformers_or_raise() -> Any:
+    """The transformers package, without its bars and advice.
+
+    Raises:
+        UserError: it is not installed.
+    """
     try:
         import transformers
     except ImportError:
