@@ -8,12 +8,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import TypeVar
 
 from .document import Grid, Heading, Part
 from .tables import Row
 
 FILE = Path(__file__).resolve().parents[1] / "assets" / "published.csv"
 SOURCE = "AlignCLIP, tables 1 to 6"
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -43,8 +45,13 @@ class Published:
 @cache
 def published() -> tuple[Published, ...]:
     """All numbers that ship with the package."""
-    with FILE.open(encoding="utf-8", newline="") as file:
-        return tuple(Published(**line) for line in csv.DictReader(file))
+    return read_numbers(FILE, Published)
+
+
+def read_numbers(path: Path, kind: type[T]) -> tuple[T, ...]:
+    """One object per line of a CSV whose columns are the fields of `kind`."""
+    with path.open(encoding="utf-8", newline="") as file:
+        return tuple(kind(**line) for line in csv.DictReader(file))
 
 
 def published_beside(rows: Sequence[Row]) -> list[Part]:

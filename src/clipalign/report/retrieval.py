@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -11,7 +10,9 @@ from pathlib import Path
 
 from ..results import DIRECTIONS, RECALL_AT, recall_field
 from .document import Accuracies, Grid, Heading, Part
-from .tables import Cell, Line, Row, Table, is_retrieval, label_rows, make_tables, order_labels, ranged
+from .notes import ranged, shared_notes
+from .published import read_numbers
+from .tables import Cell, Line, Row, Table, is_retrieval, label_rows, make_tables, order_labels
 
 FILE = Path(__file__).resolve().parents[1] / "assets" / "published_retrieval.csv"
 SHORT = dict(zip(DIRECTIONS, ("T2I", "I2T"), strict=True))
@@ -80,17 +81,7 @@ def _notes(rows: list[Row], table: Table, kinds: Iterable[str]) -> tuple[str, ..
         size += f" and {ranged(texts)} texts" if texts else ""
         sizes.append(size + (f" ({ranged(cut)} of them longer than the window, and cut)" if cut else ""))
     notes.append(f"Scored: {'; '.join(sizes)}.")
-    cells = [cell for line in table.lines for cell in line.cells if cell is not None]
-    if any(cell.std is not None for cell in cells):
-        notes.append("± is the standard deviation over seeds.")
-    if any(cell.seeds == 1 for cell in cells):
-        notes.append("A value without ± is one run.")
-    if any(" (split " in line.labels[-1] or ", split " in line.labels[-1] for line in table.lines):
-        notes.append("Lines with different splits are kept apart: their numbers are not comparable.")
-    for method, reason in dict.fromkeys((row["method"], row["reason"]) for row in rows if row.get("reason")):
-        notes.append(f"Not scored, {method}: {reason}.")
-    if len(table.lines) > 1:
-        notes.append("Bold: the highest mean of a test's column.")
+    notes += shared_notes(rows, table, unscored="Not scored", among="test")
     return tuple(notes)
 
 
@@ -136,8 +127,7 @@ class PublishedRecall:
 @cache
 def published_recalls() -> tuple[PublishedRecall, ...]:
     """All recalls that ship with the package."""
-    with FILE.open(encoding="utf-8", newline="") as file:
-        return tuple(PublishedRecall(**line) for line in csv.DictReader(file))
+    return read_numbers(FILE, PublishedRecall)
 
 
 def recalls_beside(rows: Sequence[Row]) -> list[Part]:

@@ -12,6 +12,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from .notes import accuracy_notes
+
 Row = Mapping[str, Any]
 
 # Fields of a row that are settings. The other options of its run, where they are known, stand in `settings`.
@@ -115,7 +117,7 @@ def _table(rows: list[Row]) -> Table:
         table = _targets_across(labelled, targets)
     else:
         table = _tests_across(labelled, targets, tests)
-    return replace(table, title=title, notes=_notes(rows, table))
+    return replace(table, title=title, notes=accuracy_notes(rows, table))
 
 
 # --- what makes two lines the same ------------------------------------------------------------------------
@@ -263,44 +265,3 @@ def _mean_over_targets(rows: Iterable[Row], targets: list[Any], value: str) -> C
             by_seed.setdefault(row.get("seed"), {})[row.get("target")] = float(row[value])
     means = [statistics.fmean(found.values()) for found in by_seed.values() if len(found) == len(targets)]
     return Cell.of(means) if means else None
-
-
-# --- what the reader has to know --------------------------------------------------------------------------
-
-
-def _notes(rows: list[Row], table: Table) -> tuple[str, ...]:
-    notes = ["Accuracy in percent (top-1)."]
-    sizes: dict[str, list[int]] = {}
-    spaces: dict[str, list[int]] = {}
-    for row in rows:
-        across = str(row.get("target")) if table.columns[-1] == "mean" else str(row["test"])
-        sizes.setdefault(across, []).append(int(row["n"]))
-        if row.get("classes") is not None:
-            spaces.setdefault(across, []).append(int(row["classes"]))
-    notes.append("Images scored: " + ", ".join(f"{k} {ranged(v)}" for k, v in sizes.items()) + ".")
-    if spaces:
-        distinct = {tuple(sorted(set(v))) for v in spaces.values()}
-        if len(distinct) == 1:
-            notes.append(f"Each image is scored among {ranged(next(iter(spaces.values())))} class names.")
-        else:
-            parts = ", ".join(f"{k} {ranged(v)}" for k, v in spaces.items())
-            notes.append(f"Class names to choose from: {parts}.")
-    if "h" in table.columns:
-        notes.append("h is the harmonic mean of base and new.")
-    if any(cell and cell.std is not None for line in table.lines for cell in line.cells):
-        notes.append("± is the standard deviation over seeds.")
-    if any(cell and cell.seeds == 1 and cell.std is None for line in table.lines for cell in line.cells):
-        notes.append("A value without ± is one run.")
-    if any(" (split " in line.labels[-1] or ", split " in line.labels[-1] for line in table.lines):
-        notes.append("Lines with different splits are kept apart: their numbers are not comparable.")
-    for method, reason in dict.fromkeys((row["method"], row["reason"]) for row in rows if row.get("reason")):
-        notes.append(f"–: not scored, {method}: {reason}.")
-    if len(table.lines) > 1:
-        notes.append("Bold: the highest mean of a target's column.")
-    return tuple(notes)
-
-
-def ranged(values: Sequence[int]) -> str:
-    """ "3", or "3 to 5"."""
-    low, high = min(values), max(values)
-    return str(low) if low == high else f"{low} to {high}"
