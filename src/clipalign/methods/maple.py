@@ -14,8 +14,8 @@ from torch.nn import functional as F
 
 from ..prompts import STD, ClassPrompts, cosine_logits, deep_hooks, scaled_depth, split_context
 from . import register
-from .base import Classifier, Method
 from .coop import TRAINER
+from .deep_prompts import DeepPromptMethod
 
 if TYPE_CHECKING:
     from ..backbone import Backbone
@@ -38,7 +38,7 @@ class MapleConfig:
 
 
 @register("maple")
-class Maple(Method):
+class Maple(DeepPromptMethod):
     """CE(s I Tᵀ) with text vectors P_0 ... P_{J-1} and vision vectors F_i(P_i), F_i linear.
 
     Text: start token, P_0, the rest of the phrase, name, full stop, end token; before block i the rows of
@@ -50,9 +50,7 @@ class Maple(Method):
     summary = "deep text prompts, coupled to vision prompts by linear maps"
     source = "Khattak et al., MaPLe: Multi-modal Prompt Learning, CVPR 2023"
     trains = "prompt vectors and couplings"
-    towers = ("vit",)
     Config = MapleConfig
-    uses_templates = False
     published: ClassVar[Mapping[str, Any]] = {
         # Few-shot training, 16 images of 50 classes: 5 epochs of 200 steps.
         **TRAINER,
@@ -85,15 +83,6 @@ class Maple(Method):
             image, text = self.image_features(batch.images), self.prompt_features(self.prompts)
         return {"loss_ce": F.cross_entropy(cosine_logits(self.scale, image, text), batch.labels)}
 
-    def classifier(self, class_names: Sequence[str], templates: Sequence[str] | None = None) -> Classifier:
-        text = self.class_features(class_names)
-
-        def logits(images: Tensor) -> Tensor:
-            with self.hooks():
-                return cosine_logits(self.scale, self.image_features(images), text)
-
-        return logits
-
     def hooks(self) -> AbstractContextManager[None]:
         """Both towers with their vectors."""
         coupled = [f(p) for f, p in zip(self.couplings, self.vectors, strict=True)]
@@ -102,15 +91,6 @@ class Maple(Method):
     def class_prompts(self, class_names: Sequence[str]) -> ClassPrompts:
         """The fixed part of the prompts."""
         return ClassPrompts(self.backbone, class_names, self.vectors.shape[1], words=self.words)
-
-    def spoken(self, texts: Sequence[str], images: Tensor) -> Tensor:
-        return self.class_features(texts)
-
-    @torch.no_grad()
-    def class_features(self, class_names: Sequence[str]) -> Tensor:
-        """T of any classes, [C, d] unit rows."""
-        with self.hooks():
-            return self.prompt_features(self.class_prompts(class_names))
 
     def prompt_features(self, prompts: ClassPrompts) -> Tensor:
         """T, [C, d] unit rows; within `hooks`."""

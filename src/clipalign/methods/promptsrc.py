@@ -14,8 +14,8 @@ from torch.nn import functional as F
 from ..errors import UserError
 from ..prompts import STD, ClassPrompts, check_count, cosine_logits, deep_hooks, scaled_depth, split_context
 from . import register
-from .base import Classifier, Method
 from .coop import TRAINER
+from .deep_prompts import DeepPromptMethod
 
 if TYPE_CHECKING:
     from ..backbone import Backbone
@@ -82,7 +82,7 @@ class PromptSrcConfig:
 
 
 @register("promptsrc")
-class PromptSrc(Method):
+class PromptSrc(DeepPromptMethod):
     """L = CE + 25 mean|T - T0| + 10 mean|I - I0| + KL(p0 || p) / C, with T0, I0, p0 of the model unprompted.
 
     T0 is the mean of the un-normalised text features of sixty templates, then normalised; the KL is summed
@@ -95,9 +95,7 @@ class PromptSrc(Method):
         "Khattak et al., Self-regulating Prompts: Foundational Model Adaptation without Forgetting, ICCV 2023"
     )
     trains = "prompt vectors"
-    towers = ("vit",)
     Config = PromptSrcConfig
-    uses_templates = False  # but those of --reference-templates
     average = "gaussian"
     published: ClassVar[Mapping[str, Any]] = {
         # Few-shot training, 16 images of 50 classes: 20 epochs of 200 steps.
@@ -153,15 +151,6 @@ class PromptSrc(Method):
             "loss_logits": o.logit_weight * divergence / logits.numel(),
         }
 
-    def classifier(self, class_names: Sequence[str], templates: Sequence[str] | None = None) -> Classifier:
-        text = self.class_features(class_names)
-
-        def logits(images: Tensor) -> Tensor:
-            with self.hooks():
-                return cosine_logits(self.scale, self.image_features(images), text)
-
-        return logits
-
     def hooks(self) -> AbstractContextManager[None]:
         """Both towers with their vectors."""
         return self.backbone.hooks(**deep_hooks(self.text_vectors, self.vision_vectors))
@@ -169,15 +158,6 @@ class PromptSrc(Method):
     def class_prompts(self, class_names: Sequence[str]) -> ClassPrompts:
         """The fixed part of the prompts."""
         return ClassPrompts(self.backbone, class_names, self.config.context_tokens, words=self.words)
-
-    def spoken(self, texts: Sequence[str], images: Tensor) -> Tensor:
-        return self.class_features(texts)
-
-    @torch.no_grad()
-    def class_features(self, class_names: Sequence[str]) -> Tensor:
-        """T of any classes, [C, d] unit rows."""
-        with self.hooks():
-            return self.prompt_features(self.class_prompts(class_names))
 
     def prompt_features(self, prompts: ClassPrompts) -> Tensor:
         """T, [C, d] unit rows; within `hooks`."""
