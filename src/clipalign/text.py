@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .backbone import Backbone, text_identity
+from .backbone import Backbone, Tokens, text_identity
 from .errors import UserError
 
 DEFAULT_TEMPLATES = ("a photo of a {}.",)
@@ -127,11 +127,14 @@ def text_features(backbone: Backbone, texts: Sequence[str], batch_size: int = 25
     """
     tokens = backbone.tokenize(texts)
     tokens.warn_if_cut()
-    # Texts of like length together, so that each batch is cut to little more than what it needs.
-    order = torch.tensor(tokens.lengths).argsort(stable=True)
-    features = torch.empty(len(order), backbone.embed_dim, device=backbone.device)
+    features = torch.empty(len(tokens.lengths), backbone.embed_dim, device=backbone.device)
     with torch.autocast(backbone.device.type, enabled=False):
-        for rows in order.split(batch_size):
+        for rows in by_like_length(tokens, batch_size):
             encoded = backbone.encode_text(tokens.ids[rows]).float()
             features[rows.to(features.device)] = F.normalize(encoded, dim=-1)
     return features
+
+
+def by_like_length(tokens: Tokens, batch_size: int) -> tuple[Tensor, ...]:
+    """Positions of all texts in batches of like length, so that each is cut to little more than it needs."""
+    return torch.tensor(tokens.lengths).argsort(stable=True).split(batch_size)

@@ -54,9 +54,8 @@ def found_by_caption(views: Views, method: Method, tests: Sequence[CaptionTest],
     images = torch.from_numpy(views.outputs(method.image_features, rows, stage, ()).logits)
     texts = list(dict.fromkeys(text for test in tests for text in test.texts))
     number = {text: i for i, text in enumerate(texts)}
-    features = method.caption_features(texts).float().cpu()
-    masks = method.caption_masks(texts)
-    masks = None if masks is None else masks.float().cpu()
+    features, masks = method.caption_encodings(texts)
+    features, masks = features.float().cpu(), None if masks is None else masks.float().cpu()
     lengths = np.array(method.backbone.tokenize(texts).lengths)
     found = []
     for test in tests:
@@ -75,8 +74,9 @@ def found_by_caption(views: Views, method: Method, tests: Sequence[CaptionTest],
 
 def caption_loss(images: Tensor, texts: Tensor, owner: np.ndarray, scale: float) -> float:
     """Mean over captions of CE(scale * t_j I^T, owner_j): images [n, d], texts [T, d], unit rows."""
+    images = F.normalize(images, dim=-1)
     losses = [
-        F.cross_entropy(scale * part @ F.normalize(images, dim=-1).T, target, reduction="sum")
+        F.cross_entropy(scale * part @ images.T, target, reduction="sum")
         for part, target in zip(texts.split(CHUNK), torch.from_numpy(owner).split(CHUNK), strict=True)
     ]
     return float(torch.stack(losses).sum() / len(texts))

@@ -218,6 +218,10 @@ class Method:
         """Which dimensions each text speaks about, [T, d] in [0, 1]; None for methods without masks."""
         return None
 
+    def caption_encodings(self, texts: Sequence[str]) -> tuple[Tensor, Tensor | None]:
+        """`caption_features` and `caption_masks`, for methods that make both in one pass of the text tower."""
+        return self.caption_features(texts), self.caption_masks(texts)
+
     def state_dict(self) -> dict[str, Tensor]:
         """All tensors that predictions need: the backbone's by open_clip's names, its own after "method."."""
         own = {EXTRA + name: tensor for name, tensor in self.extra.state_dict().items()}

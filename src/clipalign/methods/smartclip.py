@@ -187,13 +187,21 @@ class SmartClip(CaptionMethod):
                 100 * share,
             )
 
-    @torch.no_grad()
     def caption_masks(self, texts: Sequence[str], batch_size: int = 256) -> Tensor:
         """[T, d] float32 in [0, 1], without gradient."""
+        return self.caption_encodings(texts, batch_size)[1]
+
+    @torch.no_grad()
+    def caption_encodings(self, texts: Sequence[str], batch_size: int = 256) -> tuple[Tensor, Tensor]:
+        """Unit features and masks of texts, both [T, d] float32, without gradient."""
+        from ..text import by_like_length
+
         tokens = self.backbone.tokenize(texts)
         tokens.warn_if_cut()
-        masks = torch.empty(len(tokens.lengths), self.backbone.embed_dim, device=self.backbone.device)
-        # Texts of like length together, so that each batch is cut to little more than what it needs.
-        for rows in torch.tensor(tokens.lengths).argsort(stable=True).split(batch_size):
-            masks[rows.to(masks.device)] = self.mask_of(self.encode(tokens, rows)[1])
-        return masks
+        shape = (len(tokens.lengths), self.backbone.embed_dim)
+        features, masks = (torch.empty(shape, device=self.backbone.device) for _ in range(2))
+        for rows in by_like_length(tokens, batch_size):
+            unit, logits = self.encode(tokens, rows)
+            at = rows.to(masks.device)
+            features[at], masks[at] = unit, self.mask_of(logits)
+        return features, masks
