@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from ..data.base import Stage
 from ..data.captions import CaptionTest
 from ..results import ResultRow
+from .disentanglement import active
 from .outputs import Views
 from .retrieval import recalls
 
@@ -64,8 +65,8 @@ def found_by_caption(views: Views, method: Method, tests: Sequence[CaptionTest],
         mask = None if masks is None else masks[which]
         numbers = recalls(mine, features[which], test.owner, relevant=test.relevant, masks=mask)
         if mask is not None:
-            active = mask.sum(1)
-            numbers |= {f"active_{name}": float(getattr(active, name)()) for name in ("mean", "min", "max")}
+            width = active(mask)
+            numbers |= {"active_mean": width.mean, "active_min": width.minimum, "active_max": width.maximum}
         loss = caption_loss(mine, features[which], test.owner, float(method.scale))
         cut = int((lengths[which] > method.backbone.context_length).sum())
         found.append(Found(test, numbers, loss, cut))
