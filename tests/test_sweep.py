@@ -69,6 +69,20 @@ def test_one_method_in_two_forms(squares_folder: Path, tmp_path: Path) -> None:
     assert "smoothing" not in plain.options
 
 
+def test_without_a_protocol_a_method_gets_the_one_it_learns_by(squares_folder: Path, tmp_path: Path) -> None:
+    study = write_study(
+        tmp_path / "study.yaml",
+        methods=["erm", "infonce"],
+        data=str(squares_folder),
+        targets=["grey"],
+        seeds=1,
+    )
+    assert {job.method: job.options["protocol"] for job in read_study(study)} == {
+        "erm": "domain-shift",
+        "infonce": "retrieval",
+    }
+
+
 def alignclip_option() -> str:
     """Some number that is an option of AlignCLIP alone."""
     from dataclasses import fields

@@ -21,8 +21,8 @@ from .methods import Method
 from .methods.contrastive import ContrastiveMethod
 from .options import TrainOptions
 from .precision import Precision
-from .protocols import episode_from
-from .tasks import RETRIEVAL, ClassTask, check_task, protocol_of, task_of
+from .protocols import RETRIEVAL, episode_from, usual_protocol
+from .tasks import ClassTask, check_task, protocol_of, task_of
 
 
 @dataclass
@@ -114,8 +114,7 @@ def prepare(options: TrainOptions, ranks: Ranks, shared: Shared) -> Prepared:
 
 def wants_captions(options: TrainOptions) -> bool:
     """Whether data that have classes and captions are to be opened for their captions."""
-    told = options.run.protocol
-    return told == RETRIEVAL or (told is None and options.method.learns_from == "captions")
+    return (options.run.protocol or usual_protocol(options.method.learns_from == "captions")) == RETRIEVAL
 
 
 def preprocess_for(

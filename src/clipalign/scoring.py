@@ -13,7 +13,7 @@ from . import __version__
 from .backbone import load
 from .config import EvalConfig
 from .data import Source, choose_templates, source_from
-from .data.captions import CaptionSource
+from .data.captions import captions_alone
 from .distributed import Ranks
 from .errors import UserError
 from .evaluation import Views
@@ -24,11 +24,10 @@ from .options import parse_config, to_arguments
 from .precision import Precision, select_device
 from .preparation import preprocess_for
 from .progress import Reporter
-from .protocols import Episode, episode_from
+from .protocols import RETRIEVAL, Episode, episode_from
 from .results import FILE, ResultRow, write_results
 from .runs import check_out, is_run, open_run, zeroshot
 from .said import conclusion
-from .tasks import RETRIEVAL
 from .training import row_facts
 
 
@@ -85,7 +84,7 @@ def run_evaluation(arguments: Sequence[str], prog: str = "clipalign eval") -> li
 def episode_to_score(config: EvalConfig, source: Source) -> Episode | None:
     """The episode whose tests are asked for; None for one test per domain, with all classes."""
     protocol = config.protocol
-    if protocol is None and isinstance(source, CaptionSource) and len(source.class_names) < 2:
+    if protocol is None and captions_alone(source):
         protocol = RETRIEVAL
     if protocol is None and config.split_file is None:
         if config.target is not None:

@@ -12,18 +12,18 @@ from .backbone.model import Backbone
 from .config import TrainConfig
 from .data.base import Source
 from .data.batches import CaptionSteps, Steps
-from .data.captions import CaptionSource
+from .data.captions import captions_alone
 from .distributed import Ranks
 from .errors import UserError
 from .evaluation import Views
 from .evaluation.captions import caption_rows, found_by_caption
 from .evaluation.rows import result_rows, score, write_predictions
-from .methods import Method, get_method
-from .protocols import Episode
+from .methods import Method
+from .protocols import Episode, usual_protocol
 from .results import ResultRow
+from .runs import zeroshot
 from .validation import CaptionValidation, SourceValidation
 
-RETRIEVAL = "retrieval"
 FALSE_NEGATIVES_OVER = 20  # steps whose batches are looked through
 
 
@@ -52,9 +52,7 @@ class ClassTask:
         episode = self.episode
         labels = episode.source.labels
         tests = [t for t in episode.tests if not np.isin(labels[t.rows], episode.train_classes).any()]
-        zeroshot = get_method("zeroshot")()
-        zeroshot.setup(backbone, episode, self.templates)
-        scores = score(self.views, zeroshot.classifier, tests)
+        scores = score(self.views, zeroshot(backbone, self.templates).classifier, tests)
         return {scored.test.name: scored.accuracy.top1 for scored in scores if scored.accuracy}
 
     def introduction(self, steps: Steps | None) -> Iterator[str]:
@@ -117,10 +115,7 @@ def task_of(episode: Episode, views: Views, templates: Sequence[str]) -> ClassTa
 
 def protocol_of(told: str | None, method: type[Method], source: Source) -> str:
     """The protocol of a run: as told, or retrieval where there are captions to learn from, or nothing else."""
-    if told is not None:
-        return told
-    only_captions = isinstance(source, CaptionSource) and len(source.class_names) < 2
-    return RETRIEVAL if method.learns_from == "captions" or only_captions else "domain-shift"
+    return told or usual_protocol(method.learns_from == "captions" or captions_alone(source))
 
 
 def check_task(method: Method, episode: Episode) -> None:

@@ -54,6 +54,11 @@ class CaptionSource(Source, Protocol):
         ...
 
 
+def captions_alone(source: Source) -> bool:
+    """Whether a data set has captions and no classes to tell apart."""
+    return isinstance(source, CaptionSource) and len(source.class_names) < 2
+
+
 def without(test: CaptionTest, gone: np.ndarray) -> CaptionTest:
     """The test without some rows of the source and their captions."""
     kept = np.flatnonzero(~np.isin(test.rows, gone))

@@ -11,6 +11,7 @@ from ..data.base import Source
 from ..errors import UserError
 from . import base_to_new, domain_shift, few_shot, imagenet_shift, in_the_wild, retrieval
 from .base import Episode
+from .retrieval import RETRIEVAL
 from .split_file import read_split
 
 PROTOCOLS: dict[str, Callable[..., Episode]] = {
@@ -19,8 +20,13 @@ PROTOCOLS: dict[str, Callable[..., Episode]] = {
     "in-the-wild": in_the_wild.episode,
     "few-shot": few_shot.episode,
     "imagenet-shift": imagenet_shift.episode,
-    "retrieval": retrieval.episode,
+    RETRIEVAL: retrieval.episode,
 }
+
+
+def usual_protocol(captions: bool) -> str:
+    """The protocol where none is told: retrieval where captions are learned from, or all there is."""
+    return RETRIEVAL if captions else "domain-shift"
 
 
 def list_protocols() -> list[str]:

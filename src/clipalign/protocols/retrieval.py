@@ -12,6 +12,8 @@ from ..data.captions import CaptionSource
 from ..errors import UserError
 from .base import Episode, make_episode
 
+RETRIEVAL = "retrieval"
+
 
 def episode(source: Source, target: str | None, seed: int) -> Episode:
     """The episode of a caption data set; it has no classes and no target domain; see `build_episode`."""
@@ -23,7 +25,7 @@ def episode(source: Source, target: str | None, seed: int) -> Episode:
     if target is not None:
         raise UserError("--target: --protocol retrieval leaves no domain out; drop the option")
     return make_episode(
-        "retrieval",
+        RETRIEVAL,
         source,
         None,
         train_classes=(),

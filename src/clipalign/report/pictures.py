@@ -18,10 +18,8 @@ from ..explain.figures import save
 from ..explain.scores import MapScores
 from ..methods import get_method
 from ..preparation import preprocess_for
-from ..protocols import Episode, TestSet, episode_from
-from ..protocols.names_only import names_episode
-from ..runs import open_run
-from ..tasks import RETRIEVAL
+from ..protocols import RETRIEVAL, Episode, TestSet, episode_from
+from ..runs import open_run, zeroshot
 from .collect import Found
 from .document import Grid, Paragraph, Part, Picture
 from .tables import order_labels
@@ -57,7 +55,7 @@ def _draw(group: Sequence[Found], folder: Path, count: int, seed: int) -> list[P
     options = {**group[0].options, "protocol": _protocol(group[0])}
     source = source_from(options)
     episode = episode_from(options, source)
-    models = _models(group, source)
+    models = _models(group)
     preprocess = preprocess_for(models[0].backbone, options.get("interpolation"), source)
     test = next((t for t in episode.tests if t.name == "all"), episode.tests[-1])
     views, notes = _choose(episode, source, test, count, seed)
@@ -88,14 +86,12 @@ def _protocol(run: Found) -> str:
     return str(run.folder.record()["protocol"])
 
 
-def _models(group: Sequence[Found], source: Source) -> list[Model]:
+def _models(group: Sequence[Found]) -> list[Model]:
     """Zero-shot, then the first run of each method that trains a tower, and so changes the maps."""
     options = group[0].options
     before = load(options["backbone"], cache_dir=options.get("cache_dir"))
-    zeroshot = get_method("zeroshot")()
     templates = tuple(group[0].folder.record()["templates"])
-    zeroshot.setup(before, names_episode(source), templates)
-    models = [Model("zero-shot", before, zeroshot.classifier, templates)]
+    models = [Model("zero-shot", before, zeroshot(before, templates).classifier, templates)]
     first = {run.method: run for run in reversed(group)}
     for name in order_labels(first):
         if "tower" in get_method(name).trains and len(models) < MOST_MODELS:

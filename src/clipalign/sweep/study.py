@@ -25,6 +25,7 @@ from ..data import source_from
 from ..errors import UserError
 from ..methods import Method, get_method
 from ..options import TrainOptions, read_yaml, reject_unknown, to_tokens, train_options
+from ..protocols import usual_protocol
 from ..runs import RunFolder, check_same
 
 KEYS = {"methods", "data", "protocol", "targets", "seeds", "options", "grid"}
@@ -123,12 +124,13 @@ def _job(
         # It draws nothing and trains nothing: one run stands for all seeds and all options of training.
         seed, known = first_seed, ZEROSHOT_OPTIONS
     options = {key: value for key, value in layers.items() if key in known}
-    default = "retrieval" if method.learns_from == "captions" else "domain-shift"
-    protocol = str(options.get("protocol") or default)
+    protocol = str(options.get("protocol") or usual_protocol(method.learns_from == "captions"))
     variant = ",".join(f"{key}={_word(value)}" for key, value in chosen.items() if key in known)
     parts = [data, protocol, target or "no-target", f"{label},{variant}" if variant else label]
     name = "/".join([*(slug(part) for part in parts), f"seed-{seed}"])
-    options |= {"method": method.name, "seed": seed} | ({} if target is None else {"target": target})
+    options |= {"protocol": protocol, "method": method.name, "seed": seed} | (
+        {} if target is None else {"target": target}
+    )
     return Job(name, method.name, data, protocol, target, seed, options)
 
 
@@ -144,13 +146,13 @@ def _places(study: Options, options: Options, where: str) -> Iterator[tuple[str,
         if "data" not in own:
             raise UserError(f"{where}data: an entry without data: ({own})")
         name = str(own.pop("name", None) or Path(str(own["data"])).stem or own["data"])
-        protocols = _list(own.pop("protocol", study.get("protocol", options.get("protocol", "domain-shift"))))
+        protocols = _list(own.pop("protocol", study.get("protocol", options.get("protocol"))))
         targets = own.pop("targets", study.get("targets"))
         known = {f.name for f in fields(TrainConfig)}
         reject_unknown(own, known - OWN, None, f"{where}data: {name}: ")
         for protocol in protocols:
             for target in _targets(targets, {**options, **own}, where):
-                yield name, {**own, "protocol": str(protocol)}, target
+                yield name, own | ({} if protocol is None else {"protocol": str(protocol)}), target
 
 
 def _targets(targets: Any, options: Options, where: str) -> list[str | None]:
