@@ -13,7 +13,7 @@ from . import __version__
 from .backbone import load
 from .config import EvalConfig
 from .data import Source, choose_templates, source_from
-from .data.captions import captions_alone
+from .data.captions import captions_only
 from .distributed import Ranks
 from .errors import UserError
 from .evaluation import Views
@@ -84,7 +84,7 @@ def run_evaluation(arguments: Sequence[str], prog: str = "clipalign eval") -> li
 def episode_to_score(config: EvalConfig, source: Source) -> Episode | None:
     """The episode whose tests are asked for; None for one test per domain, with all classes."""
     protocol = config.protocol
-    if protocol is None and captions_alone(source):
+    if protocol is None and captions_only(source):
         protocol = RETRIEVAL
     if protocol is None and config.split_file is None:
         if config.target is not None:

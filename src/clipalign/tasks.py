@@ -12,7 +12,7 @@ from .backbone.model import Backbone
 from .config import TrainConfig
 from .data.base import Source
 from .data.batches import CaptionSteps, Steps
-from .data.captions import captions_alone
+from .data.captions import captions_only
 from .distributed import Ranks
 from .errors import UserError
 from .evaluation import Views
@@ -115,7 +115,7 @@ def task_of(episode: Episode, views: Views, templates: Sequence[str]) -> ClassTa
 
 def protocol_of(told: str | None, method: type[Method], source: Source) -> str:
     """The protocol of a run: as told, or retrieval where there are captions to learn from, or nothing else."""
-    return told or usual_protocol(method.learns_from == "captions" or captions_alone(source))
+    return told or usual_protocol(method.learns_from == "captions" or captions_only(source))
 
 
 def check_task(method: Method, episode: Episode) -> None:

@@ -14,7 +14,7 @@ from .caption_table import UNLABELLED, Captioned, CaptionTable
 from .decode import said
 from .layouts import file_size
 from .shards import ShardFiles, expand, part_of_shard, samples
-from .table import PARTS, FilesUnder
+from .table import PARTS, FilesUnder, part_named
 from .tabular import csv_lines, find_columns, parquet_columns, read_parquet
 
 SHARE_TEST = 1000  # the first entries of ShareGPT4V's file are the test set "ShareGPT4V-1k"
@@ -172,10 +172,3 @@ def entries(path: Path) -> Iterator[Any]:
             raise ValueError("it ends within the list")
     except (OSError, ValueError) as error:
         raise UserError(f"--data: cannot read {path} ({said(error)})") from None
-
-
-def part_named(name: str, where: str) -> str:
-    """The part that a split's name stands for."""
-    if name.lower() not in PARTS:
-        raise UserError(f'--data: {where}: split is "{name}", not one of train, validation, test')
-    return PARTS[name.lower()]

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..errors import UserError
 from .base import Preprocess, Stage
-from .captions import CaptionTest, long_and_short
+from .captions import CaptionTest, every_caption, long_and_short
 from .decode import File, printable
 from .table import Row, Table
 
@@ -144,9 +144,7 @@ class CaptionTable(Table):
             return ()
         if self.tests is None:
             return long_and_short(self.texts, rows)
-        captions = [(i, text) for i, row in enumerate(rows.tolist()) for text in self.texts[row]]
-        owner = np.array([i for i, _ in captions], np.int64)
-        return (CaptionTest(self.tests, rows, tuple(text for _, text in captions), owner),)
+        return (CaptionTest(self.tests, rows, *every_caption(self.texts, rows)),)
 
 
 def collect(records: Iterable[Captioned]) -> tuple[list[Row], Texts]:

@@ -54,7 +54,7 @@ class CaptionSource(Source, Protocol):
         ...
 
 
-def captions_alone(source: Source) -> bool:
+def captions_only(source: Source) -> bool:
     """Whether a data set has captions and no classes to tell apart."""
     return isinstance(source, CaptionSource) and len(source.class_names) < 2
 
@@ -120,11 +120,15 @@ def long_and_short(
         rows: images of the tests.
         suffix: added to both names.
     """
-    captions = [(i, text) for i, row in enumerate(rows.tolist()) for text in texts[row]]
-    owner = np.array([i for i, _ in captions], np.int64)
-    whole = tuple(text for _, text in captions)
+    whole, owner = every_caption(texts, rows)
     first = tuple(sentences_of(text)[0] for text in whole)
     short = CaptionTest(f"short{suffix}", rows, tuple(f"{text}." for text in first), owner)
     if all(len(sentences_of(text)) == 1 for text in whole):
         return (CaptionTest(f"short{suffix}", rows, whole, owner),)
     return (CaptionTest(f"long{suffix}", rows, whole, owner), short)
+
+
+def every_caption(texts: Sequence[tuple[str, ...]], rows: np.ndarray) -> tuple[tuple[str, ...], np.ndarray]:
+    """All captions of some rows as they stand, and the position in `rows` that each belongs to: T texts, [T]."""
+    captions = [(i, text) for i, row in enumerate(rows.tolist()) for text in texts[row]]
+    return tuple(text for _, text in captions), np.array([i for i, _ in captions], np.int64)

@@ -18,7 +18,7 @@ from rich.table import Table as Lines
 from ..errors import UserError
 from ..text import as_in_prompts, same_names
 from .base import Preprocess, Source
-from .captions import captions_alone
+from .captions import captions_only
 from .decode import printable, read_image, said
 from .table import Table, looks_like_id
 
@@ -216,7 +216,7 @@ def training_command(source: Source, options: Mapping[str, Any]) -> list[str]:
             tokens += ["--" + name.replace("_", "-"), str(options[name])]
     if options.get("data_options"):
         tokens += ["--data-options", *options["data_options"]]
-    if captions_alone(source):
+    if captions_only(source):
         return [*tokens, "--method", "smartclip", "--backbone", "ViT-B-16:openai", "--out", "runs/first"]
     if len(source.domain_names) > 1:
         tokens += ["--protocol", "domain-shift", "--target", source.domain_names[-1]]

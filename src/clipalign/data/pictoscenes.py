@@ -76,7 +76,6 @@ class Pictoscenes:
     templates: tuple[str, ...] = ("a picture of a {}.",)
     class_names: tuple[str, ...] = ("scene",)  # rows have captions and no classes
     size = SIZE
-    horizontal_flips = False  # left would become right
 
     def __init__(self, train_rows: int = COUNTS["train"]) -> None:
         if not isinstance(train_rows, int) or train_rows < 1:

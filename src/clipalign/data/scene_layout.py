@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
@@ -75,7 +76,6 @@ class Layout:
             for part in PARTS
             for style in self.styles[part]
         }
-        self._contrast: np.ndarray | None = None
 
     def style(self, number: int | np.ndarray, part: Part) -> np.ndarray:
         """Domain of scenes: the styles of a part take turns."""
@@ -151,20 +151,18 @@ class Layout:
         red, green, blue = (self._palette[colour] + rng.uniform(-JITTER, JITTER, 3)).clip(0, 1).tolist()
         return red, green, blue
 
-    @property
+    @cached_property
     def contrast(self) -> np.ndarray:
         """[rows, colours]: mean absolute difference between a drawing's ink and a named colour."""
-        if self._contrast is None:
-            # Every fourth pixel each way: a mean over a drawing needs no more.
-            thumbs = self.pictograms.sprites[:, :, ::4, ::4].float() / 255
-            alpha = thumbs[:, 3:]
-            colour = thumbs[:, :3] * alpha
-            gaps = [
-                (colour - alpha * torch.tensor(c).view(1, 3, 1, 1)).abs().mean(1).sum((1, 2))
-                for c in COLOURS.values()
-            ]
-            self._contrast = (torch.stack(gaps, 1) / alpha.sum((1, 2, 3))[:, None]).numpy()
-        return self._contrast
+        # Every fourth pixel each way: a mean over a drawing needs no more.
+        thumbs = self.pictograms.sprites[:, :, ::4, ::4].float() / 255
+        alpha = thumbs[:, 3:]
+        colour = thumbs[:, :3] * alpha
+        gaps = [
+            (colour - alpha * torch.tensor(c).view(1, 3, 1, 1)).abs().mean(1).sum((1, 2))
+            for c in COLOURS.values()
+        ]
+        return (torch.stack(gaps, 1) / alpha.sum((1, 2, 3))[:, None]).numpy()
 
 
 def _pairs(many: int) -> list[tuple[int, ...]]:

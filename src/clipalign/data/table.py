@@ -232,6 +232,17 @@ def positions(values: Sequence[str], known: Sequence[str]) -> np.ndarray:
     return np.fromiter((index[value] for value in values), dtype=np.int64, count=len(values))
 
 
+def part_named(name: str, where: str) -> str:
+    """The part that a split's name stands for.
+
+    Raises:
+        UserError: none; `where` says in which file and line.
+    """
+    if name.lower() not in PARTS:
+        raise UserError(f'--data: {where}: split is "{name}", not one of train, validation, test')
+    return PARTS[name.lower()]
+
+
 def looks_like_id(name: str) -> bool:
     """Whether a class name says nothing to a text encoder: a number, a WordNet id, a code."""
     return re.fullmatch(r"[a-z]{0,3}[-_]?\d+|class[-_ ]?\d+|[0-9a-f]{8,}", name, re.IGNORECASE) is not None

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import csv
 import difflib
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
-from .table import PARTS, FilesUnder, Row, Table
+from .layouts import file_size
+from .table import FilesUnder, Row, Table, part_named
 
 SUFFIXES = frozenset({".csv", ".tsv", ".parquet"})
 # Field of a row -> names its column may have, the first being the documented one.
@@ -51,20 +51,15 @@ def read_table(
         for field in ("path", "label"):
             if not cells[field]:
                 raise UserError(f"--data: {path}, line {number}: no {field}")
-        part = cells.get("split", "")
-        if "split" in at and part.lower() not in PARTS:
-            raise UserError(
-                f'--data: {path}, line {number}: split is "{part}", not one of train, validation, test'
-            )
+        part = part_named(cells["split"], f"{path}, line {number}") if "split" in at else ""
         key = cells["path"]
-        file = base / key
-        size = os.path.getsize(file) if file.is_file() else 0
+        size = file_size(base / key)
         rows.append(
             Row(
                 key,
                 cells["label"],
                 cells.get("domain", ""),
-                PARTS.get(part.lower(), ""),
+                part,
                 cells.get("caption", ""),
                 size,
             )
