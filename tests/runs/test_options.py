@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from clipalign.runs import options as opt
 from clipalign.core.config import EvalConfig, PredictConfig
 from clipalign.core.errors import UserError
+from clipalign.runs import options as opt
 from clipalign.runs.options import parse_config, scan, train_options
 
 
