@@ -24,6 +24,7 @@ from clipalign.engine.setup import preprocess_for
 from clipalign.evaluation import Views
 from clipalign.evaluation.masks import mask_report
 from clipalign.evaluation.rows import score
+from clipalign.methods import SupportsMasks
 from clipalign.methods.shared.masks import MaskNetwork
 from clipalign.protocols import build_episode
 from clipalign.runs.folder import Run, open_run
@@ -43,7 +44,7 @@ def after(run: Run, views: dict[str, Any]) -> dict[str, Any]:
     scored = score(views["views"], lambda names: run.method.classifier(names, templates), episode.tests)
     assert scored[0].accuracy is not None
     found: dict[str, Any] = {"accuracy": scored[0].accuracy.top1}
-    if run.method.caption_masks(["a dog"]) is not None:
+    if isinstance(run.method, SupportsMasks):
         found["masks"] = mask_report(run.method)
         network = run.method.extra["mask"]
         assert isinstance(network, MaskNetwork)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from clipalign.backbone import Backbone
+from clipalign.backbone.text.features import text_features
 from clipalign.core.errors import UserError
 from clipalign.evaluation.masks import draw_pairs, mask_report, masks_of, pictogram_concepts
 from clipalign.methods import get_method
@@ -25,13 +26,13 @@ LABELS = {"kind": ("animal", "animal", "food", "food", "toy", "toy")}
 class Words(ZeroShot):
     """Masks that are the union of what the words own: two dimensions of each concept."""
 
-    def caption_masks(self, texts: Sequence[str]) -> Tensor:
+    def encode_captions(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
         masks = torch.zeros(len(texts), 2 * len(CONCEPTS))
         for row, text in zip(masks, texts, strict=True):
             for c, concept in enumerate(CONCEPTS):
                 if concept in text:
                     row[2 * c : 2 * c + 2] = 1
-        return masks
+        return text_features(self.backbone, texts), masks
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from clipalign.backbone.text.features import text_features
 from clipalign.commands import explain as command
 from clipalign.commands.cli import main
 from clipalign.commands.explain import explain
@@ -26,13 +27,13 @@ OWNED = {"red": (0, 1), "apple": (1, 2, 3), "guitar": (8,)}
 class Words(ZeroShot):
     """A mask is the union of what its words own."""
 
-    def caption_masks(self, texts: Sequence[str]) -> Tensor:
+    def encode_captions(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
         masks = torch.zeros(len(texts), 24)
         for row, text in zip(masks, texts, strict=True):
             for word, own in OWNED.items():
                 if word in text.split():
                     row[list(own)] = 1
-        return masks
+        return text_features(self.backbone, texts), masks
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from clipalign.data.decode import evaluation_view, read_image
 from clipalign.engine.setup import preprocess_for
 from clipalign.explain.maps import make_maps
 from clipalign.explain.photo import _explain
-from clipalign.methods import get_method
+from clipalign.methods import explain_text_features, get_method
 from clipalign.runs.folder import open_run, zeroshot
 
 PROMPTED = ("maple", "promptsrc")
@@ -53,7 +53,7 @@ def test_the_cosines_shown_are_the_logits_of_the_classifier(name: str, squares_f
 
 def test_kept_prompts_of_dpl_are_shown_too(squares_folder: Path) -> None:
     method = moved("dpl", prompt_from="training")
-    method.generator.remember(torch.randn_like(method.generator.mean))
+    method.generator.update_mean(torch.randn_like(method.generator.mean))
     picture = read_image(squares_folder / "dark" / "red_square" / "0.png")
     preprocess = preprocess_for(method.backbone)
     images = preprocess.normalise(evaluation_view(picture, preprocess)[None])
@@ -91,5 +91,7 @@ def test_a_run_with_prompts_end_to_end(tiny_spec: str, squares_folder: Path, tmp
     # Texts reach the zero-shot model as they are, and the run as class names.
     run = open_run(out)
     images = torch.zeros(1, 3, *run.backbone.image_size)
-    own, plain = (m.spoken(["red square"], images) for m in (run.method, zeroshot(run.backbone)))
+    own, plain = (
+        explain_text_features(m, ["red square"], images) for m in (run.method, zeroshot(run.backbone))
+    )
     assert not torch.allclose(own, plain)

@@ -16,7 +16,8 @@ from clipalign.data.batches import Steps
 from clipalign.data.sources.folder import ImageFolder
 from clipalign.engine.setup import preprocess_for
 from clipalign.methods import get_method
-from clipalign.methods.alignclip import LOOK_EVERY, AlignClip, AlignClipConfig, resolve
+from clipalign.methods.alignclip import AlignClip, AlignClipConfig, resolve
+from clipalign.methods.shared.monitor import READ_EVERY
 from clipalign.protocols import build_episode
 
 
@@ -218,7 +219,7 @@ def test_a_guide_that_names_no_place_is_warned_of_once(
         method = ready(tiny, episode, temperature=100.0)
         method.loss(batch)
         assert not caplog.records  # the loss itself waits for no number
-        for step in (1, 1 + LOOK_EVERY):
+        for step in (1, 1 + READ_EVERY):
             method.after_step(step)
             method.loss(batch)
     assert len(caplog.records) == 1 and "nearly uniform" in caplog.text
@@ -228,9 +229,8 @@ def test_the_guide_is_judged_by_its_mean_since_the_last_look(
     tiny: Backbone, episode: Episode, caplog: pytest.LogCaptureFixture
 ) -> None:
     method = ready(tiny, episode)
-    for step in range(1, 2 + LOOK_EVERY):  # a clear guide at first, then one that fades
-        method.guide_divergence = method.guide_divergence + torch.tensor(1.0 if step == 1 else 0.004)
-        method.guide_batches += 1
+    for step in range(1, 2 + READ_EVERY):  # a clear guide at first, then one that fades
+        method.guide_kl.add(torch.tensor(1.0 if step == 1 else 0.004))
         assert not caplog.records
         method.after_step(step)
     assert "KL to uniform 0.0040 < 0.01" in caplog.text

@@ -63,7 +63,7 @@ def test_it_pulls_domains_together(tiny: Backbone, episode: Episode) -> None:
     generator = torch.Generator().manual_seed(0)
     groups = [torch.randn(9, 5, generator=generator) * (1 + i) + i for i in range(3)]
     same = [groups[0], groups[0].clone(), groups[0].clone()]
-    assert float(mean_distance(same)) == 0 < float(mean_distance(groups))
+    assert float(mean_distance(*same)) == 0 < float(mean_distance(*groups))
     method = ready("coral", tiny, episode, coral_weight=30.0)
     before = method.loss(batch_of(episode, tiny, 16))["coral"].item()
     train(method, steps=10, lr=0.02)
@@ -74,7 +74,7 @@ def test_one_source_domain_or_one_image_of_it_is_refused(tiny: Backbone, squares
     episode = build_episode("domain-shift", squares, "grey", 0)
     batch = batch_of(episode, tiny, 4)
     single = Batch(batch.images[:3], batch.labels[:3], batch.domains[:3], batch.rows[:3])
-    with pytest.raises(UserError, match="raise --batch-size"):
+    with pytest.raises(UserError, match="increase --batch-size"):
         ready("coral", tiny, episode).loss(single)
     from dataclasses import replace
 

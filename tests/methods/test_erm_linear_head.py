@@ -68,6 +68,6 @@ def test_the_head_is_float32_under_autocast(tiny: Backbone, episode: Episode) ->
     method = ready("erm-linear-head", tiny, episode)
     features = torch.randn(3, 24)
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-        got = method.logits(features)
+        got = method.head_logits(features)
     head = method.extra["head"]
     assert torch.equal(got, F.linear(features, head.weight, head.bias))

@@ -10,6 +10,7 @@ from open_clip.loss import ClipLoss
 from torch.nn import functional as F
 
 from clipalign.backbone import Backbone
+from clipalign.backbone.text.features import text_features
 from clipalign.core.errors import UserError
 from clipalign.core.types import Episode
 from clipalign.data.sources.folder import ImageFolder
@@ -97,7 +98,7 @@ def test_the_text_window_is_stretched_held_saved_and_loaded(
     other.load_state_dict(state)
     texts = ["a red fox. " * 30, "red"]
     with torch.no_grad():
-        assert torch.equal(other.caption_features(texts), method.caption_features(texts))
+        assert torch.equal(*(text_features(m.backbone, texts) for m in (other, method)))
     descended(other.loss(batch)).backward()
     assert not other.backbone.model.positional_embedding.grad[:20].any()
 
@@ -122,9 +123,9 @@ def test_long_captions_are_cut_refused_or_stretched_to(tiny: Backbone, episode: 
 
     with pytest.raises(UserError, match=f"has {longest} tokens, --context-length is 30"):
         ready("infonce", tiny, there, context_length=30, too_long="error")
-    assert ready("infonce", tiny, there, context_length=longest, too_long="error").cut_share == 0
+    assert ready("infonce", tiny, there, context_length=longest, too_long="error").captions_cut == 0
     wide = ready("infonce", tiny, there, context_length=30, too_long="stretch")
-    assert wide.backbone.context_length == longest and wide.cut_share == 0
+    assert wide.backbone.context_length == longest and wide.captions_cut == 0
 
 
 def test_a_tower_that_reads_more_than_clips_keeps_its_window(tiny: Backbone, episode: Episode) -> None:

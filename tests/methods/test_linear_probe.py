@@ -37,7 +37,7 @@ def test_it_is_scikit_learns_regression_at_the_chosen_c(tiny: Backbone, episode:
         loss = F.cross_entropy(features @ weight.T + bias, labels, reduction="sum")
         return float(loss + weight.square().sum() / (2 * chosen["C"]))
 
-    head = method.linear_head
+    head = method.head
     wanted = objective(*coefficients(peer))
     assert objective(head.weight.detach(), head.bias.detach()) < wanted + 0.02
     assert objective(torch.zeros_like(head.weight), torch.zeros(4)) > wanted + 10
@@ -53,14 +53,14 @@ def test_it_is_scikit_learns_regression_at_the_chosen_c(tiny: Backbone, episode:
 def test_normalised_features_and_drawn_views_are_options(tiny: Backbone, episode: Episode) -> None:
     method = ready("linear-probe", tiny, episode, unit_features=True, probe_views=2, probe_rounds=0)
     rows = source_rows(episode, tiny)
-    features, labels = method.table(rows.training(2))
+    features, labels = method.encode(rows.training(2))
     assert len(features) == 2 * len(episode.train_rows) == len(labels)
     assert np.allclose(np.linalg.norm(features, axis=1), 1, atol=1e-5)
     chosen = method.finish(rows)
     assert chosen["C"] in GRID
     images = next(rows.batches()).images
     with torch.no_grad():
-        scaled = method.linear_head(3 * method.backbone.encode_image(images))
+        scaled = method.head(3 * method.backbone.encode_image(images))
         assert torch.allclose(scaled, method.classifier(episode.class_names)(images), atol=1e-4)
 
 

@@ -47,9 +47,9 @@ def test_fine_tuning_starts_from_the_probe_and_trains_everything(tiny: Backbone,
     method.start(rows)
     probed = rows.measure(method.classifier(episode.class_names))["validation_loss"]
     assert probed < random_ and torch.equal(before, image_weights(method))
-    head = method.linear_head.weight.clone()
+    head = method.head.weight.clone()
     train(method, lr=1e-2)
-    assert not torch.equal(before, image_weights(method)) and not torch.equal(head, method.linear_head.weight)
+    assert not torch.equal(before, image_weights(method)) and not torch.equal(head, method.head.weight)
 
 
 def test_the_zero_shot_head_needs_no_probe(tiny: Backbone, episode: Episode) -> None:

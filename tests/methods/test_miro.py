@@ -57,7 +57,7 @@ def test_the_loss_is_its_equation(tiny: Backbone, episode: Episode) -> None:
                 z, z0 = z.flatten(2).transpose(1, 2), z0.flatten(2).transpose(1, 2)
             total += 0.5 * float(((z - z0) ** 2 / variance + variance.log()).mean())
         features = method.backbone.encode_image(batch.images)
-        ce = F.cross_entropy(method.linear_head(features), batch.labels)
+        ce = F.cross_entropy(method.head(features), batch.labels)
     terms = method.loss(batch)
     assert terms["loss_miro"].item() == pytest.approx(0.5 * total, rel=1e-4)
     assert terms["loss_ce"].item() == pytest.approx(ce.item(), rel=1e-5)
@@ -95,7 +95,7 @@ def test_it_holds_features_back(tiny: Backbone, episode: Episode) -> None:
         method = ready("miro", tiny, episode, miro_weight=weight)
         train(method, steps=6, lr=1e-3)
         with torch.no_grad():
-            (_, now), (_, then) = method.tapped(batch.images), method.tapped(batch.images, method.frozen)
+            (_, now), (_, then) = method.encode_with_layers(batch.images), method.encode_with_layers(batch.images, method.frozen)
         moved.append(sum(float((now[layer] - then[layer]).square().mean()) for layer in method.layers))
     assert 0 < moved[1] < moved[0]
 

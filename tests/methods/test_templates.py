@@ -10,7 +10,7 @@ from prompt_towers import NAMES, backbone, batch_of
 
 from clipalign.commands.cli import main
 from clipalign.core.errors import UserError
-from clipalign.methods import Method, all_methods, get_method
+from clipalign.methods import Method, all_methods, check_template, get_method
 from clipalign.protocols.names_only import NamesOnly, names_episode
 
 TEMPLATES = ("a photo of a {}.", "something else about the {}")
@@ -38,8 +38,8 @@ def test_the_flag_says_what_predictions_do(cls: type[Method]) -> None:
 @pytest.mark.parametrize("name", ["coop", "cocoop", "maple", "promptsrc", "dpl", "linear-probe"])
 def test_a_template_that_would_be_ignored_is_refused(name: str) -> None:
     with pytest.raises(UserError, match=f"--template does not apply to --method {name}"):
-        get_method(name).check_template(("a {}.",))
-    get_method(name).check_template(())
+        check_template(get_method(name), ("a {}.",))
+    check_template(get_method(name), ())
 
 
 def test_train_refuses_before_anything_is_written(

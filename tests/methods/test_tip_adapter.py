@@ -152,7 +152,7 @@ def test_the_keys_alone_learn_and_the_constants_are_chosen_at_the_end(
 ) -> None:
     method = filled("tip-adapter-f", tiny, episode, cache_alpha=None)
     keys, constants = method.cache.keys.clone(), method.cache.constants.clone()
-    assert torch.allclose(constants, torch.tensor(method.start_at))
+    assert torch.allclose(constants, torch.tensor([method.alpha, method.beta]))
     losses = train(method, steps=12, lr=0.5)
     assert losses[-1] < losses[0] and not torch.equal(keys, method.cache.keys)
     assert [p is method.cache.keys for p in method.parameters()] == [True]

@@ -25,7 +25,7 @@ from ..engine.setup import preprocess_for
 from ..evaluation import Views
 from ..evaluation.captions import caption_rows, found_by_caption
 from ..evaluation.rows import domain_tests, result_rows, score, write_predictions
-from ..methods import Method
+from ..methods import Method, check_template
 from ..protocols import RETRIEVAL, episode_from
 from ..runs.folder import check_out, is_run, open_run, zeroshot
 from ..runs.options import parse_config, to_arguments
@@ -101,7 +101,7 @@ def open_model(
     """The model to score, the fields it gives its rows, and the templates."""
     if is_run(config.model):
         run = open_run(config.model, weights=config.weights, device=device, cache_dir=config.cache_dir)
-        run.method.check_template(config.template)
+        check_template(type(run.method), config.template)
         # A template chosen for training stays; one that came with the training data gives way to this data's.
         templates = choose_templates(config.template or run.options.run.template, source)
         steps = run.options.run.steps if run.method.iterates else 0

@@ -20,7 +20,7 @@ from ..backbone import load
 from ..backbone.text.features import DEFAULT_TEMPLATES, prompts
 from ..core.errors import UserError
 from ..engine.setup import preprocess_for
-from ..methods import Method
+from ..methods import Method, SupportsExplain
 from ..runs.folder import is_run, open_run, zeroshot
 from ..runs.options import parse_config, to_arguments
 from .predict import read_classes
@@ -106,7 +106,7 @@ def run_export(arguments: Sequence[str], prog: str = "clipalign export") -> Expo
 
 
 def _export(config: ExportConfig) -> tuple[Export, list[str]]:
-    from ..runs.export.head import head_of
+    from ..runs.export.head import OTHER_CLASSES, head_of, rule, write_head
     from ..runs.export.model import Exported, Probe, same_or_raise, spelt
 
     form = import_module(f"..runs.export.{MODULES[config.to]}", __package__)
@@ -134,7 +134,7 @@ def _export(config: ExportConfig) -> tuple[Export, list[str]]:
             ours = form.ask(backbone, probe) if text_only else probe.ask(backbone)
             differences = same_or_raise(ours, form.read(folder, probe), form.LIBRARY)
         if head is not None:
-            head.write(folder)
+            write_head(head, folder)
         if is_run(config.model) and (card := Path(config.model) / "README.md").is_file():
             shutil.copyfile(card, folder / "README.md")
         if text_only:
@@ -163,7 +163,7 @@ def _export(config: ExportConfig) -> tuple[Export, list[str]]:
         + spelt(differences, ".1e")
     ]
     if head is not None:
-        lines.append(f"classifier.safetensors: {len(names)} classes, {head.rule}. {head.others}")
+        lines.append(f"classifier.safetensors: {len(names)} classes, {rule(head)}. {OTHER_CLASSES[head.kind]}")
     elif text_only:
         lines.append(form.note(method))
     elif wants_head:
@@ -194,7 +194,7 @@ def check_texts(method: Method, config: ExportConfig) -> None:
         raise UserError(
             "--to hf-text writes the text tower alone, without a classifier: drop --classes-file and --template"
         )
-    if type(method).spoken is not Method.spoken and not config.towers_only:
+    if isinstance(method, SupportsExplain) and not config.towers_only:
         raise UserError(
             f"--to hf-text: --method {method.name} puts learned vectors ({method.trains}) into its texts, which a "
             "text tower of transformers does not hold; --towers-only writes the tower as it is without them"

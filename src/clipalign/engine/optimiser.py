@@ -3,28 +3,26 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch.optim.lr_scheduler import LambdaLR
 
 from ..core.config import TrainConfig
+from ..methods.base import ParamGroup
 
 
-def build_optimizer(groups: Sequence[dict[str, Any]], config: TrainConfig) -> torch.optim.Optimizer:
+def build_optimizer(groups: Sequence[ParamGroup], config: TrainConfig) -> torch.optim.Optimizer:
     """The optimiser of a run over a method's parameter groups; see `Method.param_groups`."""
-    resolved = []
+    resolved: list[dict[str, Any]] = []
     for group in groups:
-        lr, decay = group.get("lr"), group.get("weight_decay")
-        resolved.append(
-            {
-                "params": group["params"],
-                "lr": config.lr * group.get("lr_factor", 1.0) if lr is None else lr,
-                "weight_decay": config.weight_decay if decay is None else decay,
-                **{name: group[name] for name in ("eps",) if name in group},
-            }
-        )
+        settings = {
+            "params": group["params"],
+            "lr": group.get("lr", config.lr * group.get("lr_factor", 1.0)),
+            "weight_decay": group.get("weight_decay", config.weight_decay),
+        }
+        resolved.append(settings | ({"eps": group["eps"]} if "eps" in group else {}))
     if config.optimizer == "sgd":
         return torch.optim.SGD(resolved, lr=config.lr, momentum=config.momentum)
     if config.optimizer == "adam":
@@ -33,7 +31,7 @@ def build_optimizer(groups: Sequence[dict[str, Any]], config: TrainConfig) -> to
 
 
 def build_scheduler(
-    optimizer: torch.optim.Optimizer, groups: Sequence[dict[str, Any]], config: TrainConfig
+    optimizer: torch.optim.Optimizer, groups: Sequence[ParamGroup], config: TrainConfig
 ) -> LambdaLR:
     """The schedule of each group; those with "warmup": False start at their peak."""
     held = config.warmup_lr / config.lr if config.warmup_lr is not None and config.lr else None
@@ -41,7 +39,7 @@ def build_scheduler(
         config.warmup_steps if config.warmup_steps >= 1 else round(config.warmup_steps * config.steps)
     )
 
-    def schedule(group: dict[str, Any]) -> Any:
+    def schedule(group: ParamGroup) -> Callable[[int], float]:
         steps = warmup if group.get("warmup", True) else 0
         return lambda step: lr_factor(step, config.steps, steps, config.schedule, held)
 

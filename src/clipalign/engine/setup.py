@@ -20,7 +20,7 @@ from ..data.batches import Steps
 from ..data.registry import source_from
 from ..evaluation import Views
 from ..evaluation.kept import KeptViews
-from ..methods import Method
+from ..methods import Method, check_template
 from ..methods.shared.contrastive import ContrastiveMethod
 from ..protocols import RETRIEVAL, episode_from, usual_protocol
 from ..runs.options import TrainOptions
@@ -88,7 +88,7 @@ def prepare(options: TrainOptions, ranks: Ranks, shared: Shared) -> Prepared:
     source = shared.source(config, captions=wants_captions(options))
     protocol = protocol_of(config.protocol, options.method, source)
     episode = episode_from(vars(config) | {"protocol": protocol}, source)
-    options.method.check_template(config.template)
+    check_template(options.method, config.template)
     templates = choose_templates(config.template, source)
     precision = Precision(config.precision, ranks.device)
     backbone = load(config.backbone, ranks.device, config.cache_dir)

@@ -18,7 +18,7 @@ from ..data.captions.sentences import captions_only
 from ..evaluation import Views
 from ..evaluation.captions import caption_rows, found_by_caption
 from ..evaluation.rows import result_rows, score, write_predictions
-from ..methods import Method
+from ..methods import Method, SupportsCaptions
 from ..protocols import usual_protocol
 from ..runs.folder import zeroshot
 from ..runs.results import ResultRow
@@ -78,8 +78,9 @@ class CaptionTask(ClassTask):
 
     def steps(self, method: Method, config: TrainConfig, ranks: Ranks) -> CaptionSteps:
         """The batches to train on, with as much of each caption as the method wants."""
-        use = method.config.captions
-        return CaptionSteps(self.episode, config.batch_size, config.seed, self.views.preprocess, ranks, use)
+        assert isinstance(method, SupportsCaptions)  # see `check_task`
+        preprocess, use = self.views.preprocess, method.caption_use
+        return CaptionSteps(self.episode, config.batch_size, config.seed, preprocess, ranks, use)
 
     def validation(self, seed: int) -> CaptionValidation:
         """What may be measured while training."""

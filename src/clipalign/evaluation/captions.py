@@ -11,7 +11,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..backbone.text.features import text_features
 from ..core.types import CaptionTest, Stage
+from ..methods.capabilities import SupportsMasks
 from ..runs.results import ResultRow
 from .disentanglement import active
 from .outputs import Views
@@ -54,8 +56,11 @@ def found_by_caption(views: Views, method: Method, tests: Sequence[CaptionTest],
     images = torch.from_numpy(views.outputs(method.image_features, rows, stage, ()).logits)
     texts = list(dict.fromkeys(text for test in tests for text in test.texts))
     number = {text: i for i, text in enumerate(texts)}
-    features, masks = method.caption_encodings(texts)
-    features, masks = features.float().cpu(), None if masks is None else masks.float().cpu()
+    masks: Tensor | None = None
+    if isinstance(method, SupportsMasks):
+        features, masks = (encoded.float().cpu() for encoded in method.encode_captions(texts))
+    else:
+        features = text_features(method.backbone, texts).cpu()
     lengths = np.array(method.backbone.tokenize(texts).lengths)
     found = []
     for test in tests:

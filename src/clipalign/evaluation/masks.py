@@ -13,6 +13,7 @@ from torch import Tensor
 from ..core.errors import UserError
 from ..data.builtin.pictograms import Pictograms
 from ..data.builtin.scene_grammar import ObjectClaim, noun_phrase
+from ..methods.capabilities import SupportsMasks
 from .disentanglement import disentanglement
 
 if TYPE_CHECKING:
@@ -26,12 +27,12 @@ def masks_of(method: Method, texts: Sequence[str]) -> Tensor:
     Raises:
         UserError: the method has no masks.
     """
-    masks = method.caption_masks(texts)
-    if masks is None:
+    if not isinstance(method, SupportsMasks):
         raise UserError(
             f"--method {method.name} has no masks; --masks and --disentanglement are for methods that give each "
             "text a mask, such as smartclip"
         )
+    _, masks = method.encode_captions(texts)  # [T, D]
     return masks.detach().double().cpu()
 
 

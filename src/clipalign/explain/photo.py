@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from torch.nn import functional as F
 from ..core.types import Preprocess
 from ..data.decode import evaluation_view, read_image
 from ..engine.setup import preprocess_for
-from ..methods import Method
+from ..methods import Method, SupportsHooks, explain_text_features
 from .figures import Block, Panel, grid_figure, save
 from .maps import Maps, make_maps
 from .scores import min_max, upsample
@@ -70,8 +71,9 @@ def _explain(title: str, method: Method, picture: Image.Image, texts: Sequence[s
     backbone = method.backbone
     preprocess = preprocess_for(backbone)
     images = preprocess.normalise(evaluation_view(picture, preprocess)[None]).to(backbone.device)
-    text = method.spoken(texts, images)
-    with method.hooks():  # prompts inside the image tower move its attention: the maps have to show that
+    text = explain_text_features(method, texts, images)
+    hooks = method.hooks() if isinstance(method, SupportsHooks) else nullcontext()
+    with hooks:  # prompts inside the image tower move its attention: the maps have to show that
         feature = F.normalize(backbone.encode_image(images).float(), dim=-1)
         maps = make_maps(backbone, images, text)
     return Explanation(title, maps, tuple((feature @ text.T)[0].tolist()))

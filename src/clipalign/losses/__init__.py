@@ -24,6 +24,7 @@ from .alignment import (
 )
 from .classification import (
     class_similarity,
+    cosine_logits,
     margin_logits,
     published_margin,
     released_semantic_targets,
@@ -47,6 +48,7 @@ __all__ = [
     "class_similarity",
     "contrastive_logits",
     "contrastive_loss",
+    "cosine_logits",
     "entropy",
     "kl",
     "kl_to_uniform",

@@ -8,6 +8,32 @@ from torch import Tensor
 
 from ..core.full_precision import full_precision
 
+
+@full_precision
+def cosine_logits(image: Tensor, text: Tensor, scale: float | Tensor) -> Tensor:
+    """Class logits of CLIP: the logit scale times the cosines of image and text features.
+
+    Args:
+        image: [B, d], L2-normalised.
+        text: [C, d], L2-normalised; or [B, C, d] if every image has its own prompts.
+        scale: s, 100 for OpenAI's weights.
+
+    Returns:
+        [B, C], in float32 even under autocast: bfloat16 rounds a logit of 25 (cosine 0.25, s = 100) to a multiple of
+        0.125.
+
+    Example:
+        >>> cosine_logits(torch.eye(2), torch.tensor([[0.6, 0.8], [1.0, 0.0]]), 10.0)
+        tensor([[ 6., 10.],
+                [ 8.,  0.]])
+
+    Source: Radford et al., Learning Transferable Visual Models From Natural Language Supervision, ICML 2021.
+    """
+    # [B, C] from [B, d] @ [d, C], or from [B, C, d] @ [B, d, 1]
+    similarities = image @ text.T if text.dim() == 2 else (text @ image.unsqueeze(-1)).squeeze(-1)
+    return scale * similarities
+
+
 # Semantic label smoothing (section 4.2) and its relatives: tables of targets, row y for class y
 
 

@@ -1,4 +1,4 @@
-"""Methods by name: every file of this folder, and the entry point group `clipalign.methods`."""
+"""Registry of methods: the files of this folder and the entry point group `clipalign.methods`."""
 
 from __future__ import annotations
 
@@ -13,9 +13,34 @@ from typing import TypeVar
 
 from ..core.config import TrainConfig
 from ..core.errors import UserError
-from .base import Method
+from .base import Method, check_template
+from .capabilities import (
+    LinearHead,
+    SupportsCaptions,
+    SupportsExplain,
+    SupportsHooks,
+    SupportsLinearHead,
+    SupportsMasks,
+    explain_text_features,
+    text_head,
+)
 
-__all__ = ["Method", "all_methods", "get_method", "list_methods", "register"]
+__all__ = [
+    "LinearHead",
+    "Method",
+    "SupportsCaptions",
+    "SupportsExplain",
+    "SupportsHooks",
+    "SupportsLinearHead",
+    "SupportsMasks",
+    "all_methods",
+    "check_template",
+    "explain_text_features",
+    "get_method",
+    "list_methods",
+    "register",
+    "text_head",
+]
 
 ENTRY_POINTS = "clipalign.methods"
 M = TypeVar("M", bound=type[Method])
@@ -23,7 +48,7 @@ _registry: dict[str, type[Method]] = {}
 
 
 def register(name: str) -> Callable[[M], M]:
-    """Class decorator that makes a method known as `--method NAME`."""
+    """Return a class decorator that registers a method under the name of `--method NAME`."""
 
     def add(cls: M) -> M:
         clash = {f.name for f in fields(cls.Config)} & {f.name for f in fields(TrainConfig)}
@@ -41,28 +66,28 @@ def register(name: str) -> Callable[[M], M]:
 @cache
 def _import_all() -> None:
     for module in pkgutil.iter_modules(__path__):
-        if module.name not in ("base", "shared"):
+        if module.name not in ("base", "capabilities", "shared"):
             importlib.import_module(f"{__name__}.{module.name}")
     for point in entry_points(group=ENTRY_POINTS):
-        point.load()  # a class decorated with @register, or a module that holds some
+        point.load()  # a class decorated with @register, or a module that defines some
 
 
 def all_methods() -> list[type[Method]]:
-    """Every registered method, sorted by name."""
+    """Return every registered method, sorted by name."""
     _import_all()
     return [_registry[name] for name in sorted(_registry)]
 
 
 def list_methods() -> list[str]:
-    """Names for --method."""
+    """Return the values of --method, sorted."""
     return [method.name for method in all_methods()]
 
 
 def get_method(name: str) -> type[Method]:
-    """The class of a name.
+    """Return the class of a method.
 
     Raises:
-        UserError: there is none.
+        UserError: no method has this name; the message suggests the nearest one.
     """
     names = list_methods()
     if name not in _registry:

@@ -1,21 +1,22 @@
-"""AlignCLIP: attention alignment and semantic label smoothing on the image tower, with a beta moving
-average."""
+"""AlignCLIP: attention alignment and semantic label smoothing of the image tower, with a beta moving average."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from torch import Tensor
 from torch.nn import functional as F
 
 from .. import losses
+from ..core.config import at_least
 from ..core.errors import UserError
 from . import register
-from .base import Method
+from .base import RunOptions
 from .erm import Erm
+from .shared.monitor import Monitor
 
 if TYPE_CHECKING:
     from ..backbone import Backbone, Dense
@@ -23,227 +24,257 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-UNIFORM = 0.01  # nats; a guide closer to uniform than this names no place
-LOOK_EVERY = 50  # steps between looks at the guide, for each of which a GPU has to be waited for
+MIN_GUIDE_KL = 0.01  # nats; a guide closer to uniform does not localise the class
+
+AttentionOver = Literal["patches", "tokens"]
+Smoothing = Literal["paper", "paper-raw", "released", "uniform", "none"]
+Classes = Literal["true", "sum", "mean"]
 
 
 @dataclass(frozen=True)
 class AlignClipConfig:
-    """Every published part as an option. A default of None means: as --variant has it, on this backbone."""
+    """Every published part as an option; None takes the value of --variant on this backbone (see `Variant`)."""
 
     variant: Literal["paper", "released"] = "paper"
-    """Where paper and released code differ: whose form options that are not given take."""
+    """Defaults of the options below: the paper's, or the released code's where the two differ."""
 
     aal_weight: float | None = None
-    """Weight of the attention alignment loss, both terms. paper: 1, released: 10; 0 turns it off."""
+    """Weight of the attention alignment loss, AL and AS (paper: 1, released: 10; 0 disables it)."""
     al_weight: float = 1.0
-    """Weight of its first term AL (class-token attention against the guide); 0 turns it off."""
+    """Weight of AL, class-token attention against the guide, within it; 0 disables AL."""
     as_weight: float = 1.0
-    """Weight of its second term AS (patch similarity against the guide); 0 turns it off."""
+    """Weight of AS, patch similarity against the guide, within it; 0 disables AS."""
     aligned_layers: int | None = None
-    """Layers, from the first, whose class-token attention is aligned. paper: a third of the blocks (4 of 12),
-    released: 5/12 of them."""
-    attention_over: Literal["patches", "tokens"] | None = None
-    """paper: "patches", softmax without the class key. released: "tokens", softmax over all, class token
-    dropped, normalised again."""
-    al_direction: Literal["paper", "released"] | None = None
-    """paper: KL(attention || guide), released: KL(guide || attention)."""
-    as_direction: Literal["paper", "released"] | None = None
-    """paper: KL(similarity || guide), released: KL(guide || similarity)."""
-    as_classes: Literal["true", "sum", "mean"] | None = None
-    """Classes in AS. paper: the true one. released: the sum over all; mean does not grow with their
-    number."""
+    """Layers, from the first, whose attention AL aligns (paper: 4 of 12, released: 5 of 12; scales with depth)."""
+    attention_over: AttentionOver | None = None
+    """Keys of the softmax in AL: patches only (paper), or all tokens, renormalised over patches (released)."""
+    al_direction: losses.Direction | None = None
+    """AL as KL(attention || guide) (paper) or KL(guide || attention) (released)."""
+    as_direction: losses.Direction | None = None
+    """AS as KL(similarity || guide) (paper) or KL(guide || similarity) (released)."""
+    as_classes: Classes | None = None
+    """Classes in AS: the true one (paper), the sum over all (released), or their mean."""
     temperature: float | None = None
-    """Temperature of similarity and guide distributions over patches. paper: 1/s of the backbone (0.01 for
-    OpenAI's weights), released: 1, which makes the guide nearly uniform."""
+    """Temperature of similarities over patches (paper: 1/s, released: 1, which makes the guide nearly uniform)."""
     guide: str = "dv"
-    """Attention structure of the guide's path: dv (identity), vvv, qqv, kkv, or any other of q, k, v."""
+    """Attention of the guide's path: dv (identity; published), vvv, qqv, kkv, or another triple of q, k, v."""
     dual_blocks: int | None = None
-    """Last blocks that have the guide's path. Default: half of them (6 of 12)."""
+    """Last blocks with a second path for the guide (published: 6 of 12; default: half of them)."""
     keep_mlp: bool = False
-    """Give the guide's path the blocks' MLPs too."""
+    """Apply the blocks' MLPs in the guide's path (published: off)."""
     detach_guide: bool = True
-    """The guide takes no gradient."""
+    """Stop the gradient at the guide (published: on)."""
 
-    smoothing: Literal["paper", "paper-raw", "released", "uniform", "none"] | None = None
-    """Targets of the cross-entropy. paper: (1 - epsilon) one-hot + epsilon * row softmax of class similarity;
-    paper-raw: the similarity itself, as equation (9) prints it; released: 1 - epsilon for the true class,
-    the softmax of sharpness * similarity for others; uniform: label smoothing; none: one-hot."""
+    smoothing: Smoothing | None = None
+    """Cross-entropy targets: class similarity as in paper, paper-raw (eq. 9) or released; uniform; or one-hot."""
     epsilon: float = 0.1
-    """Share of the smoothing; the released code calls 1 - epsilon its epsilon."""
+    """Share of the target taken from the true class (published: 0.1)."""
     sharpness: float | None = None
-    """Factor on class similarities before their softmax. paper: 1, released: 0.35 s (35 for OpenAI's
-    weights)."""
+    """Factor on class similarities before their softmax (paper: 1, released: 0.35 s)."""
     normalise_targets: bool | None = None
-    """Scale each class's targets to sum to 1. Off in both variants; changes released and paper-raw."""
+    """Scale the targets of each class to sum to 1 (published: off; changes released and paper-raw only)."""
     margin: float | None = None
-    """CLIPood's margin in cosines, taken from the true class in training. paper: 0, released: 30 / s, at most 1
-    (0.3 for OpenAI's weights)."""
+    """CLIPood's margin in cosines (paper: 0, released: min(1, 30/s), the published 0.3 at scale s = 100)."""
 
     def __post_init__(self) -> None:
-        for name in ("aal_weight", "al_weight", "as_weight", "sharpness", "margin"):
-            value = getattr(self, name)
-            if value is not None and not value >= 0:
-                raise UserError(f"--{name.replace('_', '-')} must be at least 0, not {value:g}")
+        at_least(self, 0, "aal_weight", "al_weight", "as_weight", "sharpness", "margin")
         if not 0 <= self.epsilon <= 1:
             raise UserError(f"--epsilon must be in [0, 1], not {self.epsilon:g}")
         if self.temperature is not None and not self.temperature > 0:
             raise UserError(f"--temperature must be above 0, not {self.temperature:g}")
 
 
-def resolve(config: AlignClipConfig, scale: float, blocks: int) -> AlignClipConfig:
-    """Fill in what is None.
+@dataclass(frozen=True)
+class Variant:
+    """The options that --variant, the logit scale and the depth of the tower decide; fields as in the config.
 
-    Constants that the publication ties to CLIP's scale of 100 and to 12 blocks are carried over in
-    proportion.
+    Constants that the publication ties to CLIP's scale of 100 or to 12 blocks are scaled in proportion.
+    """
+
+    aal_weight: float
+    aligned_layers: int
+    attention_over: AttentionOver
+    al_direction: losses.Direction
+    as_direction: losses.Direction
+    as_classes: Classes
+    temperature: float
+    dual_blocks: int
+    smoothing: Smoothing
+    sharpness: float
+    normalise_targets: bool
+    margin: float
+
+    @classmethod
+    def paper(cls, scale: float, blocks: int) -> Variant:
+        """The paper: equations (3) to (9) and its implementation details."""
+        return cls(
+            aal_weight=1.0,
+            aligned_layers=max(1, round(blocks / 3)),
+            attention_over="patches",
+            al_direction="paper",
+            as_direction="paper",
+            as_classes="true",
+            temperature=1 / scale,
+            dual_blocks=max(1, blocks // 2),
+            smoothing="paper",
+            sharpness=1.0,
+            normalise_targets=False,
+            margin=0.0,
+        )
+
+    @classmethod
+    def released(cls, scale: float, blocks: int) -> Variant:
+        """The released code: `engine.py` and the defaults of `main.py`."""
+        return cls(
+            aal_weight=10.0,
+            aligned_layers=max(1, round(5 * blocks / 12)),
+            attention_over="tokens",
+            al_direction="released",
+            as_direction="released",
+            as_classes="sum",
+            temperature=1.0,
+            dual_blocks=max(1, blocks // 2),
+            smoothing="released",
+            sharpness=0.35 * scale,
+            normalise_targets=False,
+            margin=losses.published_margin(scale),
+        )
+
+
+def resolve(config: AlignClipConfig, scale: float, blocks: int) -> Variant:
+    """Return the variant's options with those of the config that are not None.
 
     Args:
-        config: options as given.
-        scale: s of the backbone.
+        config: options of the user.
+        scale: logit scale s of the backbone.
         blocks: attention layers of its vision tower.
 
     Raises:
-        UserError: more layers than there are.
+        UserError: more layers than the tower has.
     """
-    variants: dict[str, tuple[Any, Any]] = {
-        "aal_weight": (1.0, 10.0),
-        "aligned_layers": (max(1, round(blocks / 3)), max(1, round(5 * blocks / 12))),
-        "attention_over": ("patches", "tokens"),
-        "al_direction": ("paper", "released"),
-        "as_direction": ("paper", "released"),
-        "as_classes": ("true", "sum"),
-        "temperature": (1 / scale, 1.0),
-        "dual_blocks": (max(1, blocks // 2),) * 2,
-        "smoothing": ("paper", "released"),
-        "sharpness": (1.0, 0.35 * scale),
-        "normalise_targets": (False, False),
-        "margin": (0.0, losses.published_margin(scale)),
-    }
-    column = ("paper", "released").index(config.variant)
-    chosen = {name: values[column] for name, values in variants.items() if getattr(config, name) is None}
-    resolved = replace(config, **chosen)
-    for name in ("aligned_layers", "dual_blocks"):
-        if not 1 <= getattr(resolved, name) <= blocks:
-            raise UserError(
-                f"--{name.replace('_', '-')} {getattr(resolved, name)}: this backbone allows 1 to {blocks}"
-            )
-    return resolved
+    defaults = (Variant.paper if config.variant == "paper" else Variant.released)(scale, blocks)
+    chosen = {f.name: getattr(config, f.name) for f in fields(Variant)}
+    variant = replace(defaults, **{name: value for name, value in chosen.items() if value is not None})
+    for option, layers in (
+        ("--aligned-layers", variant.aligned_layers),
+        ("--dual-blocks", variant.dual_blocks),
+    ):
+        if not 1 <= layers <= blocks:
+            raise UserError(f"{option} {layers}: this backbone allows 1 to {blocks}")
+    return variant
 
 
 @register("alignclip")
-class AlignClip(Method):
-    """L = AAL + SLS, equations (6) and (8): KL(A_c || G_DV) + KL(G || G_DV) + soft cross-entropy.
+class AlignClip(Erm[AlignClipConfig]):
+    """L = AL + AS + SLS = KL(A_c || G_DV) + KL(G || G_DV) + CE(s I Tᵀ, q), equations (6) and (8).
 
-    A_c is the class token's attention over the patches in the first layers, G the distribution over patches
-    of their similarity with the true class, G_DV the same of a second path through the last blocks whose
-    attention is the identity; it runs along in the same pass. Predictions are those of the averaged weights.
+    A_c is the attention of the class token over the patches in the first layers; G the distribution over patches of
+    their similarity with the true class; G_DV, the guide, the same from a second path through the last blocks whose
+    attention is the identity, computed in the same forward pass. The soft targets q follow class similarity.
+    Predictions use the beta moving average of the weights.
+
+    Source: AlignCLIP, equations (3), (4) and (6) for AL and AS, (8) and (9) for SLS.
     """
 
     summary = "attention alignment + semantic label smoothing + beta moving average"
     source = "AlignCLIP, ICLR 2024 submission; Machine Learning 114(3):58, 2025"
-    trains = "image tower"
     Config = AlignClipConfig
     average = "bma"
-    published: ClassVar[Mapping[str, Any]] = {**Erm.published, "bma_beta": 0.5}
+    published: ClassVar[RunOptions] = {**Erm.published, "bma_beta": 0.5}
 
     def setup(self, backbone: Backbone, episode: Episode, templates: Sequence[str]) -> None:
         from ..backbone.attention import check_structure
 
         super().setup(backbone, episode, templates)
         check_structure(self.config.guide)
-        self.train_image_tower()
-        o: Any = resolve(self.config, float(self.scale), backbone.num_blocks)
-        self.o = o
-        self.al: float = o.aal_weight * o.al_weight
-        self.as_: float = o.aal_weight * o.as_weight
-        self.text = self.text_features(episode.class_names)
-        self.targets = self.smoothed_targets()
+        self.variant = resolve(self.config, float(self.scale), backbone.num_blocks)
+        self.al_weight = self.variant.aal_weight * self.config.al_weight
+        self.as_weight = self.variant.aal_weight * self.config.as_weight
+        self.targets = self.smoothed_targets()  # [C, C] or None
+        self.guide_kl = Monitor()
         self.warned = False
-        # Of the guide from uniform, summed since the last look; the sum stays on the device.
-        self.guide_divergence: Tensor | float = 0.0
-        self.guide_batches = 0
 
-    def resolved(self) -> dict[str, Any]:
-        return asdict(self.o)
+    def resolved(self) -> dict[str, object]:
+        return asdict(self.config) | asdict(self.variant)
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
-        o = self.o
-        if not (self.al or self.as_):
-            return self.classification(self.backbone.encode_image(batch.images), batch.labels)
+        if not (self.al_weight or self.as_weight):
+            return self.sls(self.backbone.encode_image(batch.images), batch.labels)
         dense = self.backbone.dense(
             batch.images,
-            range(o.aligned_layers) if self.al else (),
-            o.guide,
-            o.dual_blocks,
-            attention_over=o.attention_over,
-            detach_guide=o.detach_guide,
-            keep_mlp=o.keep_mlp,
+            range(self.variant.aligned_layers) if self.al_weight else (),
+            self.config.guide,
+            self.variant.dual_blocks,
+            attention_over=self.variant.attention_over,
+            detach_guide=self.config.detach_guide,
+            keep_mlp=self.config.keep_mlp,
         )
-        return self.classification(dense.image, batch.labels) | self.alignment(dense, batch.labels)
+        return self.sls(dense.image, batch.labels) | self.aal(dense, batch.labels)
 
-    def classification(self, image: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        """SLS, equations (8) and (9)."""
-        logits = losses.margin_logits(image, self.text, labels, self.scale, self.o.margin)
+    def sls(self, image: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        """Semantic label smoothing, equations (8) and (9).
+
+        Args:
+            image: [B, d], not normalised.
+            labels: [B].
+        """
+        logits = losses.margin_logits(image, self.text, labels, self.scale, self.variant.margin)  # [B, C]
         if self.targets is None:
             return {"loss_ce": F.cross_entropy(logits, labels)}
-        targets = self.targets[labels]
+        targets = self.targets[labels]  # [B, C]
         return {"loss_sls": losses.soft_cross_entropy(logits, targets), "target_mass": targets.sum(1).mean()}
 
-    def alignment(self, dense: Dense, labels: Tensor) -> dict[str, Tensor]:
-        """AAL, equation (6)."""
-        o = self.o
+    def aal(self, dense: Dense, labels: Tensor) -> dict[str, Tensor]:
+        """Attention alignment, equation (6): AL and AS."""
+        v = self.variant
         terms: dict[str, Tensor] = {}
         assert dense.guide is not None
-        guide = losses.log_similarity_distribution(dense.guide, self.text, labels, o.temperature)
-        if self.al:
-            attention = losses.class_attention(dense.cls_attention)
-            terms["al"] = losses.attention_alignment(attention, guide, o.al_direction)
-            terms["loss_al"] = self.al * terms["al"]
+        guide = losses.log_similarity_distribution(dense.guide, self.text, labels, v.temperature)  # [B, M]
+        if self.al_weight:
+            attention = losses.class_attention(dense.cls_attention)  # [B, M]
+            terms["al"] = losses.attention_alignment(attention, guide, v.al_direction)
+            terms["loss_al"] = self.al_weight * terms["al"]
             terms["attention_entropy"] = losses.entropy(attention.detach().log()).mean()
-        if self.as_:
-            every = o.as_classes != "true"
-            chosen = None if every else labels
-            similarity = losses.log_similarity_distribution(dense.patches, self.text, chosen, o.temperature)
-            against = guide
-            if every:
-                against = losses.log_similarity_distribution(dense.guide, self.text, None, o.temperature)
-            terms["as"] = losses.similarity_alignment(
-                similarity, against, o.as_direction, "mean" if o.as_classes == "mean" else "sum"
-            )
-            terms["loss_as"] = self.as_ * terms["as"]
+        if self.as_weight:
+            # [B, M] for the true class, [B, C, M] for all classes
+            classes = labels if v.as_classes == "true" else None
+            similarity = losses.log_similarity_distribution(dense.patches, self.text, classes, v.temperature)
+            target = guide
+            if classes is None:
+                target = losses.log_similarity_distribution(dense.guide, self.text, None, v.temperature)
+            reduction: Literal["sum", "mean"] = "mean" if v.as_classes == "mean" else "sum"
+            terms["as"] = losses.similarity_alignment(similarity, target, v.as_direction, reduction)
+            terms["loss_as"] = self.as_weight * terms["as"]
         terms["guide_entropy"] = losses.entropy(guide.detach()).mean()
         terms["guide_kl_uniform"] = losses.kl_to_uniform(guide.detach()).mean()
-        self.guide_divergence = self.guide_divergence + terms["guide_kl_uniform"]
-        self.guide_batches += 1
+        self.guide_kl.add(terms["guide_kl_uniform"])
         return terms
 
     def smoothed_targets(self) -> Tensor | None:
-        """[C, C], row y the targets of class y; None for one-hot ones. Made of training classes alone."""
-        o, similarity = self.o, losses.class_similarity(self.text)
-        if o.smoothing == "none":
+        """Return the targets of the training classes, [C, C] with row y for class y; None if one-hot."""
+        v, epsilon = self.variant, self.config.epsilon
+        similarity = losses.class_similarity(self.text)  # [C, C]
+        if v.smoothing == "none":
             return None
-        if o.smoothing == "uniform":
-            targets = losses.uniform_targets(len(similarity), o.epsilon, similarity.device)
-        elif o.smoothing == "released":
-            targets = losses.released_semantic_targets(similarity, 1 - o.epsilon, o.sharpness)
-        elif o.smoothing == "paper-raw":
-            targets = losses.semantic_targets(similarity, o.epsilon, raw=True)
+        if v.smoothing == "uniform":
+            targets = losses.uniform_targets(len(similarity), epsilon, similarity.device)
+        elif v.smoothing == "released":
+            targets = losses.released_semantic_targets(similarity, 1 - epsilon, v.sharpness)
+        elif v.smoothing == "paper-raw":
+            targets = losses.semantic_targets(similarity, epsilon, raw=True)
         else:
-            targets = losses.semantic_targets(o.sharpness * similarity, o.epsilon)
-        return targets / targets.sum(dim=1, keepdim=True) if o.normalise_targets else targets
+            targets = losses.semantic_targets(v.sharpness * similarity, epsilon)
+        return targets / targets.sum(dim=1, keepdim=True) if v.normalise_targets else targets
 
     def after_step(self, step: int) -> None:
-        """Say once that the guide names no place: aligning with it only flattens attention."""
-        if self.warned or not self.guide_batches or (step - 1) % LOOK_EVERY:
+        """Warn once if the guide is nearly uniform: aligning with it flattens the attention."""
+        divergence = None if self.warned else self.guide_kl.read(step)
+        if divergence is None or divergence >= MIN_GUIDE_KL:
             return
-        divergence = float(self.guide_divergence) / self.guide_batches
-        self.guide_divergence, self.guide_batches = 0.0, 0
-        if divergence < UNIFORM:
-            self.warned = True
-            log.warning(
-                "the guide is nearly uniform (KL to uniform %.4f < %g): it says nothing of where the object "
-                "is, and alignment flattens attention; try a lower --temperature, another --guide, or "
-                "--aal-weight 0",
-                divergence,
-                UNIFORM,
-            )
+        self.warned = True
+        log.warning(
+            "the guide is nearly uniform (KL to uniform %.4f < %g): it does not localise the class, and aligning with "
+            "it flattens the attention; decrease --temperature, choose another --guide, or set --aal-weight 0",
+            divergence,
+            MIN_GUIDE_KL,
+        )

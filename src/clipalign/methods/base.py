@@ -1,91 +1,132 @@
-"""What a method is: the parts of a training run that differ between publications, and nothing else.
+"""The contract of a method: the part of a training run that differs between publications.
 
-A method composes `losses` on a `Backbone`; batches, optimiser, schedule, averaging, precision, checkpoints
-and files belong to the engine. A new method is one new file in this folder (or an entry point of the group
-`clipalign.methods` in another package):
+A method combines `losses` with a `Backbone`. Batches, optimiser, schedule, weight averaging, precision, checkpoints
+and files belong to the engine. A new method is one file in this folder, or a class in another package registered
+through the entry point group `clipalign.methods`:
+
+    @dataclass(frozen=True)
+    class MineConfig:
+        epsilon: float = 0.1
+        \"\"\"Label smoothing (published: 0.1).\"\"\"
 
     @register("mine")
-    class Mine(Method):
+    class Mine(Method[MineConfig]):
         summary = "one line for `clipalign list methods`"
-        source = "Author et al., Venue Year"
+        source = "Author et al., Title, Venue Year"
         trains = "image tower"
+        Config = MineConfig
 
         def setup(self, backbone, episode, templates):
-            super().setup(backbone, episode, templates)
+            super().setup(backbone, episode, templates)  # freezes the backbone
             self.train_image_tower()
-            self.text = self.text_features(episode.class_names)
+            self.text = self.text_features(episode.class_names)  # [C, d]
 
         def loss(self, batch):
-            features = self.image_features(batch.images)
-            return {"loss_ce": F.cross_entropy(self.scale * features @ self.text.T, batch.labels)}
+            image = self.image_features(batch.images)  # [B, d]
+            logits = cosine_logits(image, self.text, self.scale)  # [B, C]
+            return {"loss_ce": F.cross_entropy(logits, batch.labels, label_smoothing=self.config.epsilon)}
+
+Everything optional, such as learned prompts or caption masks, is a protocol in `capabilities`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, Protocol, TypedDict, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..core.errors import UserError
+from ..losses import cosine_logits
 
 if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
     from ..backbone import Backbone
     from ..core.types import Batch, Episode
 
-Classifier = Callable[[Tensor], Tensor]
-EXTRA = "method."  # prefix of the method's own tensors, beside open_clip's names
+Classifier = Callable[[Tensor], Tensor]  # images [B, 3, H, W] -> float32 logits [B, C]
+RunOptions = Mapping[str, int | float | str]  # options of a run, by field name of its config
+ConfigT = TypeVar("ConfigT", bound="DataclassInstance")
+
+PREFIX = "method."  # of the method's own tensors in a state dict, next to open_clip's names
 
 
 @dataclass(frozen=True)
 class NoOptions:
-    """For methods without hyper-parameters."""
+    """Config of a method without hyper-parameters."""
+
+
+class _Parameters(TypedDict):
+    params: list[nn.Parameter]
+
+
+class ParamGroup(_Parameters, total=False):
+    """Parameters with their own optimiser settings; a missing key means the run's setting.
+
+    Attributes:
+        params: parameters to train.
+        lr: peak learning rate.
+        lr_factor: factor on the run's peak learning rate.
+        weight_decay: weight decay.
+        eps: epsilon of Adam and AdamW.
+        warmup: False to start at the peak learning rate.
+    """
+
+    lr: float
+    lr_factor: float
+    weight_decay: float
+    eps: float
+    warmup: bool
 
 
 class Validation(Protocol):
-    """What a method may look at outside of its loss: source rows only, never those of a test."""
+    """Source images a method may use outside its loss; test images are out of reach."""
 
     def batches(self) -> Iterator[Batch]:
-        """All source validation rows in fixed views, in order."""
+        """Yield all source validation rows as fixed views, in order."""
         ...
 
     def training(self, augmented: int = 0) -> Iterator[Batch]:
-        """All training rows in fixed views; or `augmented` training views of each, all rows once per pass."""
+        """Yield all training rows as fixed views or, if `augmented` > 0, that many passes of training views."""
         ...
 
     def measure(self, classifier: Classifier) -> dict[str, float]:
-        """validation_accuracy and validation_loss (cross-entropy) over the training classes."""
+        """Return validation_accuracy in [0, 1] and validation_loss (cross-entropy) over the training classes."""
         ...
 
     def accuracy(self, classifier: Classifier) -> float:
-        """Share of views whose highest logit over the training classes is right, in [0, 1]."""
+        """Return the top-1 accuracy in [0, 1] over the training classes."""
         ...
 
 
-class Method:
-    """One way of fine-tuning.
+class Method(Generic[ConfigT]):
+    """A way to fine-tune a backbone.
 
-    Life of an object: `setup`, `start` once in a run, then per step `loss` and `after_step`, at the end
-    `finish`; `classifier` at any time after `setup`. Methods that do not iterate have `setup` and `finish`
-    alone. Randomness inside `loss` must come from torch's global generator, which the engine
-    seeds for each step: that is why a resumed run needs no generator state.
+    Call order: `setup`; `start` once per run; `loss` and `after_step` per step; `finish` at the end. `classifier`
+    works at any time after `setup`. Methods that do not iterate implement only `setup` and `finish`. Draw random
+    numbers in `loss` from torch's global generator: the engine seeds it for every step, so a resumed run needs no
+    generator state.
 
     Attributes:
         name: value of --method.
-        summary, source, trains: what `clipalign list methods` prints.
-        towers: kinds of `Backbone` it works on.
-        Config: dataclass of its hyper-parameters; they become flags of `clipalign train`.
+        summary: one line for `clipalign list methods`.
+        source: publication.
+        trains: what is trained, in words.
+        towers: kinds of `Backbone` it supports.
+        Config: frozen dataclass of its hyper-parameters; the fields become options of `clipalign train`.
         average: default of --average.
-        iterates: False where there is nothing to optimise.
-        learns_from: "classes" or "captions": what its batches have to carry.
-        mean_over_rows: whether each loss is a mean over the rows of a batch, so that a batch may be split
-            between processes and micro-batches.
-        uses_templates: whether predictions go through prompt templates, so that --template has a meaning.
-        published: options of the run it was published with, by field name of `TrainConfig`.
+        iterates: False if there is nothing to optimise.
+        learns_from: whether training batches need classes or captions.
+        mean_over_rows: whether each loss is a mean over the rows of a batch; such a batch may be split between
+            processes and micro-batches.
+        uses_templates: whether predictions use prompt templates; otherwise --template is an error.
+        published: options of the published run.
+        config: the hyper-parameters.
+        extra: modules of the method; trained, averaged, saved and loaded with the backbone.
     """
 
     name: ClassVar[str]
@@ -93,35 +134,35 @@ class Method:
     source: ClassVar[str]
     trains: ClassVar[str]
     towers: ClassVar[tuple[str, ...]] = ("vit", "resnet")
-    Config: ClassVar[type] = NoOptions
     average: ClassVar[str] = "none"
     iterates: ClassVar[bool] = True
     learns_from: ClassVar[Literal["classes", "captions"]] = "classes"
     mean_over_rows: ClassVar[bool] = True
     uses_templates: ClassVar[bool] = True
-    published: ClassVar[Mapping[str, Any]] = {}
+    published: ClassVar[RunOptions] = {}
+    Config: type[ConfigT] = NoOptions  # type: ignore[assignment]
 
     backbone: Backbone
     episode: Episode
     templates: tuple[str, ...]
 
-    def __init__(self, config: Any = None) -> None:
-        self.config: Any = self.Config() if config is None else config
-        self.extra = nn.ModuleDict()  # modules of the method's own; saved under "method."
+    def __init__(self, config: ConfigT | None = None) -> None:
+        self.config: ConfigT = self.Config() if config is None else config
+        self.extra = nn.ModuleDict()
 
     def setup(self, backbone: Backbone, episode: Episode, templates: Sequence[str]) -> None:
-        """Build what is trained. Here: freeze the backbone, in evaluation mode, and remember the three.
+        """Build what is trained. The base class freezes the backbone and puts it into evaluation mode.
 
-        Evaluation mode stays on in training, as CLIPood and AlignCLIP released it: batch-norm statistics of
-        ResNet towers are not touched; layer norms have no such mode.
+        Evaluation mode stays on during training, as in CLIPood's and AlignCLIP's released code: it keeps the
+        batch-norm statistics of ResNet towers, and CLIP's ViTs have no dropout.
 
         Args:
-            backbone: changed in place.
-            episode: class names and rows of training; test rows are not to be looked at.
+            backbone: modified in place.
+            episode: class names and training rows; do not look at its test rows.
             templates: prompt templates with {} for the class name.
 
         Raises:
-            UserError: the method does not work on this kind of tower.
+            UserError: the method does not support this kind of tower.
         """
         if backbone.kind not in self.towers:
             raise UserError(
@@ -132,145 +173,111 @@ class Method:
         backbone.eval()
         backbone.requires_grad_(False)
 
-    @classmethod
-    def check_template(cls, given: Sequence[str]) -> None:
-        """Refuse templates that the user chose and the method would ignore.
-
-        Args:
-            given: value of --template; those of the data are not the user's choice.
-
-        Raises:
-            UserError: there are some, and predictions do not go through templates.
-        """
-        if given and not cls.uses_templates:
-            raise UserError(
-                f"--template does not apply to --method {cls.name}, whose predictions use no prompt templates "
-                f"(it trains its {cls.trains}); drop the option"
-            )
-
-    def resolved(self) -> dict[str, Any]:
-        """Hyper-parameters after `setup`: what None stood for on this backbone."""
+    def resolved(self) -> dict[str, object]:
+        """Return the hyper-parameters that `setup` derived from the backbone or the data."""
         return {}
 
     def parameters(self) -> list[nn.Parameter]:
-        """What is trained."""
-        return [p for group in self.param_groups() for p in group["params"]]
+        """Return the trained parameters."""
+        return [parameter for group in self.param_groups() for parameter in group["params"]]
 
-    def param_groups(self) -> list[dict[str, Any]]:
-        """Groups for the optimiser: "params"; optionally "lr_factor" (1.0) or "lr" (instead of the run's),
-        "weight_decay" (the run's), "warmup" (True; False starts at the peak), "eps" (PyTorch's)."""
-        return [{"params": [p for _, p in self._named_tensors() if p.requires_grad]}]
+    def param_groups(self) -> list[ParamGroup]:
+        """Return the trained parameters in groups for the optimiser."""
+        return [{"params": [p for _, p in self.named_parameters() if p.requires_grad]}]
 
-    def loss(self, batch: Batch) -> dict[str, Tensor]:
-        """Scalars by name: those named "loss..." are summed and descended, the others logged."""
-        raise NotImplementedError
+    def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """Yield all parameters, trained or not, under their names in `state_dict`."""
+        yield from self.backbone.model.named_parameters()
+        for name, parameter in self.extra.named_parameters():
+            yield PREFIX + name, parameter
 
     def start(self, validation: Validation) -> None:
-        """Called once before the first step: what is made from images and does not fit into `setup`, which
-        runs again whenever weights are loaded. Shapes of parameters may not change here."""
+        """Prepare for the first step of a new run, for example fit a head to image features.
+
+        Not for opened or resumed runs, which load the result. Parameter shapes must not change here.
+        """
+
+    def loss(self, batch: Batch) -> dict[str, Tensor]:
+        """Return scalars by name; the sum of those named "loss..." is minimised, the others are logged."""
+        raise NotImplementedError
 
     def after_step(self, step: int) -> None:
-        """Called after optimiser step number `step` (from 1)."""
+        """Run after optimiser step number `step`, counted from 1."""
 
-    def finish(self, validation: Validation) -> dict[str, Any]:
-        """Last choices, made on source validation; what is returned goes to metrics.jsonl."""
+    def finish(self, validation: Validation) -> dict[str, object]:
+        """Make final choices on the source validation rows; return facts for metrics.jsonl."""
         return {}
 
     def classifier(self, class_names: Sequence[str], templates: Sequence[str] | None = None) -> Classifier:
-        """Logits for any class list. Here: scaled cosine with the classes' text features (zero-shot head).
+        """Return the classifier over any class list. The base class scores scaled cosines (zero-shot).
 
         Returns:
-            A function of images [B, 3, H, W] to logits [B, C] in float32.
+            Function from images [B, 3, H, W] to float32 logits [B, C].
+
+        Raises:
+            UnseenClasses: the method cannot score a class that it was not trained on.
         """
-        text = self.text_features(class_names, templates)
-
-        def logits(images: Tensor) -> Tensor:
-            return self.scale * self.image_features(images).float() @ text.T
-
-        return logits
-
-    def hooks(self) -> AbstractContextManager[None]:
-        """The towers as predictions run them, within a `with`. Here: as they are."""
-        return nullcontext()
-
-    @torch.no_grad()
-    def spoken(self, texts: Sequence[str], images: Tensor) -> Tensor:
-        """What this method compares with an image where it looks for a text; not within `hooks`.
-
-        Args:
-            texts: T of them. Here taken as they are; prompt learners put their vectors around them, as around
-                class names.
-            images: [1, 3, H, W], for methods whose prompts depend on it.
-
-        Returns:
-            [T, d] unit rows in float32.
-        """
-        return F.normalize(self.backbone.encode_text(list(texts)).float(), dim=-1)
-
-    def caption_features(self, texts: Sequence[str]) -> Tensor:
-        """Texts -> unit rows [T, d] float32 for retrieval, without gradient."""
-        from ..backbone.text.features import text_features
-
-        return text_features(self.backbone, texts)
-
-    def caption_masks(self, texts: Sequence[str]) -> Tensor | None:
-        """Which dimensions each text speaks about, [T, d] in [0, 1]; None for methods without masks."""
-        return None
-
-    def caption_encodings(self, texts: Sequence[str]) -> tuple[Tensor, Tensor | None]:
-        """`caption_features` and `caption_masks`, for methods that make both in one pass of the text tower."""
-        return self.caption_features(texts), self.caption_masks(texts)
+        text = self.text_features(class_names, templates)  # [C, d]
+        return lambda images: cosine_logits(self.image_features(images), text, self.scale)  # [B, C]
 
     def state_dict(self) -> dict[str, Tensor]:
-        """All tensors that predictions need: the backbone's by open_clip's names, its own after "method."."""
-        own = {EXTRA + name: tensor for name, tensor in self.extra.state_dict().items()}
+        """Return all tensors that predictions need: the backbone's under open_clip's names, then its own."""
+        own = {PREFIX + name: tensor for name, tensor in self.extra.state_dict().items()}
         return {**self.backbone.model.state_dict(), **own}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """The inverse of `state_dict`, after `setup`.
+        """Load the result of `state_dict`, after `setup`.
 
         Raises:
-            UserError: names or shapes do not fit.
+            UserError: names or shapes do not match.
         """
-        parts: tuple[tuple[nn.Module, dict[str, Tensor]], ...] = (
-            (self.backbone.model, {k: v for k, v in state.items() if not k.startswith(EXTRA)}),
-            (self.extra, {k.removeprefix(EXTRA): v for k, v in state.items() if k.startswith(EXTRA)}),
-        )
+        towers = {name: tensor for name, tensor in state.items() if not name.startswith(PREFIX)}
+        own = {name.removeprefix(PREFIX): t for name, t in state.items() if name.startswith(PREFIX)}
         try:
-            for module, tensors in parts:
-                module.load_state_dict(tensors)
+            self.backbone.model.load_state_dict(towers)
+            self.extra.load_state_dict(own)
         except RuntimeError as error:
             first = " ".join(str(error).split())[:300]
             raise UserError(
                 f"the weights do not fit --method {self.name} on this backbone: {first}"
             ) from None
 
-    # What most methods share.
+    # Building blocks for subclasses
 
     @property
     def scale(self) -> Tensor:
-        """s, CLIP's factor on cosines, a scalar."""
+        """CLIP's logit scale s, the factor on cosines; a scalar without gradient."""
         return self.backbone.logit_scale.detach()
 
     def train_image_tower(self) -> None:
-        """Let the whole vision tower be trained."""
+        """Make all parameters of the image tower trainable."""
         for parameter in self.backbone.image_parameters():
             parameter.requires_grad_(True)
 
     def image_features(self, images: Tensor) -> Tensor:
-        """[B, 3, H, W] -> unit rows [B, d]."""
+        """Return L2-normalised image features: [B, 3, H, W] -> [B, d]."""
         return F.normalize(self.backbone.encode_image(images), dim=-1)
 
+    @torch.no_grad()
     def text_features(self, class_names: Sequence[str], templates: Sequence[str] | None = None) -> Tensor:
-        """Class names -> unit rows [C, d], no gradient."""
-        from ..backbone.text.features import (
-            class_text_features,  # brings open_clip along, which `train --help` can do without
+        """Return L2-normalised text features of the class prompts, [C, d], without gradient."""
+        from ..backbone.text.features import class_text_features  # imports open_clip; `train --help` does not
+
+        return class_text_features(self.backbone, class_names, templates or self.templates)
+
+
+def check_template(method: type[Method[Any]], given: Sequence[str]) -> None:
+    """Reject prompt templates that the method would ignore.
+
+    Args:
+        method: class of the method.
+        given: value of --template, without the templates of the data set.
+
+    Raises:
+        UserError: templates were given and the method's predictions use none.
+    """
+    if given and not method.uses_templates:
+        raise UserError(
+            f"--template does not apply to --method {method.name}, whose predictions use no prompt templates "
+            f"(it trains its {method.trains}); drop the option"
         )
-
-        with torch.no_grad():
-            return class_text_features(self.backbone, class_names, templates or self.templates)
-
-    def _named_tensors(self) -> Iterator[tuple[str, nn.Parameter]]:
-        yield from self.backbone.model.named_parameters()
-        for name, parameter in self.extra.named_parameters():
-            yield EXTRA + name, parameter

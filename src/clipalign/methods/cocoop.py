@@ -1,20 +1,21 @@
-"""CoCoOp: CoOp's context, shifted by what a small network makes of each image."""
+"""CoCoOp: CoOp's context plus an offset that a small network computes from each image."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..backbone.text.prompts import ClassPrompts, cosine_logits, initial_context
-from ..core.errors import UserError
+from ..backbone.text.prompts import ClassPrompts, initial_context
+from ..core.config import at_least
+from ..losses import cosine_logits
 from . import register
-from .base import Classifier, Method
-from .coop import TRAINER, ContextConfig
+from .base import Classifier, Method, RunOptions
+from .shared.published import COOP
 
 if TYPE_CHECKING:
     from ..backbone import Backbone
@@ -22,30 +23,29 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class CoCoOpConfig(ContextConfig):
+class CoCoOpConfig:
     """Published defaults."""
 
+    context_tokens: int | None = None
+    """Learned vectors per prompt (published: 4; default: the tokens of --context-init, else 4)."""
     context_init: str = "a photo of a"
-    """Phrase whose token embeddings are the start; "" for normal(0, 0.02)."""
+    """Phrase whose token embeddings initialise the vectors; empty for normal(0, 0.02)."""
     meta_net_reduction: int = 16
-    """Hidden units of the Meta-Net: the joint size d over this (published: 512 / 16)."""
+    """Width of the image features over that of the Meta-Net's hidden layer (published: 16)."""
     prompts_at_once: int = 4096
-    """Prompts (images x classes) that run together. Memory grows with it, results do not depend on it."""
+    """Prompts (images x classes) encoded at once; affects memory, not results."""
 
     def __post_init__(self) -> None:
-        for name in ("meta_net_reduction", "prompts_at_once"):
-            if getattr(self, name) < 1:
-                raise UserError(f"--{name.replace('_', '-')} must be at least 1, not {getattr(self, name)}")
+        at_least(self, 1, "meta_net_reduction", "prompts_at_once")
 
 
 @register("cocoop")
-class CoCoOp(Method):
-    """z_b = s I_b T(V + pi_b)ᵀ with pi_b = MetaNet(I_b), I_b normalised: prompts of all classes per image.
+class CoCoOp(Method[CoCoOpConfig]):
+    """L = CE(s I_b T(V + pi_b)ᵀ, y_b) with pi_b = MetaNet(I_b): every image has its own prompts of all classes.
 
-    The published loop encodes B x C prompts of 77 tokens one image after the other. Here images run together,
-    in chunks that are computed again in the backward pass. What an image's prompts have in common (start
-    token and context) runs once per image, and each prompt adds its name, full stop and end token: the same
-    values for a fraction of the work.
+    The released code encodes B x C prompts of 77 tokens, one image after the other. Here images run together, in
+    chunks that are recomputed in the backward pass; the tokens that the prompts of an image share (start token and
+    context) run once per image, and each prompt adds class name, full stop and end token. The values are the same.
     """
 
     summary = "context vectors shifted by a small network of each image"
@@ -53,9 +53,9 @@ class CoCoOp(Method):
     trains = "context vectors and Meta-Net"
     Config = CoCoOpConfig
     uses_templates = False
-    published: ClassVar[Mapping[str, Any]] = {
+    published: ClassVar[RunOptions] = {
         # Few-shot training, 16 images of 50 classes: 10 epochs of 800 steps.
-        **TRAINER,
+        **COOP,
         "warmup_steps": 1 / 10,
         "steps": 8000,
         "batch_size": 1,
@@ -63,8 +63,8 @@ class CoCoOp(Method):
 
     def setup(self, backbone: Backbone, episode: Episode, templates: Sequence[str]) -> None:
         super().setup(backbone, episode, templates)
-        o: CoCoOpConfig = self.config
-        start = initial_context(backbone, o.context_init, o.context_tokens, default=4)
+        o = self.config
+        start = initial_context(backbone, o.context_init, o.context_tokens, default=4)  # [m, W]
         self.hidden = max(1, backbone.embed_dim // o.meta_net_reduction)
         self.context = nn.Parameter(start)  # V, [m, W]
         self.meta_net = nn.Sequential(
@@ -72,29 +72,35 @@ class CoCoOp(Method):
         ).to(backbone.device)
         self.extra["prompts"] = nn.ParameterDict({"context": self.context})
         self.extra["meta_net"] = self.meta_net
-        self.prompts = ClassPrompts(backbone, episode.class_names, len(start))
+        self.prompts = self.class_prompts(episode.class_names)
 
-    def resolved(self) -> dict[str, Any]:
+    def resolved(self) -> dict[str, object]:
         return {"context_tokens": len(self.context), "meta_net_units": self.hidden}
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
-        return {"loss_ce": F.cross_entropy(self.logits(batch.images, self.prompts), batch.labels)}
+        image = self.image_features(batch.images)  # [B, d]
+        text = self.prompt_features(image, self.prompts)  # [B, C, d]
+        logits = cosine_logits(image, text, self.scale)  # [B, C]
+        return {"loss_ce": F.cross_entropy(logits, batch.labels)}
 
     def classifier(self, class_names: Sequence[str], templates: Sequence[str] | None = None) -> Classifier:
-        prompts = ClassPrompts(self.backbone, class_names, self.prompts.learned)
-        return lambda images: self.logits(images, prompts)
+        prompts = self.class_prompts(class_names)
 
-    @torch.no_grad()
-    def spoken(self, texts: Sequence[str], images: Tensor) -> Tensor:
-        prompts = ClassPrompts(self.backbone, texts, self.prompts.learned)
-        return self.prompt_features(self.image_features(images), prompts)[0].float()
+        def logits(images: Tensor) -> Tensor:
+            image = self.image_features(images)  # [B, d]
+            return cosine_logits(image, self.prompt_features(image, prompts), self.scale)  # [B, C]
 
-    def logits(self, images: Tensor, prompts: ClassPrompts) -> Tensor:
-        """[B, 3, H, W] -> [B, C]."""
-        image = self.image_features(images)
-        return cosine_logits(self.scale, image, self.prompt_features(image, prompts))
+        return logits
+
+    def class_prompts(self, class_names: Sequence[str]) -> ClassPrompts:
+        """Return the fixed part of the prompts of C classes."""
+        return ClassPrompts(self.backbone, class_names, len(self.context))
 
     def prompt_features(self, image: Tensor, prompts: ClassPrompts) -> Tensor:
-        """Image features [B, d] -> the texts of each image, [B, C, d] unit rows."""
-        context = self.context + self.meta_net(image).unsqueeze(1)
+        """Return the L2-normalised text features of each image's prompts: [B, d] -> [B, C, d]."""
+        context = self.context + self.meta_net(image).unsqueeze(1)  # [m, W] + [B, 1, W] -> [B, m, W]
         return prompts.encode(context, self.config.prompts_at_once)
+
+    @torch.no_grad()
+    def explain_text_features(self, texts: Sequence[str], images: Tensor) -> Tensor:
+        return self.prompt_features(self.image_features(images), self.class_prompts(texts))[0].float()

@@ -1,19 +1,22 @@
-"""CORAL: features of all source domains shall have the same mean and covariance."""
+"""CORAL: match mean and covariance of the image features across source domains."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..core.config import at_least
 from ..core.errors import UserError
+from ..core.full_precision import full_precision
 from . import register
-from .shared.heads import DOMAINBED, TrainedHeadMethod
+from .shared.heads import HeadConfig, HeadKind, TrainedHeadMethod
+from .shared.published import DOMAINBED
 
 if TYPE_CHECKING:
     from ..backbone import Backbone
@@ -21,40 +24,35 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class CoralConfig:
+class CoralConfig(HeadConfig):
     """Options of the penalty and of the classifier."""
 
+    head: HeadKind = "text"
+    """Classifier: the frozen class prompts, or a linear layer, random (published) or from the class prompts."""
     coral_weight: float = 1.0
-    """gamma (DomainBed: 1; its random search: 0.1 to 10); 0 turns it off."""
+    """Weight gamma of the penalty; 0 disables it (published: 1, searched in 0.1 to 10)."""
     coral_features: Literal["raw", "unit"] = "raw"
-    """Which features are aligned: as the tower gives them (DomainBed), or of length 1, whose entries are
-    about 1 / sqrt(d), so that the weight must be 1e4 to 1e5 times larger for the same effect."""
-    head: Literal["text", "random", "zero-shot"] = "text"
-    """text: the frozen class prompts, as in erm, for any class list. random: DomainBed's linear head.
-    zero-shot: a linear head that starts from the class prompts."""
-    unit_features: bool | None = None
-    """Normalise features for a linear head. Default: not for a random one, yes for a zero-shot one."""
+    """Aligned features: raw (published) or L2-normalised, which needs a weight 1e4 to 1e5 times larger."""
 
     def __post_init__(self) -> None:
-        if not self.coral_weight >= 0:
-            raise UserError(f"--coral-weight must be at least 0, not {self.coral_weight:g}")
+        at_least(self, 0, "coral_weight")
 
 
 @register("coral")
-class Coral(TrainedHeadMethod):
+class Coral(TrainedHeadMethod[CoralConfig]):
     """L = 1/D sum_i CE_i + gamma 2 / (D (D - 1)) sum_{i<j} P_ij over the D source domains.
 
-    P_ij = mean over d of (m_i - m_j)² + mean over d x d of (K_i - K_j)², with mean m_i and covariance K_i
-    (divisor n_i - 1) of the features of domain i: DomainBed's form, which has a term of the means and means
-    over entries, where Deep CORAL has the covariances alone, over 4 d².
+    P_ij = mean over d of (m_i - m_j)² + mean over d x d of (K_i - K_j)², with mean m_i and covariance K_i (divisor
+    n_i - 1) of the features of domain i. This is DomainBed's form; Deep CORAL has no term of the means and divides the
+    squared Frobenius norm of the covariances by 4 d².
     """
 
     summary = "equal mean and covariance of features in all source domains"
     source = "Sun and Saenko, Deep CORAL, ECCV 2016 workshops; in the form of DomainBed (ICLR 2021)"
-    trains = "image tower; linear head if asked for"
+    trains = "image tower; linear head with --head random or zero-shot"
     Config = CoralConfig
     mean_over_rows = False
-    published: ClassVar[Mapping[str, Any]] = DOMAINBED
+    published = DOMAINBED
 
     def setup(self, backbone: Backbone, episode: Episode, templates: Sequence[str]) -> None:
         super().setup(backbone, episode, templates)
@@ -65,39 +63,38 @@ class Coral(TrainedHeadMethod):
             )
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
-        features = self.backbone.encode_image(batch.images).float()
-        losses = F.cross_entropy(self.logits(features), batch.labels, reduction="none")
-        parts = [batch.domains == d for d in batch.domains.unique()]
-        terms = {"loss_ce": torch.stack([losses[part].mean() for part in parts]).mean()}
+        features = self.backbone.encode_image(batch.images).float()  # [B, d]
+        losses = F.cross_entropy(self.head_logits(features), batch.labels, reduction="none")  # [B]
+        domains = [batch.domains == d for d in batch.domains.unique()]  # D x [B] bool
+        # The mean over domains, not over images: a domain with fewer images counts as much as the others.
+        terms = {"loss_ce": torch.stack([losses[rows].mean() for rows in domains]).mean()}
         if self.config.coral_weight:
             if self.config.coral_features == "unit":
                 features = F.normalize(features, dim=-1)
-            distance = mean_distance([features[part] for part in parts])
+            distance = mean_distance(*(features[rows] for rows in domains))
             terms |= {"coral": distance, "loss_coral": self.config.coral_weight * distance}
         return terms
 
 
-def mean_distance(groups: Sequence[Tensor]) -> Tensor:
-    """Mean of P_ij over pairs of domains.
+@full_precision
+def mean_distance(*groups: Tensor) -> Tensor:
+    """Return the mean of P_ij over pairs of domains, a scalar; 0 for one domain.
 
     Args:
         groups: features of each domain, [n_i, d].
 
     Raises:
-        UserError: a domain with fewer than two images.
+        UserError: a domain has fewer than two images.
     """
     if min(len(group) for group in groups) < 2:
         raise UserError(
-            "--method coral needs two images of each source domain in a batch: raise --batch-size"
+            "--method coral needs two images of each source domain in a batch: increase --batch-size"
         )
-    with torch.autocast(groups[0].device.type, enabled=False):
-        means = [group.mean(dim=0) for group in groups]
-        covariances = [
-            (group - mean).T @ (group - mean) / (len(group) - 1)
-            for group, mean in zip(groups, means, strict=True)
-        ]
-        pairs = [
-            (means[i] - means[j]).square().mean() + (covariances[i] - covariances[j]).square().mean()
-            for i, j in combinations(range(len(groups)), 2)
-        ]
-        return torch.stack(pairs).mean() if pairs else groups[0].new_zeros(())
+    means = [group.mean(dim=0) for group in groups]  # D x [d]
+    centred = [group - mean for group, mean in zip(groups, means, strict=True)]  # D x [n_i, d]
+    covariances = [c.T @ c / (len(c) - 1) for c in centred]  # D x [d, d]
+    pairs = [
+        (means[i] - means[j]).square().mean() + (covariances[i] - covariances[j]).square().mean()
+        for i, j in combinations(range(len(groups)), 2)
+    ]
+    return torch.stack(pairs).mean() if pairs else groups[0].new_zeros(())

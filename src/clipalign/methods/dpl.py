@@ -1,27 +1,29 @@
-"""DPL: a network makes the context of the prompts from what the images of a domain have in common."""
+"""DPL: a network generates the context of the prompts from the images of a domain."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..backbone.text.prompts import ClassPrompts, check_count, cosine_logits
+from ..backbone.text.prompts import ClassPrompts, check_count
+from ..core.config import at_least
 from ..core.errors import UserError
+from ..losses import cosine_logits
 from . import register
-from .base import Classifier, Method
-from .shared.heads import DOMAINBED
+from .base import Classifier, Method, RunOptions
+from .shared.published import DOMAINBED
 
 if TYPE_CHECKING:
     from ..backbone import Backbone
     from ..core.types import Batch, Episode
 
-MEMORY = 0.99  # of the running mean of training prompts, per step
+DECAY = 0.99  # per step, of the running mean of training prompts
 
 
 @dataclass(frozen=True)
@@ -29,35 +31,38 @@ class DplConfig:
     """Published defaults, with the loss of the paper's text."""
 
     context_tokens: int = 16
-    """Vectors of a domain prompt (searched: 2, 4, 8, 16)."""
+    """Vectors per domain prompt (published: 16, searched in 2 to 16)."""
     generator_width: int | None = None
-    """Hidden units of the network. Default: the joint size d (published: 512 of CLIP's 512)."""
+    """Hidden units of the generator (published: 512; default: the joint size d)."""
     generator_depth: int = 3
-    """Its linear layers."""
+    """Linear layers of the generator (published: 3)."""
     generator_dropout: float = 0.1
-    """Share of hidden units dropped in training."""
+    """Dropout rate of the hidden layers (published: 0.1)."""
     domain_loss: Literal["paper", "released"] = "paper"
-    """paper: each image is compared with the prompts of its own domain. released: with those of all source
-    domains, and right are those of the first, as the released code computes it."""
+    """Prompts an image is compared with: its domain's (paper), or all domains', the first correct (released)."""
     prompt_from: Literal["batch", "training"] = "batch"
-    """Which images make the prompt at test time. batch: those that are classified, as published; predictions
-    then depend on which images come together. training: a running mean over the training batches, and
-    every image is judged alone."""
+    """Images behind the prompt in predictions: the test batch (published), or a running mean of training."""
     prompt_batch: int = 64
-    """With --prompt-from batch: images that make one prompt, in the order they come (published: 64)."""
+    """Test images per prompt with --prompt-from batch, in order of arrival (published: 64)."""
 
     def __post_init__(self) -> None:
-        for name, low in (("generator_depth", 2), ("prompt_batch", 1)):
-            if getattr(self, name) < low:
-                raise UserError(
-                    f"--{name.replace('_', '-')} must be at least {low}, not {getattr(self, name)}"
-                )
+        at_least(self, 2, "generator_depth")
+        at_least(self, 1, "prompt_batch")
         if not 0 <= self.generator_dropout < 1:
             raise UserError(f"--generator-dropout must be in [0, 1), not {self.generator_dropout:g}")
 
 
 class Generator(nn.Module):
-    """[n, d] image features of one domain -> [m, W], the mean of what the layers make of each."""
+    """An MLP from image features to prompt vectors, and the running mean of its training outputs.
+
+    Args:
+        features: d, width of the image features.
+        hidden: width of the hidden layers.
+        depth: linear layers.
+        dropout: rate, applied before each ReLU as in the released code.
+        tokens: m, vectors per prompt.
+        width: W, of the text tower.
+    """
 
     mean: Tensor
     steps: Tensor
@@ -77,33 +82,36 @@ class Generator(nn.Module):
         self.register_buffer("steps", torch.zeros(()))
 
     def forward(self, features: Tensor) -> Tensor:
+        """Return the mean output over the images of one domain: [n, d] -> [m, W]."""
         x = features
         for layer in self.layers[:-1]:
             x = F.relu(F.dropout(layer(x), self.dropout, self.training))
-        return self.layers[-1](x).mean(dim=0).unflatten(0, self.shape)
+        return self.layers[-1](x).mean(dim=0).unflatten(0, self.shape)  # [n, mW] -> [mW] -> [m, W]
 
     @torch.no_grad()
-    def remember(self, prompts: Tensor) -> None:
-        """Take [m, W] of a training step into the running mean."""
+    def update_mean(self, prompts: Tensor) -> None:
+        """Add the prompts of a training step, [m, W], to the running mean."""
         self.steps += 1
-        self.mean.lerp_(prompts.to(self.mean.dtype), max(1 - MEMORY, 1 / float(self.steps)))
+        # A plain mean over the first steps, then exponential: the zeros of the start carry no weight.
+        self.mean.lerp_(prompts.to(self.mean.dtype), max(1 - DECAY, 1 / float(self.steps)))
 
 
 @register("dpl")
-class Dpl(Method):
-    """T_i = text(G_i, NAME.), G_i = mean over domain i's images of MLP(E), E not normalised; CE with own T_i.
+class Dpl(Method[DplConfig]):
+    """L = CE(s I T_iᵀ, y) with T_i = text(G_i, NAME.) and G_i = mean over the images of domain i of MLP(E).
 
-    Published predictions make G from the test batch: they change with its size and composition, and mixed
-    domains or a short last batch give other prompts. --prompt-from training has none of that.
+    E are image features as the tower gives them, I the same L2-normalised. Published predictions compute G from the
+    test batch: they depend on its size and composition, and a mixed or short batch gives another prompt.
+    --prompt-from training scores every image independently.
     """
 
-    summary = "a network makes context vectors from the mean of a domain's image features"
+    summary = "a network generates context vectors from the mean of a domain's image features"
     source = "Zhang et al., Domain Prompt Learning for Efficiently Adapting CLIP to Unseen Domains, 2022"
     trains = "prompt generator"
     Config = DplConfig
     uses_templates = False
-    mean_over_rows = False  # a domain's prompt is made from all its images
-    published: ClassVar[Mapping[str, Any]] = {
+    mean_over_rows = False  # the prompt of a domain depends on all its images
+    published: ClassVar[RunOptions] = {
         **DOMAINBED,
         "lr": 1e-3,
         "optimizer": "sgd",
@@ -112,7 +120,7 @@ class Dpl(Method):
 
     def setup(self, backbone: Backbone, episode: Episode, templates: Sequence[str]) -> None:
         super().setup(backbone, episode, templates)
-        o: DplConfig = self.config
+        o = self.config
         check_count(o.context_tokens)
         self.width = backbone.embed_dim if o.generator_width is None else o.generator_width
         check_count(self.width, "--generator-width")
@@ -127,57 +135,57 @@ class Dpl(Method):
         )
         self.generator = self.extra["generator"] = generator.to(backbone.device)
 
-    def resolved(self) -> dict[str, Any]:
+    def resolved(self) -> dict[str, object]:
         return {"generator_width": self.width}
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
-        features = self.backbone.encode_image(batch.images)
-        # Domains in ascending order, and for each image the position of its own.
-        present, own = batch.domains.unique(return_inverse=True)
-        parts = [features[own == i] for i in range(len(present))]
+        features = self.backbone.encode_image(batch.images)  # E, [B, d]
+        # D domains of the batch in ascending order, and the position of each image's domain among them, [B].
+        present, domain = batch.domains.unique(return_inverse=True)
+        groups = [features[domain == i] for i in range(len(present))]  # D x [n_i, d]
         self.generator.eval()
         with torch.no_grad():
-            self.generator.remember(torch.stack([self.generator(part) for part in parts]).mean(dim=0))
+            self.generator.update_mean(torch.stack([self.generator(group) for group in groups]).mean(dim=0))
         self.generator.train()
-        text = self.prompts.encode(torch.stack([self.generator(part) for part in parts]))
-        image = F.normalize(features, dim=-1)
-        if self.config.domain_loss == "released":
-            logits = cosine_logits(self.scale, image, text.flatten(0, 1))
-        else:
-            logits = cosine_logits(self.scale, image, text[own])
+        context = torch.stack([self.generator(group) for group in groups])  # G, [D, m, W]
+        text = self.prompts.encode(context)  # [D, C, d]
+        # released: every image against all D C prompts; label y then names class y of the first domain.
+        text = (
+            text.flatten(0, 1) if self.config.domain_loss == "released" else text[domain]
+        )  # [DC, d] or [B, C, d]
+        logits = cosine_logits(F.normalize(features, dim=-1), text, self.scale)  # [B, DC] or [B, C]
         return {"loss_ce": F.cross_entropy(logits, batch.labels)}
 
     def classifier(self, class_names: Sequence[str], templates: Sequence[str] | None = None) -> Classifier:
         prompts = ClassPrompts(self.backbone, class_names, self.config.context_tokens)
-        kept: Tensor | None = None
-        if self.config.prompt_from == "training":
-            kept = self.kept_features(prompts)
+        text = self.training_features(prompts) if self.config.prompt_from == "training" else None
 
         def logits(images: Tensor) -> Tensor:
-            features = self.backbone.encode_image(images)
+            features = self.backbone.encode_image(images)  # [B, d]
             image = F.normalize(features, dim=-1)
-            if kept is not None:
-                return cosine_logits(self.scale, image, kept)
-            size = self.config.prompt_batch
-            parts = zip(image.split(size), self.batch_features(features, prompts), strict=True)
-            return torch.cat([cosine_logits(self.scale, part, t) for part, t in parts])
+            if text is not None:
+                return cosine_logits(image, text, self.scale)  # [B, C]
+            chunks = zip(
+                image.split(self.config.prompt_batch), self.batch_features(features, prompts), strict=True
+            )
+            return torch.cat([cosine_logits(chunk, t, self.scale) for chunk, t in chunks])  # [B, C]
 
         return logits
 
     @torch.no_grad()
-    def spoken(self, texts: Sequence[str], images: Tensor) -> Tensor:
+    def explain_text_features(self, texts: Sequence[str], images: Tensor) -> Tensor:
         prompts = ClassPrompts(self.backbone, texts, self.config.context_tokens)
         if self.config.prompt_from == "training":
-            return self.kept_features(prompts)
+            return self.training_features(prompts)
         return self.batch_features(self.backbone.encode_image(images), prompts)[0]
 
     @torch.no_grad()
-    def kept_features(self, prompts: ClassPrompts) -> Tensor:
-        """[C, d] unit rows, of the mean prompt of training."""
-        return prompts.encode(self.generator.mean.unsqueeze(0))[0]
+    def training_features(self, prompts: ClassPrompts) -> Tensor:
+        """Return the text features of the mean training prompt, [C, d], L2-normalised."""
+        return prompts.encode(self.generator.mean.unsqueeze(0))[0]  # [1, m, W] -> [1, C, d] -> [C, d]
 
     def batch_features(self, features: Tensor, prompts: ClassPrompts) -> Tensor:
-        """Raw image features [B, d] -> the texts of each `prompt_batch` of them, [parts, C, d] unit rows."""
+        """Return the text features for each `prompt_batch` images: [B, d] -> [chunks, C, d], L2-normalised."""
         self.generator.eval()
-        parts = features.split(self.config.prompt_batch)
-        return prompts.encode(torch.stack([self.generator(part) for part in parts]))
+        chunks = features.split(self.config.prompt_batch)
+        return prompts.encode(torch.stack([self.generator(chunk) for chunk in chunks]))

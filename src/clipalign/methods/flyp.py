@@ -1,10 +1,10 @@
-"""FLYP: fine-tune as CLIP was pre-trained, with the contrastive loss and class prompts as captions."""
+"""FLYP: fine-tune as CLIP was pre-trained, with class prompts as captions."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -12,7 +12,8 @@ from torch.nn import functional as F
 
 from .. import losses
 from . import register
-from .shared.contrastive import ContrastiveMethod, Features, beyond, clip_scale, scale_ceiling
+from .base import RunOptions
+from .shared.contrastive import ContrastiveMethod, Features, all_rows, clip_scale, scale_ceiling
 
 if TYPE_CHECKING:
     from ..backbone import Backbone
@@ -24,28 +25,28 @@ class FlypConfig:
     """Options of the contrastive loss."""
 
     positives: Literal["diagonal", "same-class"] = "diagonal"
-    """diagonal: each image against its own prompt, although other images of the batch may share its class
-    (published). same-class: every prompt of the image's class is right, in equal shares."""
+    """Positive prompts of an image: its own only (published), or all prompts of its class in equal shares."""
 
 
 @register("flyp")
-class Flyp(ContrastiveMethod):
-    """L = (CE(s I Tᵀ, rows) + CE(s T Iᵀ, columns)) / 2 over a batch of images and prompts of their classes.
+class Flyp(ContrastiveMethod[FlypConfig]):
+    """L = (CE(s I Tᵀ, q) + CE(s T Iᵀ, q)) / 2 over a batch of B images and B prompts of their classes.
 
-    Each image's prompt is its class name in a template drawn at random from those of the data set. Both
-    towers and the scale s are trained; predictions embed the class prompts with the trained text tower.
+    The prompt of an image is its class name in a template drawn at random from those of the data set. Both towers and
+    the logit scale s are trained; predictions encode the class prompts with the trained text tower. The published
+    targets q are the diagonal, although other images of the batch may share the class.
     """
 
     summary = "CLIP's contrastive loss between images and prompts of their classes"
     source = "Goyal et al., Finetune like you pretrain, CVPR 2023"
     trains = "both towers and the logit scale"
     Config = FlypConfig
-    published: ClassVar[Mapping[str, Any]] = {
+    published: ClassVar[RunOptions] = {
         "lr": 1e-5,
         "weight_decay": 0.1,
         "optimizer": "adamw",
         "schedule": "cosine",
-        "warmup_steps": 0.02,  # 500 of 25,000
+        "warmup_steps": 0.02,  # 500 of 25,000 steps
         "batch_size": 512,
     }
 
@@ -57,40 +58,40 @@ class Flyp(ContrastiveMethod):
         by_class = prompts(episode.class_names, self.templates)
         tokens = backbone.tokenize([text for texts in by_class for text in texts])
         tokens.warn_if_cut()
-        self.tokens = tokens.ids.unflatten(0, (len(by_class), -1))  # [C, templates, n]
+        self.tokens = tokens.ids.unflatten(0, (len(by_class), -1))  # [C, templates, L]
         self.ceiling = scale_ceiling(backbone)
 
     def features(self, batch: Batch) -> dict[str, Tensor]:
-        labels = batch.labels
-        drawn = torch.randint(self.tokens.shape[1], (len(batch),))
-        # Prompts that occur twice are encoded once.
-        pairs, which = torch.stack([labels.cpu(), drawn], dim=1).unique(dim=0, return_inverse=True)
-        text = F.normalize(self.backbone.encode_text(self.tokens[pairs[:, 0], pairs[:, 1]]), dim=-1)
+        template = torch.randint(self.tokens.shape[1], (len(batch),))  # [B]
+        # Every distinct prompt (class, template) is encoded once: P prompts, and the prompt of each image [B].
+        pairs, prompt = torch.stack([batch.labels.cpu(), template], dim=1).unique(dim=0, return_inverse=True)
+        ids = self.tokens[pairs[:, 0], pairs[:, 1]]  # [P, L]
+        text = F.normalize(self.backbone.encode_text(ids), dim=-1)  # [P, d]
         return {
-            "image": self.image_features(batch.images),
-            "text": text[which.to(text.device)],
-            "labels": labels,
+            "image": self.image_features(batch.images),  # [B, d]
+            "text": text[prompt.to(text.device)],  # [B, d]
+            "labels": batch.labels,
         }
 
-    def loss_from_features(self, local: Features, everyone: Features, first: int = 0) -> dict[str, Tensor]:
-        scale, others = self.backbone.logit_scale, beyond(local, everyone)
-        rows, columns = losses.contrastive_logits(
-            local["image"], local["text"], scale, others.get("image"), others.get("text")
+    def loss_from_features(self, local: Features, gathered: Features, first: int = 0) -> dict[str, Tensor]:
+        scale, everything = self.backbone.logit_scale, all_rows(local, gathered)
+        image_to_text, text_to_image = losses.contrastive_logits(  # [b, N] both
+            local["image"], local["text"], scale, everything.get("image"), everything.get("text")
         )
-        targets = self.targets(local["labels"], everyone["labels"], first)
+        targets = self.targets(local["labels"], gathered["labels"], first)  # [b, N]
         return {
-            "loss_image_to_text": F.cross_entropy(rows, targets) / 2,
-            "loss_text_to_image": F.cross_entropy(columns, targets) / 2,
+            "loss_image_to_text": F.cross_entropy(image_to_text, targets) / 2,
+            "loss_text_to_image": F.cross_entropy(text_to_image, targets) / 2,
             "logit_scale": scale,
         }
 
     def targets(self, labels: Tensor, all_labels: Tensor, first: int) -> Tensor:
-        """[b] and [N] labels -> [b, N], which of all rows are right for each local one, in equal shares."""
-        same = labels[:, None] == all_labels[None, :]
+        """Return the target distribution of each local row over the batch: [b], [N] -> [b, N]."""
+        positive = labels[:, None] == all_labels[None, :]  # [b, N]
         if self.config.positives == "diagonal":
-            own = torch.arange(first, first + len(labels), device=labels.device)
-            same = own[:, None] == torch.arange(len(all_labels), device=labels.device)
-        return same.float() / same.sum(dim=1, keepdim=True)
+            own = torch.arange(first, first + len(labels), device=labels.device)  # [b]
+            positive = own[:, None] == torch.arange(len(all_labels), device=labels.device)  # [b, N]
+        return positive.float() / positive.sum(dim=1, keepdim=True)
 
     def after_step(self, step: int) -> None:
         clip_scale(self.backbone, self.ceiling)

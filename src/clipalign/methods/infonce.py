@@ -1,18 +1,20 @@
-"""InfoNCE: CLIP's own loss on captions, long or in parts; what SmartCLIP and Long-CLIP are compared with."""
+"""InfoNCE: CLIP's loss on captions, the baseline of Long-CLIP and SmartCLIP."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar, TypeVar
 
 from torch import Tensor
 
 from .. import losses
 from ..core.errors import UserError
 from . import register
-from .shared.captioned import LONG_CLIP, CaptionConfig, CaptionMethod, caption_lengths, cut_statistics
-from .shared.contrastive import Features, beyond, clip_scale, scale_ceiling
+from .base import RunOptions
+from .shared.captions import CaptionConfig, CaptionMethod, caption_lengths, cut_statistics
+from .shared.contrastive import Features, all_rows, clip_scale, scale_ceiling
+from .shared.published import LONG_CLIP
 
 if TYPE_CHECKING:
     from ..backbone import Backbone
@@ -24,8 +26,7 @@ class InfoNceConfig(CaptionConfig):
     """Options of plain contrastive fine-tuning."""
 
     fixed_scale: float | None = None
-    """Hold the factor on cosines at this value, without training it. Default: CLIP's own, trained, and clipped at
-    100 as CLIP does."""
+    """Fixed logit scale (default: train CLIP's own, clipped at 100 as CLIP does)."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -33,19 +34,22 @@ class InfoNceConfig(CaptionConfig):
             raise UserError(f"--fixed-scale must be above 0, not {self.fixed_scale:g}")
 
 
-@register("infonce")
-class InfoNce(CaptionMethod):
-    """L = (CE(s I Tᵀ, rows) + CE(s T Iᵀ, columns)) / 2 over images and captions, I and T unit rows.
+InfoNceConfigT = TypeVar("InfoNceConfigT", bound=InfoNceConfig)
 
-    Direct fine-tuning of the papers' comparisons: on whole captions (--captions long), or on random prefixes
-    (--captions prefix), with the text window and the settings of the method it stands beside.
+
+@register("infonce")
+class InfoNce(CaptionMethod[InfoNceConfigT]):
+    """L = (CE(s I Tᵀ, diagonal) + CE(s T Iᵀ, diagonal)) / 2 over images and captions, I and T L2-normalised.
+
+    Direct fine-tuning in the papers' comparisons, on whole captions (--captions long) or random prefixes (--captions
+    prefix), with the text window and the run options of the method it is compared with.
     """
 
     summary = "CLIP's contrastive loss on captions: direct fine-tuning"
     source = "Radford et al., ICML 2021; the baseline of Long-CLIP and SmartCLIP"
     trains = "both towers and the logit scale"
-    Config = InfoNceConfig
-    published: ClassVar[Mapping[str, Any]] = {**LONG_CLIP, "batch_size": 1024}
+    Config: type[InfoNceConfigT] = InfoNceConfig  # type: ignore[assignment]
+    published: ClassVar[RunOptions] = {**LONG_CLIP, "batch_size": 1024}
 
     def setup(self, backbone: Backbone, episode: Episode, templates: Sequence[str]) -> None:
         super().setup(backbone, episode, templates)
@@ -55,26 +59,26 @@ class InfoNce(CaptionMethod):
     def features(self, batch: Batch) -> dict[str, Tensor]:
         tokens = self.tokens(batch)
         return {
-            "image": self.image_features(batch.images).float(),
-            "text": self.unit_text(tokens),
-            "lengths": caption_lengths(tokens, batch.images.device),
+            "image": self.image_features(batch.images).float(),  # [B, d]
+            "text": self.encode_tokens(tokens),  # [B, d]
+            "lengths": caption_lengths(tokens, batch.images.device),  # [B, 2]
         }
 
-    def loss_from_features(self, local: Features, everyone: Features, first: int = 0) -> dict[str, Tensor]:
-        others, scale = beyond(local, everyone), self.factor
-        rows, columns = losses.contrastive_loss(
-            local["image"], local["text"], scale, others.get("image"), others.get("text"), first=first
+    def loss_from_features(self, local: Features, gathered: Features, first: int = 0) -> dict[str, Tensor]:
+        scale, everything = self.loss_scale, all_rows(local, gathered)
+        image_to_text, text_to_image = losses.contrastive_loss(
+            local["image"], local["text"], scale, everything.get("image"), everything.get("text"), first=first
         )
         return {
-            "loss_image_to_text": rows / 2,
-            "loss_text_to_image": columns / 2,
+            "loss_image_to_text": image_to_text / 2,
+            "loss_text_to_image": text_to_image / 2,
             "logit_scale": scale.detach(),
-            **cut_statistics(local["lengths"], everyone["lengths"]),
+            **cut_statistics(local["lengths"], gathered["lengths"]),
         }
 
     @property
-    def factor(self) -> Tensor:
-        """s of the loss, a scalar."""
+    def loss_scale(self) -> Tensor:
+        """The logit scale s of the loss, a scalar; with gradient if it is trained."""
         own = self.backbone.logit_scale
         return own if self.config.fixed_scale is None else own.new_tensor(self.config.fixed_scale)
 

@@ -1,15 +1,15 @@
-"""Plain fine-tuning with uniformly smoothed labels."""
+"""Plain fine-tuning with uniform label smoothing."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING
 
 from torch import Tensor
 from torch.nn import functional as F
 
 from ..core.errors import UserError
+from ..losses import cosine_logits
 from . import register
 from .erm import Erm
 
@@ -22,7 +22,7 @@ class LabelSmoothingConfig:
     """Options of the targets."""
 
     epsilon: float = 0.1
-    """Share of the target that is spread over all classes, the true one included (Szegedy et al.: 0.1)."""
+    """Share of the target spread evenly over all classes, the true one included (published: 0.1)."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.epsilon <= 1:
@@ -30,18 +30,17 @@ class LabelSmoothingConfig:
 
 
 @register("label-smoothing")
-class LabelSmoothing(Erm):
-    """L = mean_b [(1 - eps) (-ln p_y) + eps / C sum_c (-ln p_c)], p as in `erm`.
+class LabelSmoothing(Erm[LabelSmoothingConfig]):
+    """L = CE(s I Tᵀ, q) with q = (1 - epsilon) one-hot + epsilon / C, otherwise as `erm`.
 
-    AlignCLIP compares its semantic smoothing with this (its Figure 3d) without naming the eps of the
-    baseline.
+    The baseline of AlignCLIP's semantic smoothing (its Figure 3d), which does not name its epsilon.
     """
 
     summary = "erm with uniform label smoothing"
     source = "Szegedy et al., Rethinking the Inception Architecture for Computer Vision, CVPR 2016"
     Config = LabelSmoothingConfig
-    published: ClassVar[Mapping[str, Any]] = Erm.published
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
-        logits = (self.scale * self.image_features(batch.images) @ self.text.T).float()
+        image = self.image_features(batch.images)  # [B, d]
+        logits = cosine_logits(image, self.text, self.scale)  # [B, C]
         return {"loss_ce": F.cross_entropy(logits, batch.labels, label_smoothing=self.config.epsilon)}

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
-from ..core.errors import UserError
+from ..core.config import at_least
 from . import register
 from .base import Validation
 from .shared.heads import HeadMethod, encode_all, require_all_classes
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from sklearn.linear_model import LogisticRegression
 
     from ..backbone import Backbone
-    from ..core.types import Episode
+    from ..core.types import Batch, Episode
 
 GRID = (1e6, 1e4, 1e2, 1.0, 1e-2, 1e-4, 1e-6)  # CoOp's candidates for C, in its order
 
@@ -31,29 +32,25 @@ class LinearProbeConfig:
     """Options of the regression."""
 
     unit_features: bool = False
-    """Normalise features. Off in CoOp's code, on in CLIP_benchmark; the best C differs by orders of
-    magnitude."""
+    """L2-normalise features, as CLIP_benchmark (published: off; the best C differs by orders of magnitude)."""
     probe_views: int = 0
-    """Training views per image; 0 takes the fixed views of evaluation (published: no augmentation)."""
+    """Augmented views per training image; 0 for the fixed views of evaluation (published: 0)."""
     probe_rounds: int = 8
-    """Rounds of bisection of log10 C around the best of 1e6, 1e4, ... 1e-6."""
+    """Bisection rounds of log10 C around the best of 1e6, 1e4, ..., 1e-6 (published: 8)."""
     probe_iterations: int = 1000
-    """Most iterations of L-BFGS per fit."""
+    """Maximum L-BFGS iterations per fit (published: 1000)."""
 
     def __post_init__(self) -> None:
-        for name, low in (("probe_views", 0), ("probe_rounds", 0), ("probe_iterations", 1)):
-            if getattr(self, name) < low:
-                raise UserError(
-                    f"--{name.replace('_', '-')} must be at least {low}, not {getattr(self, name)}"
-                )
+        at_least(self, 0, "probe_views", "probe_rounds")
+        at_least(self, 1, "probe_iterations")
 
 
 @register("linear-probe")
-class LinearProbe(HeadMethod):
-    """Multinomial logistic regression with an L2 penalty, 1 / C, on features that are not normalised.
+class LinearProbe(HeadMethod[LinearProbeConfig]):
+    """Multinomial logistic regression with L2 penalty 1 / C on features that are not normalised.
 
-    C is the best of a grid on source validation (of equals the largest), refined by bisection of log10 C
-    between a tenth and ten times of it, as in CoOp's code (Zhou et al., IJCV 2022). Uses scikit-learn.
+    C is the best of a grid on source validation (the largest on a tie), refined by bisection of log10 C within a factor
+    of ten on either side, as in CoOp's code (Zhou et al., IJCV 2022). The solver is scikit-learn's.
     """
 
     summary = "logistic regression on frozen image features, regularisation chosen on validation"
@@ -68,14 +65,15 @@ class LinearProbe(HeadMethod):
         self.add_head("random", self.config.unit_features)
         self.extra.requires_grad_(False)
 
-    def resolved(self) -> dict[str, Any]:
+    def resolved(self) -> dict[str, object]:
         return {"unit_features": self.config.unit_features}
 
-    def finish(self, validation: Validation) -> dict[str, Any]:
+    def finish(self, validation: Validation) -> dict[str, object]:
+        """Fit the head with the C of the best validation accuracy."""
         o = self.config
-        train = self.table(validation.training(o.probe_views))
+        train = self.encode(validation.training(o.probe_views))
         require_all_classes(torch.from_numpy(train[1]), self.episode.class_names, self.name)
-        held_out = self.table(validation.batches())
+        held_out = self.encode(validation.batches())
         model = regression(o.probe_iterations)
 
         def accuracy(c: float) -> float:
@@ -85,20 +83,26 @@ class LinearProbe(HeadMethod):
         self.set_head(*coefficients(fit(model, best, *train)))
         return {"C": best, "validation_accuracy": tried[best], "tried": sorted(tried.items())}
 
-    def table(self, batches: Any) -> tuple[np.ndarray, np.ndarray]:
-        """Features as the head sees them [n, d], and labels [n]."""
+    def encode(self, batches: Iterable[Batch]) -> tuple[np.ndarray, np.ndarray]:
+        """Return the features [n, d] that the head receives, and labels [n]."""
         features, labels = encode_all(self.backbone, batches)
         if self.config.unit_features:
-            features = torch.nn.functional.normalize(features, dim=-1)
+            features = F.normalize(features, dim=-1)
         return features.cpu().numpy(), labels.cpu().numpy()
 
 
 def search(accuracy: Callable[[float], float], rounds: int) -> tuple[float, dict[float, float]]:
-    """The best C, and the accuracy of every C that was tried.
+    """Maximise validation accuracy over C: the grid, then bisection of log10 C around its best.
 
-    Each round keeps the better end of an interval in log10 C (the right one only if it is strictly better)
-    and moves the other to the middle. CoOp's code takes the end kept last; here that is so unless another C
-    was better.
+    Each round keeps the better end of an interval in log10 C (the right end only if it is strictly better) and moves
+    the other end to the middle. CoOp's code returns the end kept last; this returns it unless another C was better.
+
+    Args:
+        accuracy: validation accuracy of a C.
+        rounds: bisection rounds.
+
+    Returns:
+        The best C, and the accuracy of every C tried.
     """
     tried: dict[float, float] = {}
 
@@ -107,9 +111,9 @@ def search(accuracy: Callable[[float], float], rounds: int) -> tuple[float, dict
             tried[c] = accuracy(c)
         return tried[c]
 
-    for c in reversed(GRID):  # from strong to weak penalties, each fit starting where the last one ended
+    for c in reversed(GRID):  # strong penalties first: each fit starts from the solution of the one before
         value(c)
-    peak = max(GRID, key=value)  # the first of equals
+    peak = max(GRID, key=value)  # the first, that is the largest, on a tie
     left, right, kept = math.log10(peak) - 1, math.log10(peak) + 1, peak
     for _ in range(rounds):
         middle = (left + right) / 2
@@ -121,14 +125,14 @@ def search(accuracy: Callable[[float], float], rounds: int) -> tuple[float, dict
 
 
 def regression(iterations: int) -> LogisticRegression:
-    """scikit-learn's, starting each fit from the one before; the problem is convex, so that only saves time."""
+    """Return scikit-learn's model; each fit starts from the one before, which only saves time (convex problem)."""
     from sklearn.linear_model import LogisticRegression
 
     return LogisticRegression(max_iter=iterations, warm_start=True, random_state=0)
 
 
 def fit(model: LogisticRegression, c: float, features: np.ndarray, labels: np.ndarray) -> LogisticRegression:
-    """Fit at one C; stopping at the iteration limit is part of the recipe and not worth a warning."""
+    """Fit with one C. The iteration limit is part of the recipe, so reaching it is not reported."""
     from sklearn.exceptions import ConvergenceWarning
 
     with warnings.catch_warnings():
@@ -137,8 +141,8 @@ def fit(model: LogisticRegression, c: float, features: np.ndarray, labels: np.nd
 
 
 def coefficients(model: LogisticRegression) -> tuple[Tensor, Tensor]:
-    """Weight [C, d] and bias [C] of a softmax; two classes share one row in scikit-learn."""
+    """Return weight [C, d] and bias [C] of a softmax; for two classes scikit-learn stores one row, of a sigmoid."""
     weight, bias = torch.from_numpy(model.coef_).float(), torch.from_numpy(model.intercept_).float()
-    if len(weight) == 1:
+    if len(weight) == 1:  # sigmoid(z) = softmax(-z / 2, z / 2)
         return torch.cat([-weight, weight]) / 2, torch.cat([-bias, bias]) / 2
     return weight, bias

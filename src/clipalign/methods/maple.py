@@ -1,21 +1,23 @@
-"""MaPLe: deep prompts in the text tower, and in the vision tower what linear maps make of them."""
+"""MaPLe: deep prompts in the text tower, coupled by linear maps to deep prompts in the vision tower."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..backbone.text.prompts import STD, ClassPrompts, cosine_logits, deep_hooks, scaled_depth, split_context
+from ..backbone.text.prompts import STD, ClassPrompts, deep_hooks, scaled_depth, split_context
+from ..losses import cosine_logits
 from . import register
-from .coop import TRAINER
-from .shared.deep_prompts import DeepPromptMethod
+from .base import RunOptions
+from .shared.class_prompts import ClassPromptMethod
+from .shared.published import COOP
 
 if TYPE_CHECKING:
     from ..backbone import Backbone
@@ -24,35 +26,33 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class MapleConfig:
-    """Published defaults of base-to-new experiments; others took depth 3 and lr 0.0026."""
+    """Published defaults of base-to-new experiments; cross-data-set ones use depth 3 and lr 0.0026."""
 
     context_tokens: int = 2
-    """Learned vectors per block and tower."""
+    """Learned vectors per block and tower (published: 2)."""
     context_init: str = "a photo of a"
-    """Phrase of the prompt. The embeddings of its first tokens are the start of the text vectors of the first
-    block, its other words stay; with fewer words than vectors the start is normal(0, 0.02)."""
+    """Phrase of the prompt; its first tokens initialise the vectors (too short: normal(0, 0.02)), the rest stays."""
     prompt_depth: int | None = None
-    """Blocks, from the first, that get vectors. Default: three quarters of those of the shallower tower
-    (published: 9 of 12)."""
+    """Blocks, from the first, with learned vectors (published: 9 of 12; default: 3/4 of the shallower tower)."""
 
 
 @register("maple")
-class Maple(DeepPromptMethod):
-    """CE(s I Tᵀ) with text vectors P_0 ... P_{J-1} and vision vectors F_i(P_i), F_i linear.
+class Maple(ClassPromptMethod[MapleConfig]):
+    """L = CE(s I Tᵀ, y) with text vectors P_0 ... P_{J-1} and vision vectors F_i(P_i), F_i linear.
 
-    Text: start token, P_0, the rest of the phrase, name, full stop, end token; before block i the rows of
-    P_0 are overwritten by P_i. Vision: F_0(P_0) is appended behind the patches after the positional
-    embeddings and before the first LayerNorm; before block i its rows are overwritten by F_i(P_i). The deep
-    F_i start as copies of one.
+    Text: start token, P_0, the rest of the phrase, class name, full stop, end token; P_i replaces the rows of P_0
+    before block i. Vision: F_0(P_0) is appended to the patches after the positional embeddings and before the first
+    layer norm; F_i(P_i) replaces it before block i. The F_i of i > 0 start as copies of one map.
     """
 
     summary = "deep text prompts, coupled to vision prompts by linear maps"
     source = "Khattak et al., MaPLe: Multi-modal Prompt Learning, CVPR 2023"
     trains = "prompt vectors and couplings"
+    towers = ("vit",)
     Config = MapleConfig
-    published: ClassVar[Mapping[str, Any]] = {
+    published: ClassVar[RunOptions] = {
         # Few-shot training, 16 images of 50 classes: 5 epochs of 200 steps.
-        **TRAINER,
+        **COOP,
         "lr": 3.5e-3,
         "warmup_steps": 1 / 5,
         "steps": 1000,
@@ -61,11 +61,13 @@ class Maple(DeepPromptMethod):
 
     def setup(self, backbone: Backbone, episode: Episode, templates: Sequence[str]) -> None:
         super().setup(backbone, episode, templates)
-        o: MapleConfig = self.config
+        o = self.config
         blocks, width = backbone.text_shape
         depth = scaled_depth("--prompt-depth", o.prompt_depth, min(blocks, backbone.num_blocks))
-        first, self.words = split_context(backbone, o.context_init, o.context_tokens)
-        deep = STD * torch.randn(depth - 1, *first.shape, device=first.device)
+        first, self.words = split_context(
+            backbone, o.context_init, o.context_tokens
+        )  # [m, W], [r, W] or None
+        deep = STD * torch.randn(depth - 1, *first.shape, device=first.device)  # [J - 1, m, W]
         couplings = [nn.Linear(width, backbone.vision_width) for _ in range(min(depth, 2))]
         couplings += [copy.deepcopy(couplings[-1]) for _ in range(depth - len(couplings))]
         self.vectors = nn.Parameter(torch.cat([first.unsqueeze(0), deep]))  # P, [J, m, W]
@@ -74,23 +76,22 @@ class Maple(DeepPromptMethod):
         self.extra["couplings"] = self.couplings
         self.prompts = self.class_prompts(episode.class_names)
 
-    def resolved(self) -> dict[str, Any]:
+    def resolved(self) -> dict[str, object]:
         return {"prompt_depth": len(self.vectors)}
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         with self.hooks():
-            image, text = self.image_features(batch.images), self.prompt_features(self.prompts)
-        return {"loss_ce": F.cross_entropy(cosine_logits(self.scale, image, text), batch.labels)}
+            image = self.image_features(batch.images)  # [B, d]
+            text = self.prompt_features(self.prompts)  # [C, d]
+        logits = cosine_logits(image, text, self.scale)  # [B, C]
+        return {"loss_ce": F.cross_entropy(logits, batch.labels)}
 
     def hooks(self) -> AbstractContextManager[None]:
-        """Both towers with their vectors."""
-        coupled = [f(p) for f, p in zip(self.couplings, self.vectors, strict=True)]
+        coupled = [f(p) for f, p in zip(self.couplings, self.vectors, strict=True)]  # J x [m, vision width]
         return self.backbone.hooks(**deep_hooks(self.vectors, coupled))
 
     def class_prompts(self, class_names: Sequence[str]) -> ClassPrompts:
-        """The fixed part of the prompts."""
         return ClassPrompts(self.backbone, class_names, self.vectors.shape[1], words=self.words)
 
     def prompt_features(self, prompts: ClassPrompts) -> Tensor:
-        """T, [C, d] unit rows; within `hooks`."""
-        return prompts.encode(self.vectors[:1])[0]
+        return prompts.encode(self.vectors[:1])[0]  # [1, m, W] -> [1, C, d] -> [C, d]

@@ -1,11 +1,11 @@
-"""PromptSRC: deep prompts in both towers, held near what the towers say without them."""
+"""PromptSRC: deep prompts in both towers, regularised towards the frozen features."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -15,21 +15,22 @@ from ..backbone.text.prompts import (
     STD,
     ClassPrompts,
     check_count,
-    cosine_logits,
     deep_hooks,
     scaled_depth,
     split_context,
 )
-from ..core.errors import UserError
+from ..core.config import at_least
+from ..losses import cosine_logits
 from . import register
-from .coop import TRAINER
-from .shared.deep_prompts import DeepPromptMethod
+from .base import RunOptions
+from .shared.class_prompts import ClassPromptMethod
+from .shared.published import COOP
 
 if TYPE_CHECKING:
     from ..backbone import Backbone
     from ..core.types import Batch, Episode
 
-# Sixty ways of speaking of a class, for the reference features ("textual diversity").
+# Sixty templates for the frozen text features ("textual diversity").
 MEDIA = ("photo", "picture", "drawing", "sketch", "painting", "cartoon", "rendering", "sculpture")
 VIEWS = (
     "close-up",
@@ -58,43 +59,39 @@ TEMPLATES = (
 
 @dataclass(frozen=True)
 class PromptSrcConfig:
-    """Published defaults of base-to-new experiments; cross-data-set ones took depth 3 and --gaussian-mean 0.3
-    --gaussian-std 0.5."""
+    """Published defaults of base-to-new experiments; cross-data-set ones use depth 3 and another average
+    (--gaussian-mean 0.3 --gaussian-std 0.5)."""
 
     context_tokens: int = 4
-    """Learned vectors per text block."""
+    """Learned vectors per text block (published: 4)."""
     context_init: str = "a photo of a"
-    """Phrase whose first token embeddings are the start of the text vectors of the first block; with fewer
-    words than vectors the start is normal(0, 0.02)."""
+    """Phrase of the prompt; its first tokens initialise the vectors (too short: normal(0, 0.02)), the rest stays."""
     vision_tokens: int = 4
-    """Learned vectors per vision block."""
+    """Learned vectors per vision block (published: 4)."""
     text_depth: int | None = None
-    """Text blocks, from the first, that get vectors. Default: three quarters (published: 9 of 12)."""
+    """Text blocks, from the first, with learned vectors (published: 9 of 12; default: 3/4 of them)."""
     vision_depth: int | None = None
-    """Vision blocks, from the first, that get vectors. Default: three quarters (published: 9 of 12)."""
+    """Vision blocks, from the first, with learned vectors (published: 9 of 12; default: 3/4 of them)."""
     text_weight: float = 25.0
-    """Weight of the distance to the text features of the frozen tower."""
+    """Weight of the L1 distance to the frozen text features (published: 25)."""
     image_weight: float = 10.0
-    """Weight of the distance to the image features of the frozen tower."""
+    """Weight of the L1 distance to the frozen image features (published: 10)."""
     logit_weight: float = 1.0
-    """Weight of the divergence from the frozen model's class distribution."""
+    """Weight of the KL divergence from the frozen class probabilities (published: 1)."""
     reference_templates: tuple[str, ...] = ()
-    """Templates of the frozen text features, averaged. Default: sixty of this package; the published sixty are
-    another list."""
+    """Templates of the frozen text features, averaged (default: 60 of this package; the published 60 differ)."""
 
     def __post_init__(self) -> None:
-        for name in ("text_weight", "image_weight", "logit_weight"):
-            if not getattr(self, name) >= 0:
-                raise UserError(f"--{name.replace('_', '-')} must be at least 0, not {getattr(self, name):g}")
+        at_least(self, 0, "text_weight", "image_weight", "logit_weight")
 
 
 @register("promptsrc")
-class PromptSrc(DeepPromptMethod):
-    """L = CE + 25 mean|T - T0| + 10 mean|I - I0| + KL(p0 || p) / C, with T0, I0, p0 of the model unprompted.
+class PromptSrc(ClassPromptMethod[PromptSrcConfig]):
+    """L = CE(s I Tᵀ, y) + 25 mean|T - T0| + 10 mean|I - I0| + KL(p0 || p) / C, with T0, I0, p0 without prompts.
 
-    T0 is the mean of the un-normalised text features of sixty templates, then normalised; the KL is summed
-    over classes and divided by B C, at temperature 1. Predictions are those of the Gaussian average of the
-    prompts over the run (--average gaussian).
+    T0 is the mean of the un-normalised text features of sixty templates, L2-normalised. The KL divergence, at
+    temperature 1, is summed over classes and divided by B C, as in the released code. Predictions use the Gaussian
+    average of the prompts over the run (--average gaussian).
     """
 
     summary = "deep prompts in both towers, regularised by the frozen model, averaged over the run"
@@ -102,11 +99,12 @@ class PromptSrc(DeepPromptMethod):
         "Khattak et al., Self-regulating Prompts: Foundational Model Adaptation without Forgetting, ICCV 2023"
     )
     trains = "prompt vectors"
+    towers = ("vit",)
     Config = PromptSrcConfig
     average = "gaussian"
-    published: ClassVar[Mapping[str, Any]] = {
+    published: ClassVar[RunOptions] = {
         # Few-shot training, 16 images of 50 classes: 20 epochs of 200 steps.
-        **TRAINER,
+        **COOP,
         "lr": 2.5e-3,
         "warmup_steps": 1 / 20,
         "steps": 4000,
@@ -118,22 +116,24 @@ class PromptSrc(DeepPromptMethod):
 
     def setup(self, backbone: Backbone, episode: Episode, templates: Sequence[str]) -> None:
         super().setup(backbone, episode, templates)
-        o: PromptSrcConfig = self.config
+        o = self.config
         check_count(o.vision_tokens, "--vision-tokens")
         blocks, width = backbone.text_shape
         text_depth = scaled_depth("--text-depth", o.text_depth, blocks)
         vision_depth = scaled_depth("--vision-depth", o.vision_depth, backbone.num_blocks)
-        first, self.words = split_context(backbone, o.context_init, o.context_tokens)
+        first, self.words = split_context(
+            backbone, o.context_init, o.context_tokens
+        )  # [m, W], [r, W] or None
         deep = STD * torch.randn(text_depth - 1, o.context_tokens, width, device=backbone.device)
         vision = torch.randn(vision_depth, o.vision_tokens, backbone.vision_width, device=backbone.device)
         self.text_vectors = nn.Parameter(torch.cat([first.unsqueeze(0), deep]))  # [J, m, W]
-        self.vision_vectors = nn.Parameter(STD * vision)  # [J, n, W]
+        self.vision_vectors = nn.Parameter(STD * vision)  # [J', n, vision width]
         vectors = {"text": self.text_vectors, "vision": self.vision_vectors}
         self.extra["prompts"] = nn.ParameterDict(vectors)
         self.prompts = self.class_prompts(episode.class_names)
         self.references: Tensor | None = None
 
-    def resolved(self) -> dict[str, Any]:
+    def resolved(self) -> dict[str, object]:
         return {
             "text_depth": len(self.text_vectors),
             "vision_depth": len(self.vision_vectors),
@@ -141,16 +141,19 @@ class PromptSrc(DeepPromptMethod):
         }
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
-        o: PromptSrcConfig = self.config
+        o = self.config
         if self.references is None:
-            self.references = self.reference_features(self.episode.class_names)
+            self.references = self.reference_features(self.episode.class_names)  # T0, [C, d]
         with torch.no_grad():
-            frozen_image = self.image_features(batch.images).float()
-            frozen = cosine_logits(self.scale, frozen_image, self.references).log_softmax(dim=1)
+            frozen_image = self.image_features(batch.images).float()  # I0, [B, d]
+            frozen_logits = cosine_logits(frozen_image, self.references, self.scale)  # [B, C]
         with self.hooks():
-            image, text = self.image_features(batch.images), self.prompt_features(self.prompts)
-        logits = cosine_logits(self.scale, image, text)
-        divergence = F.kl_div(logits.log_softmax(dim=1), frozen, reduction="sum", log_target=True)
+            image = self.image_features(batch.images)  # [B, d]
+            text = self.prompt_features(self.prompts)  # [C, d]
+        logits = cosine_logits(image, text, self.scale)  # [B, C]
+        divergence = F.kl_div(
+            logits.log_softmax(dim=1), frozen_logits.log_softmax(dim=1), reduction="sum", log_target=True
+        )
         return {
             "loss_ce": F.cross_entropy(logits, batch.labels),
             "loss_text": o.text_weight * F.l1_loss(text, self.references),
@@ -159,25 +162,22 @@ class PromptSrc(DeepPromptMethod):
         }
 
     def hooks(self) -> AbstractContextManager[None]:
-        """Both towers with their vectors."""
         return self.backbone.hooks(**deep_hooks(self.text_vectors, self.vision_vectors))
 
     def class_prompts(self, class_names: Sequence[str]) -> ClassPrompts:
-        """The fixed part of the prompts."""
         return ClassPrompts(self.backbone, class_names, self.config.context_tokens, words=self.words)
 
     def prompt_features(self, prompts: ClassPrompts) -> Tensor:
-        """T, [C, d] unit rows; within `hooks`."""
-        return prompts.encode(self.text_vectors[:1])[0]
+        return prompts.encode(self.text_vectors[:1])[0]  # [1, m, W] -> [1, C, d] -> [C, d]
 
     @torch.no_grad()
     def reference_features(self, class_names: Sequence[str]) -> Tensor:
-        """T0, [C, d] unit rows: the mean over templates of features as the tower gives them, normalised."""
+        """Return T0, [C, d]: the sum over templates of un-normalised text features, L2-normalised."""
         from ..backbone.text.features import prompts
 
-        total = torch.zeros(len(class_names), self.backbone.embed_dim, device=self.backbone.device)
+        total = torch.zeros(len(class_names), self.backbone.embed_dim, device=self.backbone.device)  # [C, d]
         by_class = prompts(class_names, self.config.reference_templates or TEMPLATES)
         with torch.autocast(total.device.type, enabled=False):
-            for texts in zip(*by_class, strict=True):
+            for texts in zip(*by_class, strict=True):  # one template at a time, to bound memory
                 total += self.backbone.encode_text(list(texts)).float()
         return F.normalize(total, dim=-1)

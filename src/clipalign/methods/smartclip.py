@@ -1,23 +1,27 @@
-"""SmartCLIP: each caption is compared with the dimensions it speaks about, and with no others."""
+"""SmartCLIP: compare each caption only with the dimensions that it describes."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from .. import losses
+from ..core.config import at_least
 from ..core.errors import UserError
 from ..core.types import CaptionUse
 from . import register
-from .shared.captioned import LONG_CLIP, CaptionConfig, CaptionMethod, caption_lengths, cut_statistics
-from .shared.contrastive import Features, beyond
+from .base import ParamGroup, RunOptions
+from .shared.captions import CaptionConfig, CaptionMethod, caption_lengths, cut_statistics
+from .shared.contrastive import Features, all_rows
 from .shared.masks import MaskKind, MaskNetwork, hard_mask, soft_mask
+from .shared.monitor import Monitor
+from .shared.published import LONG_CLIP
 
 if TYPE_CHECKING:
     from ..backbone import Backbone, Tokens
@@ -25,61 +29,53 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-LOOK_EVERY = (
-    50  # steps between looks at the share of empty masks, for each of which a GPU has to be waited for
-)
-
 
 @dataclass(frozen=True)
 class SmartClipConfig(CaptionConfig):
-    """Options of the modular loss; the paper's ablations are --no-modular, --sparsity-weight 0, --mask soft."""
+    """Options of the modular loss; the paper's ablations are --no-modular, --sparsity-weight 0 and --mask soft."""
 
     captions: CaptionUse = "prefix"
-    """Text per image and step: the whole caption, its first K sentences (K drawn anew each time; published), or one
-    of its sentences."""
+    """Text per image and step: the caption, a prefix of a random number of sentences (published), or one sentence."""
     align_weight: float = 10.0
-    """Weight of the contrastive loss, of each direction."""
+    """Weight of the contrastive loss in each direction (published: 10)."""
     sparsity_weight: float = 2.0
-    """Weight of the mean of all mask entries; 0 for none."""
+    """Weight of the mean mask entry; 0 disables it (published: 2)."""
     mask: MaskKind = "hard"
-    """hard: a dimension counts or does not, with the gradient of the sigmoid. soft: the sigmoid itself."""
+    """Binary masks with the gradient of the sigmoid (hard; published), or the sigmoid itself (soft)."""
     modular: bool = True
-    """Score every pair under its caption's mask. --no-modular: every image under the mask of its own caption alone,
-    with whichever caption it is compared."""
+    """Score every pair under the mask of its caption (published); otherwise every image under its own caption's."""
     mask_scale: float | None = None
-    """Factor on masked cosines, held fixed. Published: 100, CLIP's scale. Default: the scale of the backbone."""
+    """Fixed factor on masked cosines (published: 100; default: the logit scale of the backbone)."""
     mask_lr: float = 1e-3
-    """Peak learning rate of the mask network, which has no warm-up and no weight decay."""
+    """Peak learning rate of the mask network, without warm-up and weight decay (published: 1e-3)."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("align_weight", "sparsity_weight", "mask_lr"):
-            if not getattr(self, name) >= 0:
-                raise UserError(f"--{name.replace('_', '-')} must be at least 0, not {getattr(self, name):g}")
+        at_least(self, 0, "align_weight", "sparsity_weight", "mask_lr")
         if self.mask_scale is not None and not self.mask_scale > 0:
             raise UserError(f"--mask-scale must be above 0, not {self.mask_scale:g}")
 
 
 @register("smartclip")
-class SmartClip(CaptionMethod):
-    """L = 10 (rows + columns) + 2 mean(m), rows and columns of S[i, j] = s cos(I_i (.) m_j, t_j).
+class SmartClip(CaptionMethod[SmartClipConfig]):
+    """L = 10 (CE(S, diagonal) + CE(Sᵀ, diagonal)) + 2 mean(m) with S[i, j] = s cos(I_i * m_j, t_j).
 
-    cos is <I_i (.) m_j, t_j> / ||I_i (.) m_j||: the text feature has unit length before it meets the mask, as
-    released. Masks come from the caption's tokens (`masks.MaskNetwork`). Every caption is scored with its own mask,
-    against every image, in both directions.
+    The cosine is <I_i * m_j, t_j> / ||I_i * m_j||: the text feature is L2-normalised before masking, as in the released
+    code. Masks come from the caption's tokens (`MaskNetwork`). Every caption is scored under its own mask against every
+    image, in both directions.
 
-    --no-modular is the paper's ablation "without modular pairing", made precise: one vector per image, under the
-    mask of its own caption, v_i = I_i (.) m_i / ||I_i (.) m_i||, and plain InfoNCE between v and t,
-    S[i, j] = s <v_i, t_j>. Then the mask in v_i tells which caption is the right one.
+    --no-modular makes the paper's ablation "without modular pairing" precise: one vector per image, under the mask of
+    its own caption, v_i = I_i * m_i / ||I_i * m_i||, and plain InfoNCE between v and t, S[i, j] = s <v_i, t_j>. The
+    mask in v_i then reveals the matching caption.
 
     Predictions drop the mask network: images and texts are compared as in CLIP.
     """
 
-    summary = "captions compared with the dimensions that they speak about, by a sparse mask of their own"
+    summary = "captions compared with the dimensions that they describe, by a sparse mask per caption"
     source = "Xie et al., SmartCLIP, CVPR 2025"
     trains = "both towers, mask network"
     Config = SmartClipConfig
-    published: ClassVar[Mapping[str, Any]] = {**LONG_CLIP, "batch_size": 1024, "steps": 3651}  # 3 epochs
+    published: ClassVar[RunOptions] = {**LONG_CLIP, "batch_size": 1024, "steps": 3651}  # 3 epochs
 
     def setup(self, backbone: Backbone, episode: Episode, templates: Sequence[str]) -> None:
         super().setup(backbone, episode, templates)
@@ -89,81 +85,83 @@ class SmartClip(CaptionMethod):
         _, width = backbone.text_shape
         self.network = MaskNetwork(width, backbone.text_heads, backbone.embed_dim).to(backbone.device)
         self.extra["mask"] = self.network
+        self.empty_masks = Monitor()
         self.warned = False
-        # Of captions whose mask is empty, summed since the last look; the sum stays on the device.
-        self.empty: Tensor | float = 0.0
-        self.batches = 0
 
-    def resolved(self) -> dict[str, Any]:
+    def resolved(self) -> dict[str, object]:
         return super().resolved() | {"mask_scale": self.mask_scale}
 
-    def param_groups(self) -> list[dict[str, Any]]:
+    def param_groups(self) -> list[ParamGroup]:
         towers = [p for p in self.backbone.model.parameters() if p.requires_grad]
-        mask = {"lr": self.config.mask_lr, "weight_decay": 0.0, "warmup": False}
-        return [{"params": towers}, {"params": list(self.network.parameters()), **mask}]
+        mask = list(self.network.parameters())
+        return [
+            {"params": towers},
+            {"params": mask, "lr": self.config.mask_lr, "weight_decay": 0.0, "warmup": False},
+        ]
 
     def features(self, batch: Batch) -> dict[str, Tensor]:
         tokens = self.tokens(batch)
-        text, logits = self.encode(tokens)
+        text, mask_logits = self.encode(tokens)
         return {
-            "image": self.backbone.encode_image(batch.images).float(),
-            "text": text,
-            "mask": self.mask_of(logits),
-            "lengths": caption_lengths(tokens, batch.images.device),
+            "image": self.backbone.encode_image(batch.images).float(),  # [B, d], not normalised
+            "text": text,  # [B, d]
+            "mask": self.mask(mask_logits),  # [B, d]
+            "lengths": caption_lengths(tokens, batch.images.device),  # [B, 2]
         }
 
     def encode(self, tokens: Tokens, rows: slice | Tensor = slice(None)) -> tuple[Tensor, Tensor]:
-        """Unit text features and mask logits of texts, [B, d] float32 both."""
-        ids = tokens.ids[rows]
-        features, states = self.backbone.text_states(ids)
-        logits = self.network(states, self.backbone.text_lengths(ids))
+        """Return L2-normalised text features and mask logits of some texts, both [B, d] float32."""
+        ids = tokens.ids[rows]  # [B, L]
+        features, states = self.backbone.text_states(ids)  # [B, d], [B, L, W]
+        logits = self.network(states, self.backbone.text_lengths(ids))  # [B, d]
         return F.normalize(features.float(), dim=-1), logits.float()
 
-    def mask_of(self, logits: Tensor) -> Tensor:
-        """The mask that --mask asks for."""
+    def mask(self, logits: Tensor) -> Tensor:
+        """Return the hard or soft masks of mask logits."""
         return hard_mask(logits) if self.config.mask == "hard" else soft_mask(logits)
 
-    def loss_from_features(self, local: Features, everyone: Features, first: int = 0) -> dict[str, Tensor]:
+    def loss_from_features(self, local: Features, gathered: Features, first: int = 0) -> dict[str, Tensor]:
         o = self.config
-        rows, columns = (self.modular if o.modular else self.own_mask_only)(local, everyone, first)
+        contrastive = self.modular_loss if o.modular else self.own_mask_loss
+        image_to_text, text_to_image = contrastive(local, gathered, first)
         sparsity = local["mask"].mean()
         return {
-            "loss_image_to_text": o.align_weight * rows,
-            "loss_text_to_image": o.align_weight * columns,
+            "loss_image_to_text": o.align_weight * image_to_text,
+            "loss_text_to_image": o.align_weight * text_to_image,
             "loss_sparsity": o.sparsity_weight * sparsity,
             "sparsity": sparsity.detach(),
-            **self.statistics(everyone["mask"].detach()),
-            **cut_statistics(local["lengths"], everyone["lengths"]),
+            **self.mask_statistics(gathered["mask"].detach()),
+            **cut_statistics(local["lengths"], gathered["lengths"]),
         }
 
-    def modular(self, local: Features, everyone: Features, first: int) -> tuple[Tensor, Tensor]:
-        """Every caption under its own mask with every image."""
-        others = beyond(local, everyone)
+    def modular_loss(self, local: Features, gathered: Features, first: int) -> tuple[Tensor, Tensor]:
+        """Return both directions of the loss with every pair under the mask of its caption."""
+        everything = all_rows(local, gathered)
         return losses.masked_contrastive_loss(
             local["image"],
             local["text"],
             local["mask"],
             self.mask_scale,
-            others.get("image"),
-            others.get("text"),
-            others.get("mask"),
+            everything.get("image"),
+            everything.get("text"),
+            everything.get("mask"),
             first=first,
         )
 
-    def own_mask_only(self, local: Features, everyone: Features, first: int) -> tuple[Tensor, Tensor]:
-        """Every image under its own caption's mask; see the class."""
-        others = beyond(local, everyone)
-        everything = losses.masked_rows(others["image"], others["mask"]) if others else None
-        mine = losses.masked_rows(local["image"], local["mask"])
+    def own_mask_loss(self, local: Features, gathered: Features, first: int) -> tuple[Tensor, Tensor]:
+        """Return both directions of the loss with every image under the mask of its own caption."""
+        everything = all_rows(local, gathered)
+        images = losses.masked_rows(local["image"], local["mask"])  # [b, d]
+        all_images = losses.masked_rows(everything["image"], everything["mask"]) if everything else None
         return losses.contrastive_loss(
-            mine, local["text"], self.mask_scale, everything, others.get("text"), first=first
+            images, local["text"], self.mask_scale, all_images, everything.get("text"), first=first
         )
 
-    def statistics(self, masks: Tensor) -> dict[str, Tensor]:
-        """Active dimensions (entries of 0.5 or more) per caption of the whole batch, and empty masks."""
-        active = (masks >= 0.5).sum(dim=1).float()
+    def mask_statistics(self, masks: Tensor) -> dict[str, Tensor]:
+        """Return active dimensions (entries >= 0.5) per caption and the share of empty masks: [N, d] -> scalars."""
+        active = (masks >= 0.5).sum(dim=1).float()  # [N]
         empty = (masks == 0).all(dim=1).float().mean()
-        self.empty, self.batches = self.empty + empty, self.batches + 1
+        self.empty_masks.add(empty)
         return {
             "active_mean": active.mean(),
             "active_min": active.min(),
@@ -172,35 +170,31 @@ class SmartClip(CaptionMethod):
         }
 
     def after_step(self, step: int) -> None:
-        """Also say once that some masks are empty: their captions take no part in the loss."""
+        """Freeze the kept positions, and warn once if some masks are empty."""
         super().after_step(step)
-        if self.warned or not self.batches or (step - 1) % LOOK_EVERY:
-            return
-        share = float(self.empty) / self.batches
-        self.empty, self.batches = 0.0, 0
-        if share > 0:
+        share = None if self.warned else self.empty_masks.read(step)
+        if share is not None and share > 0:
             self.warned = True
             log.warning(
-                "%.1f %% of captions have an empty mask: they score 0 with every image and teach nothing; try a "
-                "lower --sparsity-weight or --mask-lr, or --mask soft (zero_masks in metrics.jsonl)",
+                "%.1f %% of captions have an empty mask: they score 0 with every image and have no gradient; decrease "
+                "--sparsity-weight or --mask-lr, or use --mask soft (logged as zero_masks in metrics.jsonl)",
                 100 * share,
             )
 
     def caption_masks(self, texts: Sequence[str], batch_size: int = 256) -> Tensor:
-        """[T, d] float32 in [0, 1], without gradient."""
-        return self.caption_encodings(texts, batch_size)[1]
+        """Return the masks of T texts, [T, d] float32 in [0, 1], without gradient."""
+        return self.encode_captions(texts, batch_size)[1]
 
     @torch.no_grad()
-    def caption_encodings(self, texts: Sequence[str], batch_size: int = 256) -> tuple[Tensor, Tensor]:
-        """Unit features and masks of texts, both [T, d] float32, without gradient."""
+    def encode_captions(self, texts: Sequence[str], batch_size: int = 256) -> tuple[Tensor, Tensor]:
         from ..backbone.text.features import by_like_length
 
         tokens = self.backbone.tokenize(texts)
         tokens.warn_if_cut()
         shape = (len(tokens.lengths), self.backbone.embed_dim)
-        features, masks = (torch.empty(shape, device=self.backbone.device) for _ in range(2))
+        features, masks = (torch.empty(shape, device=self.backbone.device) for _ in range(2))  # [T, d]
         for rows in by_like_length(tokens, batch_size):
-            unit, logits = self.encode(tokens, rows)
+            text, logits = self.encode(tokens, rows)
             at = rows.to(masks.device)
-            features[at], masks[at] = unit, self.mask_of(logits)
+            features[at], masks[at] = text, self.mask(logits)
         return features, masks

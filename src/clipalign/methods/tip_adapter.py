@@ -1,64 +1,58 @@
-"""Tip-Adapter: a cache of training features votes beside the class prompts; nothing is trained."""
+"""Tip-Adapter: class prompts plus a cache of training features; nothing is trained."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..core.errors import UserError
+from ..core.config import at_least
+from ..losses import cosine_logits
 from . import register
-from .base import Classifier, Method, Validation
-from .shared.heads import columns_of, require_all_classes
+from .base import PREFIX, Classifier, Method, Validation
+from .shared.heads import encode_all, positions, require_all_classes
 
 if TYPE_CHECKING:
     from ..backbone import Backbone
     from ..core.types import Episode
 
-# Published constants for ImageNet, which belong to CLIP's scale of 100.
-ALPHA, BETA, ALPHA_SCALE, BETA_SCALE, PUBLISHED_SCALE = 1.17, 1.0, 3.0, 7.0, 100.0
+# Published for ImageNet at CLIP's logit scale of 100: start values, and the search from MIN to the maxima.
+ALPHA, BETA, MIN, MAX_ALPHA, MAX_BETA, PUBLISHED_SCALE = 1.17, 1.0, 0.1, 3.0, 7.0, 100.0
 
 
 @dataclass(frozen=True)
 class TipAdapterConfig:
-    """Options of the cache. alpha and beta go with CLIP's scale s: their defaults are s / 100 times the
-    published values for ImageNet."""
+    """Options of the cache. Defaults of alpha and beta are s / 100 times the published values for ImageNet."""
 
     cache_alpha: float | None = None
-    """Weight of the cache's votes; 0 is zero-shot. Default: chosen on source validation."""
+    """Weight alpha of the cache; 0 is zero-shot (default: best on source validation)."""
     cache_beta: float | None = None
-    """Sharpness of the cache: a training image at cosine A votes with exp(-beta (1 - A)). Default: chosen on
-    source validation."""
+    """Sharpness beta: a key at cosine A counts exp(-beta (1 - A)) (default: best on source validation)."""
     cache_shots: int = 16
-    """Training images per class in the cache, drawn with --seed; 0 takes all (published: 1 to 16)."""
+    """Cached training images per class, drawn with --seed; 0 for all (published: 1 to 16)."""
     cache_views: int = 10
-    """Training views of each image whose features are averaged to its key."""
+    """Augmented views per image, averaged to its key (published: 10)."""
     cache_alpha_scale: float | None = None
-    """Largest alpha that is tried. Default: 3 s / 100 (published: 3 to 50 by data set)."""
+    """Largest alpha of the search (published: 3 to 50 by data set; default: 3 s / 100)."""
     cache_beta_scale: float | None = None
-    """Largest beta that is tried. Default: 7 s / 100 (published: 7 to 50 by data set)."""
+    """Largest beta of the search (published: 7 to 50 by data set; default: 7 s / 100)."""
     cache_alpha_steps: int = 20
-    """Number of values of alpha that are tried."""
+    """Values of alpha in the search (published: 20)."""
     cache_beta_steps: int = 200
-    """Number of values of beta that are tried."""
+    """Values of beta in the search (published: 200)."""
 
     def __post_init__(self) -> None:
-        for name in ("cache_alpha", "cache_beta", "cache_shots", "cache_alpha_scale", "cache_beta_scale"):
-            value = getattr(self, name)
-            if value is not None and not value >= 0:
-                raise UserError(f"--{name.replace('_', '-')} must be at least 0, not {value:g}")
-        for name in ("cache_views", "cache_alpha_steps", "cache_beta_steps"):
-            if getattr(self, name) < 1:
-                raise UserError(f"--{name.replace('_', '-')} must be at least 1, not {getattr(self, name)}")
+        at_least(self, 0, "cache_alpha", "cache_beta", "cache_shots", "cache_alpha_scale", "cache_beta_scale")
+        at_least(self, 1, "cache_views", "cache_alpha_steps", "cache_beta_steps")
 
 
 class Cache(nn.Module):
-    """Keys [N, d] of training images, their labels [N], and the two constants of the vote."""
+    """Keys [N, d] of training images, their labels [N], and the constants (alpha, beta)."""
 
     labels: Tensor
     constants: Tensor
@@ -69,28 +63,28 @@ class Cache(nn.Module):
         self.register_buffer("labels", torch.zeros(entries, dtype=torch.int64))
         self.register_buffer("constants", torch.zeros(2))
 
-    def votes(self, affinity: Tensor, beta: float | Tensor, columns: Tensor, classes: int) -> Tensor:
-        """Sum per class of exp(-beta (1 - A)): [B, N] -> [B, classes].
+    def scores(self, affinity: Tensor, beta: float | Tensor, columns: Tensor, classes: int) -> Tensor:
+        """Return the sum of exp(-beta (1 - A)) over the keys of each class: [B, N] -> [B, classes].
 
         Args:
             affinity: A, cosines of images and keys.
             beta: sharpness.
-            columns: [trained classes], where each stands in the class list; -1 for those not in it.
-            classes: length of the class list. Classes without entries get no votes.
+            columns: [trained classes], position of each in the class list; -1 if it is not listed.
+            classes: length of the class list. Classes without keys score 0.
         """
-        where = columns[self.labels]
-        strength = (-beta * (1 - affinity[:, where >= 0])).exp()
-        empty = strength.new_zeros(len(strength), classes)
-        return empty.index_add(1, where[where >= 0], strength)
+        column = columns[self.labels]  # [N]
+        listed = column >= 0
+        weights = (-beta * (1 - affinity[:, listed])).exp()  # [B, keys of listed classes]
+        return weights.new_zeros(len(weights), classes).index_add(1, column[listed], weights)
 
 
 @register("tip-adapter")
-class TipAdapter(Method):
-    """z = s I Tᵀ + alpha exp(-beta (1 - I Kᵀ)) V, with keys K and one-hot labels V of training images.
+class TipAdapter(Method[TipAdapterConfig]):
+    """z = s I Tᵀ + alpha exp(-beta (1 - I Kᵀ)) V with keys K and one-hot labels V of training images.
 
-    A key is the mean of the image's features over augmented views, normalised. alpha and beta are those of
-    the best accuracy on source validation (the published code looks at the test set for ImageNet). Classes
-    without training images are scored by their prompts alone.
+    A key is the mean image feature over augmented views, L2-normalised. alpha and beta maximise source validation
+    accuracy (the released code uses the test set for ImageNet). Classes without training images are scored by their
+    prompts only.
     """
 
     summary = "class prompts plus votes of cached training features, no training"
@@ -104,24 +98,20 @@ class TipAdapter(Method):
     def setup(self, backbone: Backbone, episode: Episode, templates: Sequence[str]) -> None:
         super().setup(backbone, episode, templates)
         o, unit = self.config, float(self.scale) / PUBLISHED_SCALE
-        self.start_at = (
-            ALPHA * unit if o.cache_alpha is None else o.cache_alpha,
-            BETA * unit if o.cache_beta is None else o.cache_beta,
-        )
-        self.scales = (
-            ALPHA_SCALE * unit if o.cache_alpha_scale is None else o.cache_alpha_scale,
-            BETA_SCALE * unit if o.cache_beta_scale is None else o.cache_beta_scale,
-        )
+        self.alpha = ALPHA * unit if o.cache_alpha is None else o.cache_alpha
+        self.beta = BETA * unit if o.cache_beta is None else o.cache_beta
+        self.max_alpha = MAX_ALPHA * unit if o.cache_alpha_scale is None else o.cache_alpha_scale
+        self.max_beta = MAX_BETA * unit if o.cache_beta_scale is None else o.cache_beta_scale
         labels = episode.source.labels[episode.train_rows]
         counts = np.unique(labels, return_counts=True)[1]
         entries = int(np.minimum(counts, o.cache_shots).sum() if o.cache_shots else counts.sum())
         self.add_cache(entries)
-        self.text = self.text_features(episode.class_names)
+        self.text = self.text_features(episode.class_names)  # [C, d]
 
     def add_cache(self, entries: int) -> None:
-        """An empty cache of a size."""
+        """Create an empty cache with the start values of alpha and beta."""
         self.extra["cache"] = Cache(entries, self.backbone.embed_dim).to(self.backbone.device)
-        self.cache.constants.copy_(torch.tensor(self.start_at))
+        self.cache.constants.copy_(torch.tensor((self.alpha, self.beta)))
 
     @property
     def cache(self) -> Cache:
@@ -130,103 +120,101 @@ class TipAdapter(Method):
         assert isinstance(cache, Cache)
         return cache
 
-    def resolved(self) -> dict[str, Any]:
-        (alpha, beta), (alpha_scale, beta_scale) = self.start_at, self.scales
+    def resolved(self) -> dict[str, object]:
         return {
             "cache_entries": len(self.cache.labels),
-            "cache_alpha": alpha,
-            "cache_beta": beta,
-            "cache_alpha_scale": alpha_scale,
-            "cache_beta_scale": beta_scale,
+            "cache_alpha": self.alpha,
+            "cache_beta": self.beta,
+            "cache_alpha_scale": self.max_alpha,
+            "cache_beta_scale": self.max_beta,
         }
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """As `Method.load_state_dict`; the cache takes the size of the stored one."""
-        stored = state.get("method.cache.keys")
+        """Load as `Method.load_state_dict`; the cache takes the size of the stored one."""
+        stored = state.get(f"{PREFIX}cache.keys")
         if stored is not None and len(stored) != len(self.cache.keys):
             trained = self.cache.keys.requires_grad
             self.add_cache(len(stored))
             self.cache.keys.requires_grad_(trained)
         super().load_state_dict(state)
 
-    def finish(self, validation: Validation) -> dict[str, Any]:
+    def finish(self, validation: Validation) -> dict[str, object]:
+        """Fill the cache and choose alpha and beta."""
         self.fill(validation)
         return self.search(validation)
 
     @torch.no_grad()
     def fill(self, validation: Validation) -> None:
-        """Compute keys and labels."""
+        """Compute the keys and labels of the cache."""
         total: Tensor | None = None
-        labels, seen = [], 0
+        labels, done = [], 0
         count = len(self.episode.train_rows)
         for batch in validation.training(self.config.cache_views):
-            features = self.backbone.encode_image(batch.images).float()
-            total = features.new_zeros(count, features.shape[1]) if total is None else total
-            # Every pass shows all rows in order; features are averaged before they are normalised.
-            total.index_add_(0, (seen + torch.arange(len(batch), device=features.device)) % count, features)
-            labels.append(batch.labels[: max(0, count - seen)])
-            seen += len(batch)
+            features = self.backbone.encode_image(batch.images).float()  # [B, d]
+            total = features.new_zeros(count, features.shape[1]) if total is None else total  # [n, d]
+            # Every pass yields all rows in order. Features are averaged before they are normalised, as published.
+            rows = (done + torch.arange(len(batch), device=features.device)) % count  # [B]
+            total.index_add_(0, rows, features)
+            labels.append(batch.labels[: max(0, count - done)])
+            done += len(batch)
         assert total is not None
-        label = torch.cat(labels)
+        label = torch.cat(labels)  # [n]
         require_all_classes(label, self.episode.class_names, self.name)
-        chosen = self.draw(label)
+        chosen = self.draw(label)  # [N]
         self.cache.keys.copy_(F.normalize(total[chosen], dim=-1))
         self.cache.labels.copy_(label[chosen])
 
     def draw(self, labels: Tensor) -> Tensor:
-        """Positions of the images in the cache: `cache_shots` of each class."""
-        parts = []
+        """Return the positions of the cached images, `cache_shots` of each class: [n] -> [N]."""
+        chosen = []
         for k in range(len(self.episode.class_names)):
-            mine = (labels == k).nonzero().squeeze(1)
-            order = torch.randperm(len(mine)).to(mine.device)
-            parts.append(mine[order[: self.config.cache_shots or len(mine)]])
-        return torch.cat(parts)
+            members = (labels == k).nonzero().squeeze(1)
+            order = torch.randperm(len(members)).to(members.device)
+            chosen.append(members[order[: self.config.cache_shots or len(members)]])
+        return torch.cat(chosen)
 
     @torch.no_grad()
-    def search(self, validation: Validation) -> dict[str, Any]:
-        """alpha and beta of the highest accuracy on source validation; the first of equals."""
-        o = self.config
-        image, labels = (
-            torch.cat(part)
-            for part in zip(
-                *((self.image_features(b.images).float(), b.labels) for b in validation.batches()),
-                strict=True,
-            )
-        )
-        affinity, plain = image @ self.cache.keys.T, self.scale * image @ self.text.T
+    def search(self, validation: Validation) -> dict[str, object]:
+        """Set alpha and beta to those of the highest source validation accuracy, the first on a tie."""
+        features, labels = encode_all(self.backbone, validation.batches())  # [n, d], [n]
+        image = F.normalize(features, dim=-1)
+        affinity = image @ self.cache.keys.T  # [n, N]
+        prompt_logits = cosine_logits(image, self.text, self.scale)  # [n, C]
         columns = torch.arange(len(self.text), device=image.device)
-        alphas, betas = (
-            [given] if given is not None else [low + i * (high - low) / steps for i in range(steps)]
-            for given, low, high, steps in (
-                (o.cache_alpha, 0.1 * self.scales[0] / ALPHA_SCALE, self.scales[0], o.cache_alpha_steps),
-                (o.cache_beta, 0.1 * self.scales[1] / BETA_SCALE, self.scales[1], o.cache_beta_steps),
-            )
+        o, best = self.config, (-1, 0.0, 0.0)
+        alphas = candidates(
+            o.cache_alpha, MIN * self.max_alpha / MAX_ALPHA, self.max_alpha, o.cache_alpha_steps
         )
-        best = (-1, 0.0, 0.0)
+        betas = candidates(o.cache_beta, MIN * self.max_beta / MAX_BETA, self.max_beta, o.cache_beta_steps)
         for beta in betas:
-            votes = self.cache.votes(affinity, beta, columns, len(self.text))
+            scores = self.cache.scores(affinity, beta, columns, len(self.text))  # [n, C]
             for alpha in alphas:
-                right = int(((plain + alpha * votes).argmax(dim=1) == labels).sum())
-                best = max(best, (right, alpha, beta), key=lambda found: found[0])
-        right, alpha, beta = best
+                correct = int(((prompt_logits + alpha * scores).argmax(dim=1) == labels).sum())
+                best = max(best, (correct, alpha, beta), key=lambda candidate: candidate[0])
+        correct, alpha, beta = best
         self.cache.constants.copy_(torch.tensor([alpha, beta]))
-        return {"alpha": alpha, "beta": beta, "validation_accuracy": right / len(labels)}
+        return {"alpha": alpha, "beta": beta, "validation_accuracy": correct / len(labels)}
 
     def logits(self, image: Tensor, text: Tensor, columns: Tensor) -> Tensor:
-        """Unit image features [B, d] -> [B, C] for the classes of `text` [C, d]."""
+        """Return the logits of L2-normalised image features [B, d] for the classes of `text` [C, d]: [B, C]."""
         alpha, beta = self.cache.constants
-        image = image.float()
-        affinity = image @ self.cache.keys.T
-        return self.scale * image @ text.T + alpha * self.cache.votes(affinity, beta, columns, len(text))
+        affinity = image @ self.cache.keys.T  # [B, N]
+        scores = self.cache.scores(affinity, beta, columns, len(text))  # [B, C]
+        return cosine_logits(image, text, self.scale) + alpha * scores
 
     def classifier(self, class_names: Sequence[str], templates: Sequence[str] | None = None) -> Classifier:
-        """Logits for any class list; the cache votes for the classes that it knows."""
-        text = self.text_features(class_names, templates)
-        known = columns_of(self.episode.class_names, class_names)
+        """Return the classifier over any class list; the cache scores the training classes."""
+        text = self.text_features(class_names, templates)  # [C, d]
+        known = positions(self.episode.class_names, class_names)
         columns = torch.tensor([-1 if c is None else c for c in known], device=text.device)
 
         def logits(images: Tensor) -> Tensor:
             with torch.autocast(images.device.type, enabled=False):
-                return self.logits(self.image_features(images), text, columns)
+                return self.logits(self.image_features(images).float(), text, columns)
 
         return logits
+
+
+def candidates(given: float | None, low: float, high: float, steps: int) -> list[float]:
+    """Return the given value, or `steps` evenly spaced ones from `low` up to but not including `high`."""
+    return [given] if given is not None else [low + i * (high - low) / steps for i in range(steps)]

@@ -1,16 +1,16 @@
-"""Tip-Adapter-F: the cache of Tip-Adapter with its keys fine-tuned."""
+"""Tip-Adapter-F: Tip-Adapter with fine-tuned cache keys."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from . import register
-from .base import Validation
+from .base import ParamGroup, RunOptions, Validation
 from .tip_adapter import TipAdapter
 
 if TYPE_CHECKING:
@@ -20,16 +20,16 @@ if TYPE_CHECKING:
 
 @register("tip-adapter-f")
 class TipAdapterF(TipAdapter):
-    """L = CE(z, y) with z as in `tip-adapter`, at the start values of alpha and beta; the keys are trained.
+    """L = CE(z, y) with z as in `tip-adapter` at the start values of alpha and beta; the keys are trained.
 
-    The published code keeps the epoch with the best test accuracy; here the last step counts. alpha and beta
-    are then chosen on source validation.
+    The released code keeps the epoch of the best test accuracy; here the last step counts, and alpha and beta are then
+    chosen on source validation.
     """
 
     summary = "tip-adapter with trained keys"
     trains = "cache keys"
     iterates = True
-    published: ClassVar[Mapping[str, Any]] = {
+    published: ClassVar[RunOptions] = {
         "lr": 1e-3,
         "weight_decay": 0.01,
         "optimizer": "adamw",
@@ -41,19 +41,21 @@ class TipAdapterF(TipAdapter):
         super().setup(backbone, episode, templates)
         self.cache.keys.requires_grad_(True)
 
-    def param_groups(self) -> list[dict[str, Any]]:
+    def param_groups(self) -> list[ParamGroup]:
         return [{"params": [self.cache.keys], "eps": 1e-4}]
 
     def start(self, validation: Validation) -> None:
+        """Fill the cache."""
         self.fill(validation)
-
-    def finish(self, validation: Validation) -> dict[str, Any]:
-        return self.search(validation)
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         with torch.no_grad():
-            image = self.image_features(batch.images)
+            image = self.image_features(batch.images)  # [B, d]
         columns = torch.arange(len(self.text), device=image.device)
         with torch.autocast(image.device.type, enabled=False):
-            logits = self.logits(image, self.text, columns)
+            logits = self.logits(image.float(), self.text, columns)  # [B, C]
         return {"loss_ce": F.cross_entropy(logits, batch.labels)}
+
+    def finish(self, validation: Validation) -> dict[str, object]:
+        """Choose alpha and beta."""
+        return self.search(validation)

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from clipalign.backbone import Backbone, load
 from clipalign.backbone.positions import stretch_positions
+from clipalign.backbone.text.features import text_features
 from clipalign.commands.cli import main
 from clipalign.commands.export import export
 from clipalign.core.errors import UserError
@@ -30,8 +31,9 @@ TEXTS = ("a photo of a dog", "three kites above a red house, and a bell", "word 
 class Masked(ZeroShot):
     """A method that has masks."""
 
-    def caption_masks(self, texts: Sequence[str]) -> Tensor:
-        return torch.ones(len(texts), self.backbone.embed_dim)
+    def encode_captions(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        features = text_features(self.backbone, texts)
+        return features, torch.ones_like(features)
 
 
 @pytest.fixture

@@ -271,20 +271,3 @@ def deep_hooks(text: Tensor | Sequence[Tensor], vision: Tensor | Sequence[Tensor
         return append(tokens, vision[0])
 
     return {"text": text_hook, "vision": vision_hook, "vision_input": vision_input}
-
-
-def cosine_logits(scale: Tensor, image: Tensor, text: Tensor) -> Tensor:
-    """s times the cosines of unit features, in float32 outside autocast.
-
-    Args:
-        scale: s.
-        image: [B, d].
-        text: [C, d], or [B, C, d] where each image has prompts of its own.
-
-    Returns:
-        [B, C].
-    """
-    with torch.autocast(image.device.type, enabled=False):
-        image, text = image.float(), text.float()
-        cosines = image @ text.T if text.dim() == 2 else (text @ image.unsqueeze(-1)).squeeze(-1)
-        return scale.float() * cosines

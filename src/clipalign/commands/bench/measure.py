@@ -54,6 +54,7 @@ def measure(
     from ...engine.averaging import make_average
     from ...engine.optimiser import build_optimizer
     from ...engine.setup import preprocess_for
+    from ...methods import SupportsCaptions
 
     place = select_device(device)
     scored = first_classes(classes)
@@ -64,10 +65,10 @@ def measure(
     options = train_options(["--method", method, "--backbone", backbone, "--out", "unused"])
     subject = options.method(options.hyper)
     torch.manual_seed(0)
-    if subject.learns_from == "captions":
+    if isinstance(subject, SupportsCaptions):
         episode = scenes()
         subject.setup(tower, episode, scored.source.templates)
-        use = subject.config.captions
+        use = subject.caption_use
         batch = CaptionSteps(episode, batch_size, 0, preprocess_for(tower), use=use)[0].to(place)
     else:
         subject.setup(tower, scored, scored.source.templates)

@@ -1,1 +1,1 @@
-"""Code that several methods share."""
+"""Building blocks of several methods; nothing here is a method."""

@@ -1,9 +1,9 @@
-"""Methods whose loss compares every image of a batch with every text of it.
+"""Methods whose loss compares every image of a batch with every text.
 
-Such a loss cannot be split by rows. It is split in two instead: features, row by row, and a loss of all
-features. The engine then computes features in pieces, gathers those of all processes, and gives each piece the
-gradient of its features (Gao et al., 2021, "Scaling deep contrastive learning batch size under memory limited
-setup"): the same gradient as that of the whole batch at once.
+Such a loss cannot be split by rows, but its gradient can (Gao et al., Scaling Deep Contrastive Learning Batch Size
+under Memory Limited Setup, 2021). The method separates features, computed row by row, from a loss of all features.
+The engine computes features in micro-batches, gathers them from all processes, and backpropagates the gradient of
+each feature: the same gradient as that of the undivided batch.
 """
 
 from __future__ import annotations
@@ -15,37 +15,36 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 from torch import Tensor
 
-from ..base import Method
+from ..base import ConfigT, Method
 
 if TYPE_CHECKING:
     from ...backbone import Backbone
     from ...core.types import Batch
 
 Features = Mapping[str, Tensor]
-CLIP_CEILING = 100  # where CLIP clips its logit scale
+MAX_SCALE = 100  # CLIP clips its logit scale here (Radford et al., 2021, section 2.5)
 
 
-class ContrastiveMethod(Method):
-    """A method whose loss is a function of the whole batch's features.
+class ContrastiveMethod(Method[ConfigT]):
+    """A method whose loss is a function of the features of the whole batch.
 
-    Randomness belongs into `features` (torch's global generator, as in every method) or into the data, never
-    into `loss_from_features`, which each process runs on its own.
+    Draw random numbers in `features`, never in `loss_from_features`, which every process runs independently.
     """
 
     mean_over_rows: ClassVar[bool] = False
 
     def features(self, batch: Batch) -> dict[str, Tensor]:
-        """What the loss needs of some rows: tensors [B, ...] by name; integers carry no gradient."""
+        """Return everything the loss needs from B rows, as tensors [B, ...]; integer ones carry no gradient."""
         raise NotImplementedError
 
-    def loss_from_features(self, local: Features, everyone: Features, first: int = 0) -> dict[str, Tensor]:
-        """Terms by name, each a mean over the rows of `local`, against `everyone`.
+    def loss_from_features(self, local: Features, gathered: Features, first: int = 0) -> dict[str, Tensor]:
+        """Return scalars by name, each a mean over the local rows.
 
         Args:
             local: features of this process's b rows.
-            everyone: features of the whole batch, in the order of the batch. `local` are views of its rows
-                first ... first + b - 1, so that the gradient with respect to `everyone` is all there is.
-            first: see above.
+            gathered: features of all N rows of the batch. `local` holds views of its rows first ... first + b - 1,
+                so the gradient with respect to `gathered` is complete.
+            first: position of the first local row in the batch.
         """
         raise NotImplementedError
 
@@ -54,21 +53,21 @@ class ContrastiveMethod(Method):
         return self.loss_from_features(features, features)
 
 
-def beyond(local: Features, everyone: Features) -> Features:
-    """`everyone` as the losses' `all_...` arguments want it: empty where the local rows are all there are.
+def all_rows(local: Features, gathered: Features) -> Features:
+    """Return `gathered`, or {} if it holds only the local rows.
 
-    One matrix of similarities then serves both directions.
+    The losses' `all_...` arguments are then None, and one matrix of similarities serves both directions.
     """
     name = next(iter(local))
-    return everyone if len(everyone[name]) > len(local[name]) else {}
+    return gathered if len(gathered[name]) > len(local[name]) else {}
 
 
 def scale_ceiling(backbone: Backbone) -> float:
-    """The largest logarithm that training may give CLIP's logit scale: that of 100, or of what it starts from."""
-    return max(math.log(CLIP_CEILING), float(backbone.model.logit_scale.detach().max()))
+    """Return the maximum of the log logit scale in training: ln 100, or the initial value if that is larger."""
+    return max(math.log(MAX_SCALE), float(backbone.model.logit_scale.detach().max()))
 
 
+@torch.no_grad()
 def clip_scale(backbone: Backbone, ceiling: float) -> None:
-    """Hold the logit scale at `scale_ceiling`, as CLIP's own training does after each step."""
-    with torch.no_grad():
-        backbone.model.logit_scale.clamp_(max=ceiling)
+    """Clip the log logit scale at `ceiling`, as CLIP's training does after each step."""
+    backbone.model.logit_scale.clamp_(max=ceiling)

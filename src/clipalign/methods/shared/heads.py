@@ -1,16 +1,19 @@
-"""What methods with a linear classifier share, and methods on stored features. Not a method itself."""
+"""Methods with a linear classifier over the training classes, and helpers for image features of whole data sets."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ...core.errors import UnseenClasses, UserError
-from ..base import Classifier, Method
+from ...losses import cosine_logits
+from ..base import Classifier, ConfigT, Method
+from ..capabilities import LinearHead, text_head
 
 if TYPE_CHECKING:
     from ...backbone import Backbone
@@ -18,106 +21,122 @@ if TYPE_CHECKING:
 
 HeadKind = Literal["random", "zero-shot", "text"]
 
-# Settings of Gulrajani and Lopez-Paz, ICLR 2021, which the methods measured in their frame keep.
-DOMAINBED: Mapping[str, Any] = {
-    "lr": 5e-5,
-    "weight_decay": 0.0,
-    "optimizer": "adam",
-    "schedule": "constant",
-    "steps": 5000,  # DomainBed counts 5001
-    "batch_size": 96,  # 32 of each of three source domains
-}
 
+class HeadLayer(nn.Linear):
+    """z = W f + b over the training classes in float32, f L2-normalised if `normalise` is set."""
 
-class LinearHead(nn.Linear):
-    """z = W f + b over the training classes, in float32; with `unit`, of features of length 1."""
-
-    def __init__(self, width: int, classes: int, unit: bool) -> None:
+    def __init__(self, width: int, classes: int, normalise: bool) -> None:
         super().__init__(width, classes)
-        self.unit = unit
+        self.normalise = normalise
 
     def forward(self, features: Tensor) -> Tensor:
+        """[B, d] -> [B, C]."""
         with torch.autocast(features.device.type, enabled=False):
-            features = F.normalize(features.float(), dim=-1) if self.unit else features.float()
+            features = F.normalize(features.float(), dim=-1) if self.normalise else features.float()
             return super().forward(features)
 
 
-class HeadMethod(Method):
-    """A method whose classifier is a linear layer on image features, or CLIP's class prompts.
+class HeadMethod(Method[ConfigT]):
+    """A method that classifies image features with a linear layer or with the frozen class prompts.
 
-    Call `add_head` in `setup`; then `logits` gives those of the training classes from raw image features.
+    Call `add_head` in `setup`; `head_logits` then scores the training classes.
     """
 
-    text: Tensor | None = None
+    text: Tensor | None = None  # [C, d], the frozen class prompts; None with a linear layer
 
-    def add_head(self, kind: HeadKind, unit: bool | None = None) -> None:
-        """Make the classifier.
+    def add_head(self, kind: HeadKind, normalise: bool | None = None) -> None:
+        """Create the classifier.
 
         Args:
             kind: "random": PyTorch's default initialisation, on features as the tower gives them (DomainBed).
-                "zero-shot": W = s T, b = 0, on features of length 1 (WiSE-FT), which starts from zero-shot
-                predictions. "text": no layer of its own, but s T itself, frozen, for any class list.
-            unit: whether features are normalised for the layer; None as said above.
+                "zero-shot": W = s T, b = 0, on L2-normalised features, so that training starts from zero-shot
+                predictions (WiSE-FT). "text": no layer, but the frozen s T, which scores any class list.
+            normalise: whether the layer L2-normalises features; None for the convention of `kind`.
         """
-        names = self.episode.class_names
+        class_names = self.episode.class_names
         if kind != "random":
-            text = self.text_features(names)
+            text = self.text_features(class_names)  # [C, d]
         if kind == "text":
             self.text = text
             return
-        unit = kind == "zero-shot" if unit is None else unit
-        head = LinearHead(self.backbone.embed_dim, len(names), unit).to(self.backbone.device)
-        self.extra["head"] = head
+        normalise = kind == "zero-shot" if normalise is None else normalise
+        layer = HeadLayer(self.backbone.embed_dim, len(class_names), normalise)
+        self.extra["head"] = layer.to(self.backbone.device)
         if kind == "zero-shot":
-            self.set_head(self.scale * text, torch.zeros(len(names)))
+            self.set_head(self.scale * text, torch.zeros(len(class_names)))
 
     @property
-    def linear_head(self) -> LinearHead:
-        """The layer, where there is one."""
+    def head(self) -> HeadLayer:
+        """The linear layer, unless the class prompts classify."""
         head = self.extra["head"]
-        assert isinstance(head, LinearHead)
+        assert isinstance(head, HeadLayer)
         return head
 
     @torch.no_grad()
     def set_head(self, weight: Tensor, bias: Tensor) -> None:
-        """Overwrite the layer's weight [C, d] and bias [C]."""
-        self.linear_head.weight.copy_(weight)
-        self.linear_head.bias.copy_(bias)
+        """Overwrite weight [C, d] and bias [C] of the layer."""
+        self.head.weight.copy_(weight)
+        self.head.bias.copy_(bias)
 
-    def logits(self, features: Tensor) -> Tensor:
-        """Raw image features [B, d] -> logits of the training classes [B, C]."""
+    def head_logits(self, features: Tensor) -> Tensor:
+        """Return logits of the training classes for features as the tower gives them: [B, d] -> [B, C]."""
         if self.text is None:
-            return self.linear_head(features)
-        return (self.scale * F.normalize(features, dim=-1) @ self.text.T).float()
+            return self.head(features)
+        return cosine_logits(F.normalize(features, dim=-1), self.text, self.scale)
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
-        logits = self.logits(self.backbone.encode_image(batch.images))
+        features = self.backbone.encode_image(batch.images)  # [B, d]
+        logits = self.head_logits(features)  # [B, C]
         return {"loss_ce": F.cross_entropy(logits, batch.labels)}
 
     def classifier(self, class_names: Sequence[str], templates: Sequence[str] | None = None) -> Classifier:
-        """Logits for some of the training classes, in any order; of a text head, for any classes.
+        """Return the classifier over training classes in any order; the class prompts score any class list.
 
         Raises:
-            UnseenClasses: a linear head, and a class that it was not trained on.
+            UnseenClasses: a linear layer, and a class that it was not trained on.
         """
         if self.text is not None:
             return super().classifier(class_names, templates)
-        columns = columns_of(class_names, self.episode.class_names)
+        columns = self.columns(class_names)
+        return lambda images: self.head(self.backbone.encode_image(images))[:, columns]  # [B, C]
+
+    def linear_head(self, class_names: Sequence[str], templates: Sequence[str]) -> LinearHead:
+        if self.text is not None:
+            return text_head(self, class_names, templates)
+        columns = self.columns(class_names)
+        weight, bias = self.head.weight.detach()[columns], self.head.bias.detach()[columns]  # [C, d], [C]
+        return LinearHead("linear", tuple(class_names), (), weight, bias, 1.0, self.head.normalise)
+
+    def columns(self, class_names: Sequence[str]) -> list[int]:
+        """Return the columns of the layer's logits that belong to each class.
+
+        Raises:
+            UnseenClasses: one has none.
+        """
+        columns = positions(class_names, self.episode.class_names)
         if None in columns:
-            stranger = class_names[columns.index(None)]
             raise UnseenClasses(
                 f"--method {self.name} has a linear head over the {len(self.episode.class_names)} classes it "
-                f'was trained on and cannot score others, such as "{stranger}"'
+                f'was trained on and cannot score others, such as "{class_names[columns.index(None)]}"'
             )
-
-        def logits(images: Tensor) -> Tensor:
-            return self.linear_head(self.backbone.encode_image(images))[:, columns]
-
-        return logits
+        return [column for column in columns if column is not None]
 
 
-class TrainedHeadMethod(HeadMethod):
-    """A method that trains the image tower together with the classifier that --head and --unit-features name."""
+@dataclass(frozen=True)
+class HeadConfig:
+    """Classifier of a `TrainedHeadMethod`."""
+
+    head: HeadKind = "random"
+    """Classifier: linear layer, random or from the class prompts, or the frozen class prompts (published: random)."""
+    unit_features: bool | None = None
+    """L2-normalise the features for a linear head (default: only if zero-shot, as WiSE-FT)."""
+
+
+HeadConfigT = TypeVar("HeadConfigT", bound=HeadConfig)
+
+
+class TrainedHeadMethod(HeadMethod[HeadConfigT]):
+    """A method that trains the image tower together with the classifier chosen by --head."""
 
     def setup(self, backbone: Backbone, episode: Episode, templates: Sequence[str]) -> None:
         super().setup(backbone, episode, templates)
@@ -125,28 +144,28 @@ class TrainedHeadMethod(HeadMethod):
         self.add_head(self.config.head, self.config.unit_features)
 
 
-def columns_of(class_names: Sequence[str], known: Sequence[str]) -> list[int | None]:
-    """Where each class stands among the known ones, spelling of blanks and case apart; None for new ones."""
+def positions(class_names: Sequence[str], known: Sequence[str]) -> list[int | None]:
+    """Return the position of each class in `known`, or None. Case, hyphens and underscores do not matter."""
     from ...backbone.text.features import clean_class_names
 
-    position = {name.lower(): i for i, name in enumerate(clean_class_names(known))}
-    return [position.get(name.lower()) for name in clean_class_names(class_names)]
+    index = {name.lower(): i for i, name in enumerate(clean_class_names(known))}
+    return [index.get(name.lower()) for name in clean_class_names(class_names)]
 
 
 @torch.no_grad()
 def encode_all(backbone: Backbone, batches: Iterable[Batch]) -> tuple[Tensor, Tensor]:
-    """Image features [n, d], not normalised, float32, and labels [n] of all batches."""
+    """Return the image features [n, d] float32 of all batches, not normalised, and their labels [n]."""
     parts = [(backbone.encode_image(batch.images).float(), batch.labels) for batch in batches]
     return torch.cat([features for features, _ in parts]), torch.cat([labels for _, labels in parts])
 
 
 def require_all_classes(labels: Tensor, class_names: Sequence[str], method: str) -> None:
-    """Refuse training rows that leave a class without an image.
+    """Check that every class has a training image.
 
     Raises:
-        UserError: naming the first such class.
+        UserError: a class has none; the message names the first.
     """
-    counts = torch.bincount(labels.cpu(), minlength=len(class_names))
+    counts = torch.bincount(labels.cpu(), minlength=len(class_names))  # [C]
     if not bool(counts.all()):
         missing = class_names[int((counts == 0).nonzero()[0])]
         raise UserError(

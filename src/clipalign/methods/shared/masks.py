@@ -1,4 +1,4 @@
-"""SmartCLIP's mask network: from the tokens of a caption to the dimensions it speaks about."""
+"""SmartCLIP's mask network: from the tokens of a caption to the dimensions that the caption describes."""
 
 from __future__ import annotations
 
@@ -12,14 +12,18 @@ MaskKind = Literal["hard", "soft"]
 
 
 def soft_mask(logits: Tensor) -> Tensor:
-    """s = sigmoid(logits), in (0, 1)."""
+    """Return sigmoid(logits), in (0, 1); any shape."""
     return logits.sigmoid()
 
 
 def hard_mask(logits: Tensor) -> Tensor:
-    """m = 1[s >= 0.5], whose gradient is that of s (straight-through)."""
+    """Return 1 where sigmoid(logits) >= 0.5, else 0, with the gradient of the sigmoid (straight-through); any shape.
+
+    >>> hard_mask(torch.tensor([-1.0, 0.0, 2.0]))
+    tensor([0., 1., 1.])
+    """
     soft = logits.sigmoid()
-    # The difference is exactly 0, so that the value is exactly 0 or 1.
+    # (soft - soft.detach()) is exactly 0, so the value is exactly 0 or 1.
     return (soft >= 0.5).to(soft.dtype) + (soft - soft.detach())
 
 
@@ -29,19 +33,21 @@ def quick_gelu(x: Tensor) -> Tensor:
 
 
 class MaskNetwork(nn.Module):
-    """One transformer block over a caption's tokens, and attention pooling: a logit per dimension.
+    """One transformer block over the tokens of a caption, then attention pooling: one logit per dimension.
 
-    A pre-norm block as in CLIP's text tower, but every token sees every other; then a score per token, a softmax
-    over tokens, and the weighted sum of tokens. Its input is detached: the text tower learns from the contrastive
-    loss alone. Where text width and joint size differ, a linear layer follows.
+    A pre-norm block like those of CLIP's text tower, but without a causal mask; then a score per token, a softmax
+    over tokens, and the weighted sum of the tokens. If text width and joint size differ, a linear layer follows. The
+    input is detached: only the contrastive loss trains the text tower.
 
-    Tokens behind the end token are left out, of attention and of pooling. (The released code runs them along, so
-    that a mask depends on how far captions are padded. Here it does not, and short captions cost less.)
+    Padding is masked in attention and pooling. (The released code attends to it, so a mask depends on the length that
+    captions are padded to.)
 
     Args:
-        width: W of the text tower.
-        heads: attention heads; the text tower's.
-        embed_dim: D of the joint space.
+        width: W, of the text tower.
+        heads: attention heads, as in the text tower.
+        embed_dim: D, size of the joint space.
+
+    Source: Xie et al., SmartCLIP, CVPR 2025.
     """
 
     def __init__(self, width: int, heads: int, embed_dim: int) -> None:
@@ -55,17 +61,17 @@ class MaskNetwork(nn.Module):
         self.c_proj = nn.Linear(4 * width, width)
         self.score = nn.Linear(width, 1)
         self.projection = nn.Identity() if width == embed_dim else nn.Linear(width, embed_dim)
-        self.initialise()
+        self.init_parameters()
 
-    def initialise(self) -> None:
-        """As CLIP's text blocks, of a transformer of one layer."""
+    def init_parameters(self) -> None:
+        """Initialise like CLIP's text tower, for a transformer of one layer."""
         width = self.out_proj.in_features
-        out = width**-0.5 * 2**-0.5
+        residual_std = width**-0.5 * 2**-0.5  # CLIP: width^-0.5 (2 layers)^-0.5
         stds = {
             self.in_proj: width**-0.5,
-            self.out_proj: out,
+            self.out_proj: residual_std,
             self.c_fc: (2 * width) ** -0.5,
-            self.c_proj: out,
+            self.c_proj: residual_std,
             self.score: width**-0.5,
         }
         for layer, std in stds.items():
@@ -77,31 +83,31 @@ class MaskNetwork(nn.Module):
             nn.init.zeros_(self.projection.bias)
 
     def forward(self, states: Tensor, lengths: Tensor | None = None) -> Tensor:
-        """Mask logits.
+        """Return mask logits.
 
         Args:
-            states: [B, L, W], the text tower's tokens after its final layer norm.
-            lengths: [B] tokens of each caption, end token included; None if all L count.
+            states: [B, L, W], token states of the text tower after its final layer norm.
+            lengths: [B], tokens per caption with the end token; None if no token is padding.
 
         Returns:
             [B, D].
         """
         x = states.detach()
-        seen = None
+        valid = None
         if lengths is not None:
-            seen = torch.arange(x.shape[1], device=x.device) < lengths.to(x.device).unsqueeze(1)
-        x = x + self.attention(self.ln_1(x), seen)
+            valid = torch.arange(x.shape[1], device=x.device) < lengths.to(x.device).unsqueeze(1)  # [B, L]
+        x = x + self.attention(self.ln_1(x), valid)
         x = x + self.c_proj(quick_gelu(self.c_fc(self.ln_2(x))))
-        scores = self.score(x).squeeze(-1).float()
-        if seen is not None:
-            scores = scores.masked_fill(~seen, float("-inf"))
-        pooled = (scores.softmax(dim=-1).to(x.dtype).unsqueeze(1) @ x).squeeze(1)
+        scores = self.score(x).squeeze(-1).float()  # [B, L]
+        if valid is not None:
+            scores = scores.masked_fill(~valid, float("-inf"))
+        weights = scores.softmax(dim=-1).to(x.dtype).unsqueeze(1)  # [B, 1, L]
+        pooled = (weights @ x).squeeze(1)  # [B, W]
         return self.projection(pooled)
 
-    def attention(self, x: Tensor, seen: Tensor | None) -> Tensor:
-        """Self-attention without a causal mask: [B, L, W], [B, L] bool -> [B, L, W]."""
-        q, k, v = self.in_proj(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        over = None if seen is None else seen[:, None, None, :]
-        return self.out_proj(
-            F.scaled_dot_product_attention(q, k, v, attn_mask=over).transpose(1, 2).flatten(2)
-        )
+    def attention(self, x: Tensor, valid: Tensor | None) -> Tensor:
+        """Bidirectional self-attention: [B, L, W], and [B, L] bool to mask padding -> [B, L, W]."""
+        q, k, v = self.in_proj(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # [B, H, L, W/H]
+        mask = None if valid is None else valid[:, None, None, :]  # [B, 1, 1, L]
+        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)  # [B, H, L, W/H]
+        return self.out_proj(mixed.transpose(1, 2).flatten(2))

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ...backbone import Backbone
 from ...backbone.positions import CLIP_LENGTH
-from ...methods import Method
+from ...methods import Method, SupportsMasks
 from .model import Exported, Features, Probe
 from .to_hf import check_text, fill, hf_state, text_config, transformers_or_raise, write_tokenizer
 
@@ -90,7 +90,7 @@ def note(method: Method) -> str:
 
 
 def _dropped(method: Method) -> str:
-    if type(method).caption_masks is not Method.caption_masks:
+    if isinstance(method, SupportsMasks):
         return "and no mask network, which is for training: texts are encoded without it"
     return "and none of the method's own tensors" if len(method.extra) else ""
 
@@ -107,7 +107,7 @@ def write_card(method: Method, folder: Path) -> None:
         f"tokenizer, as `CLIPTextModel` and `CLIPTextModelWithProjection` of transformers load it. It reads {window} "
         "tokens; longer texts are cut by the tokenizer.",
     ]
-    if type(method).caption_masks is not Method.caption_masks:
+    if isinstance(method, SupportsMasks):
         lines += [
             "",
             "The mask network is dropped: it chooses dimensions in training alone, and at inference texts are encoded "

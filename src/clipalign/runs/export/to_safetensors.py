@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from ...backbone import load
 from ...backbone.positions import stretch_positions
 from ...core.checkpoint import save_weights
-from ...methods.base import EXTRA
+from ...methods.base import PREFIX
 from .model import Exported, Features, Probe, model_config
 
 LIBRARY = "safetensors"
@@ -43,7 +43,7 @@ def read(folder: Path, probe: Probe) -> Features:
     if backbone.context_length != facts["context_length"]:
         stretch_positions(backbone, facts["context_length"])
     state = load_file(folder / WEIGHTS)
-    towers = {name: value.float() for name, value in state.items() if not name.startswith(EXTRA)}
+    towers = {name: value.float() for name, value in state.items() if not name.startswith(PREFIX)}
     backbone.model.load_state_dict(towers, strict=True)
     return probe.ask(backbone)
 

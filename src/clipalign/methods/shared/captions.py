@@ -1,86 +1,81 @@
-"""What methods that learn from captions share: a longer text window, tokens of a batch, options for both."""
+"""Methods that train on captions: options, a longer text window, and the tokens of a batch."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal, TypeVar
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ...core.config import at_least
 from ...core.errors import UserError
 from ...core.types import CaptionUse
 from .contrastive import ContrastiveMethod
 
 if TYPE_CHECKING:
     from ...backbone import Backbone, Tokens
+    from ...backbone.positions import KeptPositions
     from ...core.types import Batch, Episode
 
 log = logging.getLogger(__name__)
 
-LOOKED_AT = 2000  # training captions whose length is looked at before a run that truncates
-LONG_CLIP: Mapping[str, Any] = {  # settings of Long-CLIP, which SmartCLIP took over
-    "lr": 1e-6,
-    "weight_decay": 0.01,
-    "optimizer": "adamw",
-    "schedule": "cosine",
-    "warmup_steps": 0.0548,  # 200 of 3,650
-}
+LENGTH_SAMPLE = 2000  # training captions that are tokenised for the share of truncated ones
 
 
 @dataclass(frozen=True)
 class CaptionConfig:
-    """Which text of a caption is shown, and how long it may be."""
+    """Caption part and text window."""
 
     captions: CaptionUse = "long"
-    """Text per image and step: the whole caption, its first K sentences (K drawn anew each time), or one of its
-    sentences."""
+    """Text per image and step: the caption, a prefix of a random number of sentences, or one sentence."""
     context_length: int | None = None
-    """Tokens that the text tower reads; its positions are stretched, or cut. Default: Long-CLIP's rule, 4 L - 3
-    keep-positions for a tower of L (248 for 77); towers that read more than 77 keep their own."""
+    """Tokens the text tower reads (default: 248 for a tower of 77, as Long-CLIP; longer towers keep theirs)."""
     keep_positions: int = 20
-    """First positions that stretching leaves as they are, and training too. Nothing is held where nothing is
-    stretched."""
+    """First positions kept and frozen if the text window is stretched (published: 20)."""
     too_long: Literal["truncate", "error", "stretch"] = "truncate"
-    """What to do with captions of more tokens: cut them, and log how many and how much; refuse to start; or
-    stretch further, to the longest training caption."""
+    """Captions over the text window: truncate and log, stop with an error, or stretch to the longest caption."""
 
     def __post_init__(self) -> None:
-        if self.keep_positions < 0:
-            raise UserError(f"--keep-positions must be at least 0, not {self.keep_positions}")
+        at_least(self, 0, "keep_positions")
 
 
-class CaptionMethod(ContrastiveMethod):
-    """Both towers trained on images and captions, the text tower with a longer window.
+CaptionConfigT = TypeVar("CaptionConfigT", bound=CaptionConfig)
 
-    The text window is the tower's own where --context-length says so; Long-CLIP's recipe otherwise
-    (`backbone.positions`). Images have no augmentation of a method's own.
+
+class CaptionMethod(ContrastiveMethod[CaptionConfigT]):
+    """A method that trains both towers on captioned images, the text tower with a longer window.
+
+    Positions are stretched as in Long-CLIP (`backbone.positions`) unless --context-length keeps the tower's own window.
     """
 
-    towers = ("vit", "resnet")
     learns_from: ClassVar[Literal["classes", "captions"]] = "captions"
-    Config = CaptionConfig
 
     def setup(self, backbone: Backbone, episode: Episode, templates: Sequence[str]) -> None:
         super().setup(backbone, episode, templates)
         backbone.model.requires_grad_(True)
         bias = getattr(backbone.model, "logit_bias", None)
-        if bias is not None:  # moves every logit of a softmax alike
+        if bias is not None:  # SigLIP's; a softmax does not depend on it
             bias.requires_grad_(False)
         self.own_length: int = backbone.context_length
-        self.cut_share: float | None = None
-        self.kept: Any = None
+        self.captions_cut: float | None = None  # share of training captions over the window
+        self.kept: KeptPositions | None = None
         self.stretch(self.chosen_length())
         self.warned_of_cut = False
 
+    @property
+    def caption_use(self) -> CaptionUse:
+        """The part of a caption that a training step draws."""
+        return self.config.captions
+
     def chosen_length(self) -> int:
-        """Tokens of the text window, after a look at the training captions.
+        """Return the text window in tokens and measure the share of captions it truncates.
 
         Raises:
-            UserError: --too-long error, and one is too long.
+            UserError: --too-long error, and a training caption is longer.
         """
         from ...backbone.positions import CLIP_LENGTH, published_length
 
@@ -90,32 +85,32 @@ class CaptionMethod(ContrastiveMethod):
         elif length <= CLIP_LENGTH:
             length = published_length(length, o.keep_positions)
         texts = self.training_captions()
-        if not texts:  # a finished run, opened: its weights say how long the window is
-            return int(length)
+        if not texts:  # an opened run has no training rows; `load_state_dict` sets the window of its weights
+            return length
         lengths = self.backbone.tokenize(texts).lengths
         longest = max(lengths)
         if longest > length and o.too_long == "error":
             text = texts[lengths.index(longest)]
             raise UserError(
                 f"--too-long error: a training caption has {longest} tokens, --context-length is {length}: "
-                f'"{text[:60]}..."; take a longer one, or --too-long truncate or stretch'
+                f'"{text[:60]}..."; increase --context-length, or use --too-long truncate or stretch'
             )
         if o.too_long == "stretch":
             length = max(length, longest)
-        self.cut_share = sum(n > length for n in lengths) / len(lengths)
-        return int(length)
+        self.captions_cut = sum(n > length for n in lengths) / len(lengths)
+        return length
 
     def training_captions(self) -> list[str]:
-        """The captions that are trained on; a regular sample of them where lengths are only reported."""
+        """Return the training captions; if their lengths are only reported, an evenly spaced sample."""
         texts = getattr(self.episode.source, "texts", None)
         rows = self.episode.train_rows
         if texts is None or len(rows) == 0:
             return []
-        every = max(1, len(rows) // LOOKED_AT) if self.config.too_long == "truncate" else 1
-        return [texts[row][0] for row in rows[::every].tolist()]
+        stride = max(1, len(rows) // LENGTH_SAMPLE) if self.config.too_long == "truncate" else 1
+        return [texts[row][0] for row in rows[::stride].tolist()]
 
     def stretch(self, length: int) -> None:
-        """Give the text tower a window of `length`, and hold its first positions if that made it longer."""
+        """Set the text window to `length` tokens; if that is longer, freeze the first positions."""
         from ...backbone.positions import KeptPositions, stretch_positions
 
         stretch_positions(self.backbone, length, self.config.keep_positions)
@@ -124,31 +119,32 @@ class CaptionMethod(ContrastiveMethod):
         longer = self.backbone.context_length > self.own_length
         self.kept = KeptPositions(self.backbone, self.config.keep_positions if longer else 0)
 
-    def resolved(self) -> dict[str, Any]:
-        facts: dict[str, Any] = {"context_length": self.backbone.context_length}
-        if self.cut_share is not None:
-            facts["captions_cut"] = round(self.cut_share, 4)
+    def resolved(self) -> dict[str, object]:
+        facts: dict[str, object] = {"context_length": self.backbone.context_length}
+        if self.captions_cut is not None:
+            facts["captions_cut"] = round(self.captions_cut, 4)
         return facts
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Load as `Method.load_state_dict`; the text window takes the length of the stored positions."""
         from ...backbone.positions import position_tower
 
-        tower = position_tower(self.backbone)
-        prefix = "" if tower is self.backbone.model else "text."
+        prefix = "" if position_tower(self.backbone) is self.backbone.model else "text."
         table = state.get(f"{prefix}positional_embedding")
         if table is not None and table.dim() == 2:
             self.stretch(len(table))
         super().load_state_dict(state)
-        self.stretch(self.backbone.context_length)  # what is held is what was loaded
+        self.stretch(self.backbone.context_length)  # freeze the loaded positions, not those before
 
     def after_step(self, step: int) -> None:
+        assert self.kept is not None
         self.kept.restore()
 
     def tokens(self, batch: Batch, captions: Sequence[str] | None = None) -> Tokens:
-        """Tokens of a batch's captions, or of others made from them.
+        """Tokenise the captions of a batch, or other texts derived from them.
 
         Raises:
-            UserError: the batch has none, or an empty one.
+            UserError: the batch has no captions, or one is empty.
         """
         texts = batch.captions if captions is None else captions
         if texts is None:
@@ -165,26 +161,31 @@ class CaptionMethod(ContrastiveMethod):
         if tokens.cut and not self.warned_of_cut:
             self.warned_of_cut = True
             log.warning(
-                "captions of more than %d tokens are cut (--too-long truncate); captions_cut and tokens_cut in "
-                "metrics.jsonl say how many, and what share of all tokens",
+                "captions of more than %d tokens are truncated (--too-long truncate); metrics.jsonl logs the share "
+                "of truncated captions (captions_cut) and of lost tokens (tokens_cut)",
                 self.backbone.context_length,
             )
         return tokens
 
-    def unit_text(self, tokens: Tokens) -> Tensor:
-        """Unit rows [B, d] float32 of tokens."""
+    def encode_tokens(self, tokens: Tokens) -> Tensor:
+        """Return L2-normalised text features, [B, d] float32."""
         return F.normalize(self.backbone.encode_text(tokens.ids).float(), dim=-1)
 
 
 def caption_lengths(tokens: Tokens, device: torch.device) -> Tensor:
-    """[B, 2] float32: tokens of each caption, and how many of them were cut."""
-    lengths = torch.tensor(tokens.lengths, dtype=torch.float32, device=device)
-    return torch.stack([lengths, (lengths - tokens.ids.shape[1]).clamp_min(0)], dim=1)
+    """Return the number of tokens per caption and how many of them were truncated, [B, 2] float32."""
+    lengths = torch.tensor(tokens.lengths, dtype=torch.float32, device=device)  # [B]
+    return torch.stack([lengths, (lengths - tokens.ids.shape[1]).clamp_min(0)], dim=1)  # [B, 2]
 
 
-def cut_statistics(lengths: Tensor, everyone: Tensor) -> dict[str, Tensor]:
-    """What to log of `caption_lengths`: share of captions cut, share of all tokens lost."""
+def cut_statistics(local: Tensor, gathered: Tensor) -> dict[str, Tensor]:
+    """Return the shares of truncated captions and of lost tokens.
+
+    Args:
+        local: [b, 2], `caption_lengths` of this process.
+        gathered: [N, 2], of the whole batch.
+    """
     return {
-        "captions_cut": (lengths[:, 1] > 0).float().mean(),
-        "tokens_cut": everyone[:, 1].sum() / everyone[:, 0].sum(),
+        "captions_cut": (local[:, 1] > 0).float().mean(),
+        "tokens_cut": gathered[:, 1].sum() / gathered[:, 0].sum(),
     }
