@@ -1,9 +1,9 @@
-"""How long a stranger waits for a table: a folder of JPEGs -> data check -> train -> report, each as a command.
+"""Time to first table: run `data check`, `train` and `report` on a folder of JPEGs.
 
     python benchmarks/first_table.py --out first-table
 
-The folder has 4 domains x 20 classes x 10 images of 224 pixels, renders of Pictograms. Prints the seconds of each
-command, start of the process included, with the machine's load before it.
+The folder has 4 domains x 20 classes x 10 images of 224 pixels, rendered from Pictograms. Prints the wall-clock time
+of each command, including process start-up, and the load average before it.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ DOMAINS, CLASSES, IMAGES, SIDE = 4, 20, 10, 224
 
 
 def draw(folder: Path) -> int:
-    """Write the folder; returns the number of images."""
+    """Write the image folder and return the number of images."""
     from clipalign.data import Preprocess
     from clipalign.data.pictograms import Pictograms
 
@@ -41,7 +41,7 @@ def draw(folder: Path) -> int:
 
 
 def timed(*arguments: str) -> float:
-    """Run a command; returns its seconds."""
+    """Run a clipalign command and return its duration in seconds."""
     load = f"{os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else "unknown"
     began = time.perf_counter()
     done = subprocess.run([sys.executable, "-m", "clipalign", *arguments], capture_output=True, text=True)
@@ -56,7 +56,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--out", type=Path, required=True, help="new folder for images, runs and report")
+    parser.add_argument("--out", type=Path, required=True, help="new folder for images, runs and the report")
     parser.add_argument("--steps", type=int, default=50)
     parser.add_argument("--batch-size", type=int, default=36)
     chosen = parser.parse_args()
@@ -70,7 +70,7 @@ def main() -> None:
     total = timed("data", "check", str(data), "--sheet", str(chosen.out / "sheet.png"))
     total += timed("train", *training, "--out", str(runs / "erm"))
     total += timed("report", str(runs))
-    print(f"{total:7.1f} s  from the check to the first table")
+    print(f"{total:7.1f} s  total")
 
 
 if __name__ == "__main__":
