@@ -15,29 +15,8 @@ import sys
 import time
 from pathlib import Path
 
-import numpy as np
-from PIL import Image
-
-DOMAINS, CLASSES, IMAGES, SIDE = 4, 20, 10, 224
-
-
-def draw(folder: Path) -> int:
-    """Write the image folder and return the number of images."""
-    from clipalign.data import Preprocess
-    from clipalign.data.pictograms import Pictograms
-
-    source = Pictograms()
-    plain = Preprocess((SIDE, SIDE), (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
-    chosen = np.flatnonzero((source.labels < CLASSES) & (source.domains < DOMAINS))
-    for row in chosen.tolist():
-        views = source.images(np.full(IMAGES, row), "train", np.arange(IMAGES), 0, plain)
-        name = source.class_names[source.labels[row]].replace(" ", "_")
-        target = folder / source.domain_names[source.domains[row]] / name
-        target.mkdir(parents=True)
-        for i, view in enumerate(views):
-            pixels = (view.permute(1, 2, 0).numpy() * 255).round().astype(np.uint8)
-            Image.fromarray(pixels).save(target / f"{i:02d}.jpg", quality=90)
-    return len(chosen) * IMAGES
+MAKE_FOLDER = Path(__file__).resolve().parents[1] / "examples" / "make_folder.py"
+SIZES = {"--domains": "4", "--classes": "20", "--images": "10", "--side": "224"}
 
 
 def timed(*arguments: str) -> float:
@@ -63,7 +42,8 @@ def main() -> None:
     data, runs = chosen.out / "photos", chosen.out / "runs"
     if chosen.out.exists():
         sys.exit(f"--out: {chosen.out} exists; choose another folder")
-    print(f"{draw(data)} JPEGs of {SIDE} pixels: {DOMAINS} domains x {CLASSES} classes x {IMAGES}")
+    sizes = [token for item in SIZES.items() for token in item]
+    subprocess.run([sys.executable, str(MAKE_FOLDER), str(data), *sizes], check=True)
     target = sorted(path.name for path in data.iterdir())[-1]
     training = ["--data", str(data), "--target", target, "--backbone", "pocket", "--method", "erm"]
     training += ["--steps", str(chosen.steps), "--batch-size", str(chosen.batch_size)]
