@@ -10,16 +10,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from clipalign.averaging import KINDS
 from clipalign.backbone import Backbone, load
-from clipalign.checkpoint import load_weights, save_weights
-from clipalign.data.base import Batch
-from clipalign.data.batches import Steps
-from clipalign.data.folder import ImageFolder
-from clipalign.errors import UnseenClasses, UserError
+from clipalign.core.checkpoint import load_weights, save_weights
+from clipalign.core.errors import UnseenClasses, UserError
+from clipalign.core.types import Batch, Episode
+from clipalign.data.batches import TrainBatches
+from clipalign.data.sources.folder import ImageFolder
+from clipalign.engine.averaging import KINDS
+from clipalign.engine.setup import preprocess_for
 from clipalign.methods import Method, all_methods, get_method, list_methods, register
-from clipalign.preparation import preprocess_for
-from clipalign.protocols import Episode, build_episode
+from clipalign.protocols import build_episode
 
 METHODS = all_methods()
 PAIRS = [(method, tower) for method in METHODS for tower in method.towers]
@@ -50,7 +50,7 @@ def ready(cls: type[Method], backbone: Backbone, episode: Episode) -> Method:
 
 def batch_of(method: Method, step: int = 0) -> Batch:
     """A training batch; with captions of two sentences where the method learns from them."""
-    batch = Steps(method.episode, 6, 0, preprocess_for(method.backbone))[step]
+    batch = TrainBatches(method.episode, 6, 0, preprocess_for(method.backbone))[step]
     if method.learns_from == "classes":
         return batch
     names = [method.episode.class_names[label] for label in batch.labels.tolist()]

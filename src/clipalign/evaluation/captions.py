@@ -11,11 +11,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..data.base import Stage
-from ..data.captions import CaptionTest
-from ..results import ResultRow
+from ..core.types import CaptionTest, Stage
+from ..runs.results import ResultRow
 from .disentanglement import active
-from .outputs import Views
+from .outputs import EvalLoader
 from .retrieval import recalls
 
 if TYPE_CHECKING:
@@ -42,7 +41,9 @@ class Found:
 
 
 @torch.no_grad()
-def found_by_caption(views: Views, method: Method, tests: Sequence[CaptionTest], stage: Stage) -> list[Found]:
+def found_by_caption(
+    views: EvalLoader, method: Method, tests: Sequence[CaptionTest], stage: Stage
+) -> list[Found]:
     """Score every test; each image and each text is encoded once, whatever the number of tests that hold it.
 
     Args:

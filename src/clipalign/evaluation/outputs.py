@@ -9,11 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..data.base import Batch, Preprocess, Source, Stage
-from ..distributed import Ranks
-from ..errors import UnseenClasses
-from ..precision import Precision
-from ..protocols.base import TestSet
+from ..core.distributed import Ranks
+from ..core.errors import UnseenClasses
+from ..core.precision import Precision
+from ..core.types import Batch, Preprocess, Source, Stage, TestSet
 from .kept import KeptViews
 
 Classifier = Callable[[Tensor], Tensor]
@@ -42,7 +41,7 @@ class Outputs:
 
 
 @dataclass(frozen=True)
-class Views:
+class EvalLoader:
     """Shows fixed views of rows to classifiers, each process its share.
 
     Attributes:
@@ -109,7 +108,7 @@ class Views:
 
 
 def outputs_by_test(
-    views: Views, classifier_of: Callable[[tuple[str, ...]], Classifier], tests: Sequence[TestSet]
+    views: EvalLoader, classifier_of: Callable[[tuple[str, ...]], Classifier], tests: Sequence[TestSet]
 ) -> dict[str, Outputs | UnseenClasses]:
     """Outputs of each test set by name, with one pass per label space: a set within another costs nothing.
 

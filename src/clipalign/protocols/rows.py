@@ -6,9 +6,9 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from ..data.base import Source
+from ..core.errors import UserError
+from ..core.types import Source
 from ..data.splits import FixedSplits, hold_out, seed_hash, three_way
-from ..errors import UserError
 
 
 def fixed_splits(source: Source) -> FixedSplits | None:
@@ -74,7 +74,7 @@ def usable(source: Source, rows: np.ndarray) -> tuple[np.ndarray, dict[int, str]
     """Rows whose files decode, and the others with the reason.
 
     Raises:
-        UserError: too many of the others; see `data.table.Table`.
+        UserError: too many of the others; see `ImageTable`.
     """
     check = getattr(source, "broken", None)
     broken: dict[int, str] = check(rows) if check is not None else {}

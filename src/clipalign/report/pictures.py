@@ -10,16 +10,17 @@ from typing import Any
 import numpy as np
 
 from ..backbone import load
-from ..config import DataConfig
-from ..data import Source, source_from
-from ..errors import UserError
-from ..explain.compare import Model, Views, compare_figure, compare_maps, draw_views
+from ..core.config import DataConfig
+from ..core.errors import UserError
+from ..core.types import Episode, Source, TestSet
+from ..data.registry import source_from
+from ..engine.setup import preprocess_for
+from ..explain.compare import Model, ViewSelection, compare_figure, compare_maps, draw_views
 from ..explain.figures import save
 from ..explain.scores import MapScores
 from ..methods import get_method
-from ..preparation import preprocess_for
-from ..protocols import RETRIEVAL, Episode, TestSet, episode_from
-from ..runs import open_run, zeroshot
+from ..protocols import RETRIEVAL, episode_from
+from ..runs.folder import open_run, zeroshot
 from .collect import Found
 from .document import Grid, Paragraph, Part, Picture
 from .tables import order_labels
@@ -102,7 +103,7 @@ def _models(group: Sequence[Found]) -> list[Model]:
 
 def _choose(
     episode: Episode, source: Source, test: TestSet, count: int, seed: int
-) -> tuple[Views, list[str]]:
+) -> tuple[ViewSelection, list[str]]:
     parts = {part.name: part.rows for part in episode.tests if part.classes == test.classes}
     if not {"base", "new"} <= set(parts):
         return draw_views(source, test.rows, count, seed), []
@@ -110,7 +111,9 @@ def _choose(
         draw_views(source, parts["base"], count - count // 2, seed),
         draw_views(source, parts["new"], count // 2, seed),
     ]
-    together = Views(*(np.concatenate([getattr(h, name) for h in halves]) for name in ("rows", "draws")))
+    together = ViewSelection(
+        *(np.concatenate([getattr(h, name) for h in halves]) for name in ("rows", "draws"))
+    )
     return together, ["base"] * len(halves[0].rows) + ["new"] * len(halves[1].rows)
 
 
