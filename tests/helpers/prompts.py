@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any
 
-import open_clip
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -16,6 +15,7 @@ from clipalign.backbone import Backbone
 from clipalign.core.types import Batch
 from clipalign.methods.base import Method
 from clipalign.protocols.names_only import NamesOnly, names_episode
+from tests.helpers.backbones import build_clip, wrap
 
 WINDOW = 24
 NAMES = ("red apple", "dog", "grand_piano", "ice")
@@ -25,34 +25,18 @@ TEMPLATE = "a photo of a {}."
 Overwrite = Callable[[int, Tensor], Tensor]
 
 
-TOKENIZER = open_clip.SimpleTokenizer(context_length=WINDOW)
-
-
 @cache
 def _model(text_layers: int, vision_layers: int) -> Any:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        vision = open_clip.CLIPVisionCfg(
-            image_size=32, patch_size=8, layers=vision_layers, width=32, head_width=16
-        )
-        text = open_clip.CLIPTextCfg(
-            context_length=WINDOW, vocab_size=49408, width=24, heads=2, layers=text_layers
-        )
-        model = open_clip.CLIP(16, vision, text)
-        with torch.no_grad():
-            # Every parameter random: a forgotten bias or gain would show. Words large enough to matter.
-            for parameter in model.parameters():
-                if parameter.dim():
-                    parameter.add_(0.1 * torch.randn_like(parameter))
-            model.token_embedding.weight.mul_(4)
-    open_clip.set_model_preprocess_cfg(model, {"mean": (0.5, 0.5, 0.5), "std": (0.25, 0.25, 0.25)})
-    return model.eval()
+    vision = {"layers": vision_layers}
+    model = build_clip(vision, {"context_length": WINDOW, "layers": text_layers}, embed_dim=16, noise=0.1)
+    with torch.no_grad():
+        model.token_embedding.weight.mul_(4)  # large enough for words to matter beside the positions
+    return model
 
 
 def backbone(text_layers: int = 3, vision_layers: int = 4) -> Backbone:
-    """A fresh ViT with d = 16, widths 32 and 24."""
-    # A tokenizer of its own too: methods that stretch the text window set its length.
-    return Backbone(copy.deepcopy(_model(text_layers, vision_layers)), copy.copy(TOKENIZER), "tiny")
+    """Return a new ViT backbone with d = 16, widths 32 (vision) and 24 (text)."""
+    return wrap(copy.deepcopy(_model(text_layers, vision_layers)))
 
 
 def ready(cls: type[Method], tower: Backbone | None = None, **options: Any) -> Any:

@@ -14,7 +14,7 @@ from clipalign.core.types import Episode
 from clipalign.data.sources.folder import ImageFolder
 from clipalign.methods import get_method
 from clipalign.protocols import build_episode
-from tests.helpers.backbones import TINY, write_backbone
+from tests.helpers.backbones import write_backbone
 from tests.helpers.captions import captioned, descended, gradient, in_shards, unstretched
 from tests.helpers.methods import ready
 
@@ -137,7 +137,7 @@ def test_masks_of_texts_are_those_of_training_whatever_stands_beside(
 
 
 def test_text_width_and_joint_size_may_differ(episode: Episode, tmp_path: Any) -> None:
-    backbone = load(write_backbone(tmp_path / "wide", TINY | {"embed_dim": 40}))
+    backbone = load(write_backbone(tmp_path / "wide", embed_dim=40))
     method, batch = ready("smartclip", backbone, episode), captioned(episode, backbone)
     assert method.caption_masks(batch.captions).shape == (8, 40)
     descended(method.loss(batch)).backward()
