@@ -1,4 +1,4 @@
-"""The one builder of tiny open_clip models for all tests."""
+"""Builder of tiny open_clip models."""
 
 from __future__ import annotations
 
