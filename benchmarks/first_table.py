@@ -23,8 +23,8 @@ DOMAINS, CLASSES, IMAGES, SIDE = 4, 20, 10, 224
 
 def draw(folder: Path) -> int:
     """Write the folder; returns the number of images."""
-    from clipalign.data import Preprocess
-    from clipalign.data.pictograms import Pictograms
+    from clipalign.core.types import Preprocess
+    from clipalign.data.builtin.pictograms import Pictograms
 
     source = Pictograms()
     plain = Preprocess((SIDE, SIDE), (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))

@@ -23,9 +23,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from clipalign.bench.machine import forget_peak, peak, resident
+from clipalign.commands.bench.machine import forget_peak, peak, resident
 from clipalign.losses import masked_contrastive_loss
-from clipalign.methods.masks import hard_mask
+from clipalign.methods.shared.masks import hard_mask
 
 MIB = 2**20
 LITERAL_COPIES = 7  # [B, N, D] float32 tensors that the literal form holds at its peak, and some room

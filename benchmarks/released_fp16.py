@@ -15,10 +15,10 @@ import argparse
 import torch
 from torch import Tensor
 
-from clipalign.averaging import make_average
 from clipalign.backbone import load
-from clipalign.optimiser import lr_factor
-from clipalign.precision import half_weights, round_to_half
+from clipalign.core.precision import half_weights, round_to_half
+from clipalign.engine.averaging import make_average
+from clipalign.engine.optimiser import lr_factor
 
 SAMPLE = 50_000  # weights simulated per model
 

@@ -13,8 +13,7 @@ from clipalign import Method, UserError, register
 
 if TYPE_CHECKING:
     from clipalign import Backbone
-    from clipalign.data import Batch
-    from clipalign.protocols import Episode
+    from clipalign.core.types import Batch, Episode
 
 
 @dataclass(frozen=True)

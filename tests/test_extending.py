@@ -14,12 +14,12 @@ import torch
 
 from clipalign import methods
 from clipalign.backbone import Backbone
+from clipalign.core.errors import UserError
 from clipalign.data.batches import Steps
-from clipalign.data.folder import ImageFolder
-from clipalign.errors import UserError
-from clipalign.options import train_options
-from clipalign.preparation import preprocess_for
+from clipalign.data.sources.folder import ImageFolder
+from clipalign.engine.setup import preprocess_for
 from clipalign.protocols import build_episode
+from clipalign.runs.options import train_options
 
 ROOT = Path(__file__).parents[1]
 EXAMPLE = ROOT / "examples" / "l2_sp.py"

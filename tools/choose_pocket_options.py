@@ -21,9 +21,9 @@ from typing import Any
 
 import yaml
 
-from clipalign.cli import main as clipalign
+from clipalign.commands.cli import main as clipalign
 from clipalign.methods import get_method, list_methods
-from clipalign.results import read_results
+from clipalign.runs.results import read_results
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs" / "pocket"
 NO_TARGET = "none"

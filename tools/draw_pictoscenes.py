@@ -10,8 +10,8 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
-from clipalign.data.captions import joined
-from clipalign.data.pictoscenes import Pictoscenes
+from clipalign.data.builtin.pictoscenes import Pictoscenes
+from clipalign.data.captions.sentences import joined
 
 TARGET = Path(__file__).resolve().parents[1] / "docs" / "images" / "pictoscenes.png"
 

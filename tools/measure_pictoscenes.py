@@ -7,12 +7,13 @@ from collections.abc import Sequence
 import numpy as np
 import open_clip
 
-from clipalign.backbone.tokens import tokenize
-from clipalign.data.captions import CaptionUse, choose, sentences_of
-from clipalign.data.compose import MIN_CONTRAST, contrast
-from clipalign.data.pictoscenes import SIZE, Pictoscenes
-from clipalign.data.scene_grammar import ObjectClaim
-from clipalign.data.scene_pixels import layers, painted
+from clipalign.backbone.text.tokens import tokenize
+from clipalign.core.types import CaptionUse
+from clipalign.data.builtin.compose import MIN_CONTRAST, contrast
+from clipalign.data.builtin.pictoscenes import SIZE, Pictoscenes
+from clipalign.data.builtin.scene_grammar import ObjectClaim
+from clipalign.data.builtin.scene_pixels import layers, painted
+from clipalign.data.captions.sentences import choose, sentences_of
 
 
 def spread(values: Sequence[int]) -> str:

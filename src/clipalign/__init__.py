@@ -35,42 +35,42 @@ __all__ = [
 _HOMES = {
     "Backbone": ("backbone", "Backbone"),
     "Method": ("methods", "Method"),
-    "UserError": ("errors", "UserError"),
-    "check_data": ("data.command", "check_data"),
-    "evaluate": ("scoring", "evaluate"),
-    "explain_image": ("explain", "explain"),
-    "export_model": ("export", "export"),
+    "UserError": ("core.errors", "UserError"),
+    "check_data": ("commands.data", "check_data"),
+    "evaluate": ("commands.eval", "evaluate"),
+    "explain_image": ("commands.explain", "explain"),
+    "export_model": ("commands.export", "export"),
     "list_backbones": ("backbone", "list_backbones"),
     "list_data": ("data", "list_data"),
     "list_methods": ("methods", "list_methods"),
     "list_protocols": ("protocols", "list_protocols"),
     "load": ("backbone", "load"),
-    "load_run": ("runs", "open_run"),
+    "load_run": ("runs.folder", "open_run"),
     "load_source": ("data", "load_source"),
-    "predict": ("prediction", "predict"),
-    "read_results": ("results", "read_results"),
+    "predict": ("commands.predict", "predict"),
+    "read_results": ("runs.results", "read_results"),
     "register": ("methods", "register"),
-    "sweep_study": ("sweep", "sweep"),
-    "train": ("training", "train"),
-    "write_report": ("report", "write_report"),
+    "sweep_study": ("commands.sweep", "sweep"),
+    "train": ("commands.train", "train"),
+    "write_report": ("commands.report", "write_report"),
 }
 
 if TYPE_CHECKING:
     from .backbone import Backbone, list_backbones, load
+    from .commands.data import check_data
+    from .commands.eval import evaluate
+    from .commands.explain import explain as explain_image
+    from .commands.export import export as export_model
+    from .commands.predict import predict
+    from .commands.report import write_report
+    from .commands.sweep import sweep as sweep_study
+    from .commands.train import train
+    from .core.errors import UserError
     from .data import list_data, load_source
-    from .data.command import check_data
-    from .errors import UserError
-    from .explain import explain as explain_image
-    from .export import export as export_model
     from .methods import Method, list_methods, register
-    from .prediction import predict
     from .protocols import list_protocols
-    from .report import write_report
-    from .results import read_results
-    from .runs import open_run as load_run
-    from .scoring import evaluate
-    from .sweep import sweep as sweep_study
-    from .training import train
+    from .runs.folder import open_run as load_run
+    from .runs.results import read_results
 
 
 def __getattr__(name: str) -> Any:

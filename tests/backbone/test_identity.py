@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from clipalign.backbone import Backbone, load, text_identity
-from clipalign.text import class_text_features
+from clipalign.backbone.text.features import class_text_features
 
 NAMES = ("red square", "blue circle")
 

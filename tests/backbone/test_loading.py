@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from clipalign.backbone import list_backbones, load, loading, pocket
 from clipalign.backbone.checkpoints import load_weights, read_state_dict
-from clipalign.errors import UserError
+from clipalign.core.errors import UserError
 
 TINY = {
     "embed_dim": 16,

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from clipalign.backbone import Backbone, load, stretch_positions
 from clipalign.backbone.positions import KeptPositions, published_length, stretched
-from clipalign.errors import UserError
+from clipalign.core.errors import UserError
 from towers import TINY, write_backbone
 
 TEXTS = ["a red fox", "a small green square to the left of a dog", "!"]

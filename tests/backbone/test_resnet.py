@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from clipalign.backbone import Backbone
-from clipalign.errors import UserError
+from clipalign.core.errors import UserError
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from clipalign import losses
 from clipalign.backbone import Backbone, load
-from clipalign.errors import UserError
+from clipalign.core.errors import UserError
 
 MakeBackbone = Callable[..., Backbone]
 

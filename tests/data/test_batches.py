@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from clipalign.data import Preprocess
+from clipalign.core.distributed import Ranks
+from clipalign.core.types import Preprocess
 from clipalign.data.batches import Steps, plan_batch
-from clipalign.data.folder import ImageFolder
-from clipalign.distributed import Ranks
+from clipalign.data.sources.folder import ImageFolder
 from clipalign.protocols import build_episode
 
 PREPROCESS = Preprocess((32, 32), (0.5, 0.5, 0.5), (0.2, 0.2, 0.2))

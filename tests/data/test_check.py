@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from clipalign.cli import main
+from clipalign.commands.cli import main
+from clipalign.core.errors import UserError
 from clipalign.data import load_source
 from clipalign.data.check import examine
-from clipalign.data.table import Table
-from clipalign.errors import UserError
-from clipalign.options import train_options
+from clipalign.data.sources.table import Table
+from clipalign.runs.options import train_options
 
 
 @pytest.fixture

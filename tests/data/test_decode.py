@@ -9,9 +9,9 @@ import pytest
 import torch
 from PIL import Image
 
-from clipalign.data import Preprocess
+from clipalign.core.errors import UserError
+from clipalign.core.types import Preprocess
 from clipalign.data.decode import evaluation_view, fault, read_image, training_view
-from clipalign.errors import UserError
 
 PREPROCESS = Preprocess((32, 32), (0.48, 0.46, 0.41), (0.27, 0.26, 0.28))
 

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from clipalign.core.errors import UserError
 from clipalign.data.splits import FixedSplits, hold_out, load_fixed_splits, seed_hash, three_way
-from clipalign.errors import UserError
 
 # What DomainBed's seed_hash gives for trials 0 to 2 and domains 0 to 5.
 SEEDS = {

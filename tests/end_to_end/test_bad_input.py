@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from clipalign.cli import main
+from clipalign.commands.cli import main
 
 
 @pytest.fixture

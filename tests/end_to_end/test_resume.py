@@ -9,7 +9,7 @@ import signal
 import time
 from pathlib import Path
 
-from clipalign.cli import main
+from clipalign.commands.cli import main
 
 
 def test_a_killed_run_resumes_to_the_same_bytes(tiny_spec: str, squares_folder: Path, tmp_path: Path) -> None:

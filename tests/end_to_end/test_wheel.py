@@ -12,8 +12,8 @@ ROOT = Path(__file__).resolve().parents[2]
 PROGRAM = """
 import clipalign, sys
 from pathlib import Path
-from clipalign.cli import main
-from clipalign.options import shipped_config
+from clipalign.commands.cli import main
+from clipalign.runs.options import shipped_config
 home = Path(clipalign.__file__).resolve().parent
 assert home.is_relative_to(sys.argv[1]), home
 assert shipped_config("pocket", "alignclip").is_relative_to(home)

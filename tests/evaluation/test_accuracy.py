@@ -6,12 +6,12 @@ import torch
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, top_k_accuracy_score
 from torch import Tensor
 
-from clipalign.data import Preprocess
-from clipalign.data.folder import ImageFolder
+from clipalign.core.types import Preprocess, TestSet
+from clipalign.data.sources.folder import ImageFolder
 from clipalign.evaluation import Outputs, Views, accuracy, outputs_by_test
 from clipalign.evaluation.rows import digest, domain_tests, result_rows, score, write_predictions
-from clipalign.protocols import TestSet, build_episode
-from clipalign.results import harmonic_mean
+from clipalign.protocols import build_episode
+from clipalign.runs.results import harmonic_mean
 
 PREPROCESS = Preprocess((32, 32), (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 

@@ -11,14 +11,15 @@ import torch
 from torch import Tensor
 
 from clipalign.backbone import Backbone
-from clipalign.data import Preprocess, load_source
-from clipalign.data.folder import ImageFolder
-from clipalign.data.pictograms import Pictograms
-from clipalign.data.table import Table
+from clipalign.commands.train import run_training
+from clipalign.core.types import Preprocess
+from clipalign.data import load_source
+from clipalign.data.builtin.pictograms import Pictograms
+from clipalign.data.sources.folder import ImageFolder
+from clipalign.data.sources.table import Table
+from clipalign.engine.setup import Shared
 from clipalign.evaluation.kept import KeptViews
-from clipalign.preparation import Shared
-from clipalign.results import read_results
-from clipalign.training import run_training
+from clipalign.runs.results import read_results
 
 PREPROCESS = Preprocess((32, 32), (0.4, 0.5, 0.6), (0.2, 0.3, 0.4))
 SIZE = 3 * 32 * 32 * 4

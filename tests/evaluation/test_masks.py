@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 
 from clipalign.backbone import Backbone
-from clipalign.errors import UserError
+from clipalign.core.errors import UserError
 from clipalign.evaluation.masks import draw_pairs, mask_report, masks_of, pictogram_concepts
 from clipalign.methods import get_method
 from clipalign.methods.zeroshot import ZeroShot
 from clipalign.protocols.names_only import NamesOnly, names_episode
-from clipalign.runs import zeroshot
+from clipalign.runs.folder import zeroshot
 
 CONCEPTS = ("a dog", "a cat", "an apple", "some bread", "a kite", "a bell")
 LABELS = {"kind": ("animal", "animal", "food", "food", "toy", "toy")}

@@ -9,16 +9,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from clipalign.data.base import Preprocess
-from clipalign.data.folder import ImageFolder
-from clipalign.errors import UnseenClasses
+from clipalign.core.errors import UnseenClasses
+from clipalign.core.types import Preprocess
+from clipalign.data.sources.folder import ImageFolder
 from clipalign.evaluation import Views
 from clipalign.evaluation.outputs import Classifier
 from clipalign.evaluation.rows import result_rows, score, write_predictions
 from clipalign.protocols import build_episode
 from clipalign.report.forgetting import forgetting
 from clipalign.report.tables import make_tables
-from clipalign.results import read_results, write_results
+from clipalign.runs.results import read_results, write_results
 
 FACTS = {
     "method": "head",

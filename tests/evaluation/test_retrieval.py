@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 from torchmetrics.retrieval import RetrievalHitRate, RetrievalRecall
 
-from clipalign.errors import UserError
+from clipalign.core.errors import UserError
 from clipalign.evaluation import retrieval
 from clipalign.evaluation.retrieval import recalls
 

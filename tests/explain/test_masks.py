@@ -12,12 +12,13 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from clipalign.cli import main
-from clipalign.errors import UserError
-from clipalign.explain import command, explain
+from clipalign.commands import explain as command
+from clipalign.commands.cli import main
+from clipalign.commands.explain import explain
+from clipalign.core.errors import UserError
 from clipalign.explain.masks import mask_figure, view_masks
 from clipalign.methods.zeroshot import ZeroShot
-from clipalign.runs import zeroshot
+from clipalign.runs.folder import zeroshot
 
 OWNED = {"red": (0, 1), "apple": (1, 2, 3), "guitar": (8,)}
 

@@ -11,14 +11,14 @@ import torch
 from prompt_towers import NAMES, backbone, ready
 from torch.nn import functional as F
 
-from clipalign.cli import main
+from clipalign.commands.cli import main
+from clipalign.commands.explain import explain
 from clipalign.data.decode import evaluation_view, read_image
-from clipalign.explain import explain
+from clipalign.engine.setup import preprocess_for
 from clipalign.explain.maps import make_maps
 from clipalign.explain.photo import _explain
 from clipalign.methods import get_method
-from clipalign.preparation import preprocess_for
-from clipalign.runs import open_run, zeroshot
+from clipalign.runs.folder import open_run, zeroshot
 
 PROMPTED = ("maple", "promptsrc")
 

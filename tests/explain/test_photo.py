@@ -7,9 +7,9 @@ import pytest
 import torch
 from PIL import Image
 
-from clipalign.data.base import Preprocess
-from clipalign.errors import UserError
-from clipalign.explain import explain, run_explain
+from clipalign.commands.explain import explain, run_explain
+from clipalign.core.errors import UserError
+from clipalign.core.types import Preprocess
 from clipalign.explain.photo import heat, visible_part
 
 

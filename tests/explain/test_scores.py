@@ -8,15 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from clipalign.explain.scores import (
-    average_precision,
-    correlation,
-    lift,
-    min_max,
-    pointing,
-    score,
-    upsample,
-)
+from clipalign.explain.scores import average_precision, correlation, lift, min_max, pointing, score, upsample
 
 
 def quarter(height: int = 8, width: int = 12) -> torch.Tensor:

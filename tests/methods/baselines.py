@@ -9,13 +9,12 @@ import torch
 from torch import Tensor
 
 from clipalign.backbone import Backbone
-from clipalign.data.base import Batch
+from clipalign.core.types import Batch, Episode
 from clipalign.data.batches import Steps
+from clipalign.engine.setup import preprocess_for
+from clipalign.engine.validation import SourceValidation
 from clipalign.evaluation import Views
 from clipalign.methods import get_method
-from clipalign.preparation import preprocess_for
-from clipalign.protocols import Episode
-from clipalign.validation import SourceValidation
 
 TEMPLATES = ("a photo of a {}.",)
 

@@ -10,8 +10,7 @@ from baselines import batch_of, ready
 from torch import Tensor
 
 from clipalign.backbone import Backbone
-from clipalign.data.base import Batch
-from clipalign.protocols import Episode
+from clipalign.core.types import Batch, Episode
 
 OWN = 77  # --context-length of a tower that is not stretched
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from clipalign.backbone import Backbone
-from clipalign.data.base import Batch
+from clipalign.core.types import Batch
 from clipalign.methods.base import Method
 from clipalign.protocols.names_only import NamesOnly, names_episode
 

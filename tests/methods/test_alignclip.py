@@ -10,14 +10,14 @@ import torch
 from torch.nn import functional as F
 
 from clipalign.backbone import Backbone
-from clipalign.data.base import Batch
+from clipalign.core.errors import UserError
+from clipalign.core.types import Batch, Episode
 from clipalign.data.batches import Steps
-from clipalign.data.folder import ImageFolder
-from clipalign.errors import UserError
+from clipalign.data.sources.folder import ImageFolder
+from clipalign.engine.setup import preprocess_for
 from clipalign.methods import get_method
 from clipalign.methods.alignclip import LOOK_EVERY, AlignClip, AlignClipConfig, resolve
-from clipalign.preparation import preprocess_for
-from clipalign.protocols import Episode, build_episode
+from clipalign.protocols import build_episode
 
 
 @pytest.fixture

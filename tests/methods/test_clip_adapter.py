@@ -7,10 +7,11 @@ import torch
 from baselines import batch_of, image_weights, reached, ready, train
 
 from clipalign.backbone import Backbone
-from clipalign.data.folder import ImageFolder
-from clipalign.errors import UserError
+from clipalign.core.errors import UserError
+from clipalign.core.types import Episode
+from clipalign.data.sources.folder import ImageFolder
 from clipalign.methods.clip_adapter import ClipAdapterConfig
-from clipalign.protocols import Episode, build_episode
+from clipalign.protocols import build_episode
 
 
 @pytest.fixture

@@ -7,11 +7,12 @@ import torch
 from baselines import batch_of, image_weights, ready, train
 
 from clipalign.backbone import Backbone
-from clipalign.data.folder import ImageFolder
-from clipalign.errors import UserError
+from clipalign.core.errors import UserError
+from clipalign.core.types import Episode
+from clipalign.data.sources.folder import ImageFolder
 from clipalign.methods import get_method
 from clipalign.methods.clipood import ClipoodConfig
-from clipalign.protocols import Episode, build_episode
+from clipalign.protocols import build_episode
 
 
 @pytest.fixture

@@ -10,16 +10,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from clipalign.averaging import KINDS
 from clipalign.backbone import Backbone, load
-from clipalign.checkpoint import load_weights, save_weights
-from clipalign.data.base import Batch
+from clipalign.core.checkpoint import load_weights, save_weights
+from clipalign.core.errors import UnseenClasses, UserError
+from clipalign.core.types import Batch, Episode
 from clipalign.data.batches import Steps
-from clipalign.data.folder import ImageFolder
-from clipalign.errors import UnseenClasses, UserError
+from clipalign.data.sources.folder import ImageFolder
+from clipalign.engine.averaging import KINDS
+from clipalign.engine.setup import preprocess_for
 from clipalign.methods import Method, all_methods, get_method, list_methods, register
-from clipalign.preparation import preprocess_for
-from clipalign.protocols import Episode, build_episode
+from clipalign.protocols import build_episode
 
 METHODS = all_methods()
 PAIRS = [(method, tower) for method in METHODS for tower in method.towers]

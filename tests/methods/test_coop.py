@@ -26,7 +26,7 @@ from prompt_towers import (
 from torch import Tensor
 from torch.nn import functional as F
 
-from clipalign.errors import UnseenClasses, UserError
+from clipalign.core.errors import UnseenClasses, UserError
 from clipalign.methods.coop import CoOp
 from clipalign.methods.zeroshot import ZeroShot
 

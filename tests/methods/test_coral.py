@@ -9,11 +9,11 @@ from baselines import batch_of, image_weights, ready, train
 from torch.nn import functional as F
 
 from clipalign.backbone import Backbone
-from clipalign.data.base import Batch
-from clipalign.data.folder import ImageFolder
-from clipalign.errors import UserError
+from clipalign.core.errors import UserError
+from clipalign.core.types import Batch, Episode
+from clipalign.data.sources.folder import ImageFolder
 from clipalign.methods.coral import mean_distance
-from clipalign.protocols import Episode, build_episode
+from clipalign.protocols import build_episode
 
 
 @pytest.fixture

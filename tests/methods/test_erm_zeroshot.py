@@ -8,9 +8,9 @@ from torch.nn import functional as F
 
 from clipalign.backbone import Backbone
 from clipalign.data.batches import Steps
-from clipalign.data.folder import ImageFolder
+from clipalign.data.sources.folder import ImageFolder
+from clipalign.engine.setup import preprocess_for
 from clipalign.methods import get_method
-from clipalign.preparation import preprocess_for
 from clipalign.protocols import build_episode
 
 NAMES = ("red_square", "blue square", "traffic-light", "snow")

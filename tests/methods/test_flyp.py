@@ -11,10 +11,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from clipalign.backbone import Backbone
-from clipalign.data.base import Batch
-from clipalign.data.folder import ImageFolder
+from clipalign.core.types import Batch, Episode
+from clipalign.data.sources.folder import ImageFolder
 from clipalign.methods import get_method
-from clipalign.protocols import Episode, build_episode
+from clipalign.protocols import build_episode
 
 
 @pytest.fixture

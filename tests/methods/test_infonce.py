@@ -10,11 +10,12 @@ from open_clip.loss import ClipLoss
 from torch.nn import functional as F
 
 from clipalign.backbone import Backbone
-from clipalign.data.folder import ImageFolder
-from clipalign.errors import UserError
+from clipalign.core.errors import UserError
+from clipalign.core.types import Episode
+from clipalign.data.sources.folder import ImageFolder
 from clipalign.methods import get_method
 from clipalign.methods.infonce import InfoNceConfig
-from clipalign.protocols import Episode, build_episode
+from clipalign.protocols import build_episode
 
 METHODS = ["infonce", "long-clip", "smartclip"]
 

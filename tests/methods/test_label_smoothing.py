@@ -8,9 +8,10 @@ from baselines import batch_of, image_weights, ready, train
 
 from clipalign import losses
 from clipalign.backbone import Backbone
-from clipalign.data.folder import ImageFolder
-from clipalign.errors import UserError
-from clipalign.protocols import Episode, build_episode
+from clipalign.core.errors import UserError
+from clipalign.core.types import Episode
+from clipalign.data.sources.folder import ImageFolder
+from clipalign.protocols import build_episode
 
 
 @pytest.fixture

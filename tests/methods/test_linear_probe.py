@@ -12,10 +12,11 @@ from sklearn.linear_model import LogisticRegression
 from torch.nn import functional as F
 
 from clipalign.backbone import Backbone
-from clipalign.data.folder import ImageFolder
-from clipalign.errors import UserError
+from clipalign.core.errors import UserError
+from clipalign.core.types import Episode
+from clipalign.data.sources.folder import ImageFolder
 from clipalign.methods.linear_probe import GRID, coefficients, search
-from clipalign.protocols import Episode, build_episode
+from clipalign.protocols import build_episode
 
 
 @pytest.fixture

@@ -7,8 +7,9 @@ from baselines import batch_of, image_weights, ready, source_rows, train
 from sklearn.linear_model import LogisticRegression
 
 from clipalign.backbone import Backbone
-from clipalign.data.folder import ImageFolder
-from clipalign.protocols import Episode, build_episode
+from clipalign.core.types import Episode
+from clipalign.data.sources.folder import ImageFolder
+from clipalign.protocols import build_episode
 
 
 @pytest.fixture

@@ -25,7 +25,7 @@ from prompt_towers import (
 from torch import Tensor
 from torch.nn import functional as F
 
-from clipalign.errors import UserError
+from clipalign.core.errors import UserError
 from clipalign.methods.promptsrc import TEMPLATES, PromptSrc
 
 

@@ -11,10 +11,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from clipalign.backbone import Backbone, load
-from clipalign.data.folder import ImageFolder
-from clipalign.errors import UserError
+from clipalign.core.errors import UserError
+from clipalign.core.types import Episode
+from clipalign.data.sources.folder import ImageFolder
 from clipalign.methods import get_method
-from clipalign.protocols import Episode, build_episode
+from clipalign.protocols import build_episode
 from towers import TINY, write_backbone
 
 

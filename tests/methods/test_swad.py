@@ -9,18 +9,18 @@ import torch
 from baselines import ready
 
 from clipalign.backbone import Backbone
-from clipalign.config import TrainConfig
+from clipalign.core.config import TrainConfig
+from clipalign.core.precision import Precision
 from clipalign.data.batches import Steps
-from clipalign.data.folder import ImageFolder
-from clipalign.engine import fit
+from clipalign.data.sources.folder import ImageFolder
+from clipalign.engine.fit import fit
+from clipalign.engine.progress import Reporter
+from clipalign.engine.setup import preprocess_for
+from clipalign.engine.validation import SourceValidation
 from clipalign.evaluation import Views
 from clipalign.methods import get_method
-from clipalign.precision import Precision
-from clipalign.preparation import preprocess_for
-from clipalign.progress import Reporter
 from clipalign.protocols import build_episode
-from clipalign.runs import RunFolder
-from clipalign.validation import SourceValidation
+from clipalign.runs.folder import RunFolder
 
 
 def test_it_is_erm_with_another_average() -> None:

@@ -8,8 +8,8 @@ import pytest
 import torch
 from prompt_towers import NAMES, backbone, batch_of
 
-from clipalign.cli import main
-from clipalign.errors import UserError
+from clipalign.commands.cli import main
+from clipalign.core.errors import UserError
 from clipalign.methods import Method, all_methods, get_method
 from clipalign.protocols.names_only import NamesOnly, names_episode
 

@@ -10,10 +10,11 @@ from baselines import batch_of, ready, source_rows, train
 from torch.nn import functional as F
 
 from clipalign.backbone import Backbone
-from clipalign.data.folder import ImageFolder
-from clipalign.errors import UserError
+from clipalign.core.errors import UserError
+from clipalign.core.types import Episode
+from clipalign.data.sources.folder import ImageFolder
 from clipalign.methods.tip_adapter import TipAdapterConfig
-from clipalign.protocols import Episode, build_episode
+from clipalign.protocols import build_episode
 
 FAST = {"cache_views": 2, "cache_alpha_steps": 4, "cache_beta_steps": 5}
 

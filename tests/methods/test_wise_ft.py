@@ -5,10 +5,11 @@ import torch
 from baselines import batch_of, image_weights, ready, source_rows, train
 
 from clipalign.backbone import Backbone, load
-from clipalign.data.folder import ImageFolder
-from clipalign.errors import UserError
+from clipalign.core.errors import UserError
+from clipalign.core.types import Episode
+from clipalign.data.sources.folder import ImageFolder
 from clipalign.methods.wise_ft import WiseFtConfig
-from clipalign.protocols import Episode, build_episode
+from clipalign.protocols import build_episode
 
 
 @pytest.fixture

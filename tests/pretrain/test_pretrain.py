@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
 
-from clipalign.checkpoint import load_state
+from clipalign.core.checkpoint import load_state
 from clipalign.pretrain.art import KEPT_OUT, Art
 from clipalign.pretrain.batches import Batches, _relation
 from clipalign.pretrain.config import PretrainConfig, concept_weight, hardness, patch_dropout, rate

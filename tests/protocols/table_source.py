@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from clipalign.data.base import Preprocess, Stage
+from clipalign.core.types import Preprocess, Stage
 from clipalign.data.splits import FixedSplits
 
 

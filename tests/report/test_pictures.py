@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 
+from clipalign.commands.report import write_report
+from clipalign.commands.train import run_training
 from clipalign.explain.compare import MaskedSource, draw_views
-from clipalign.report import write_report
-from clipalign.training import run_training
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +73,7 @@ def test_views_are_drawn_from_different_rows_while_there_are_enough() -> None:
 
 
 def test_pictograms_know_their_masks() -> None:
-    from clipalign.data.pictograms import Pictograms
+    from clipalign.data.builtin.pictograms import Pictograms
 
     source = Pictograms()
     assert isinstance(source, MaskedSource)

@@ -9,18 +9,12 @@ import pytest
 import yaml
 from rich.console import Console
 
-from clipalign.data.caption_sets import caption_sets
-from clipalign.report import run_report
+from clipalign.commands.report import run_report
+from clipalign.data.captions.sets import caption_sets
 from clipalign.report.render import print_tables
-from clipalign.report.retrieval import (
-    COLUMNS,
-    all_tables,
-    published_recalls,
-    recall_tables,
-    recalls_beside,
-)
+from clipalign.report.retrieval import COLUMNS, all_tables, published_recalls, recall_tables, recalls_beside
 from clipalign.report.tables import Table, make_tables
-from clipalign.results import ResultRow, write_results
+from clipalign.runs.results import ResultRow, write_results
 
 
 def numbers(value: float, *prefixes: str) -> dict[str, float]:

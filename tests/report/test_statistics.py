@@ -10,15 +10,15 @@ import numpy as np
 import pytest
 import yaml
 
-from clipalign.data.published import declarations
-from clipalign.errors import UserError
+from clipalign.commands.report import write_report
+from clipalign.core.errors import UserError
+from clipalign.data.published.tables import declarations
 from clipalign.methods import all_methods
 from clipalign.protocols import list_protocols
-from clipalign.report import write_report
 from clipalign.report.collect import find_runs
 from clipalign.report.published import published, published_beside
 from clipalign.report.statistics import bootstrap, differences, measured, to_csv
-from clipalign.results import ResultRow, write_results
+from clipalign.runs.results import ResultRow, write_results
 
 
 def write_run(

@@ -2,11 +2,34 @@
 
 from __future__ import annotations
 
-from .dense import Dense
-from .identity import text_identity
-from .loading import list_backbones, load
-from .model import Backbone
-from .positions import stretch_positions
-from .tokens import Tokens
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .dense import Dense
+    from .identity import text_identity
+    from .loading import list_backbones, load
+    from .model import Backbone
+    from .positions import stretch_positions
+    from .text.tokens import Tokens
 
 __all__ = ["Backbone", "Dense", "Tokens", "list_backbones", "load", "stretch_positions", "text_identity"]
+
+# Public name -> module. Looked up on first use: open_clip takes seconds to import, and `train --help` needs no tower.
+_HOMES = {
+    "Backbone": "model",
+    "Dense": "dense",
+    "Tokens": "text.tokens",
+    "list_backbones": "loading",
+    "load": "loading",
+    "stretch_positions": "positions",
+    "text_identity": "identity",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f".{_HOMES[name]}", __name__), name)
+    globals()[name] = value
+    return value

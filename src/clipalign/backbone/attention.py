@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..errors import UserError
+from ..core.errors import UserError
 
 AttentionOver = Literal["patches", "tokens"]
 

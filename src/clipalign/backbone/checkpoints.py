@@ -12,7 +12,7 @@ from open_clip.transformer import QuickGELU
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from ..errors import UserError
+from ..core.errors import UserError
 
 TORCH_SUFFIXES = (".pt", ".pth", ".bin")
 # Scalars that OpenAI's own state dicts carry beside the weights.

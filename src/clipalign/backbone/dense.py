@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from ..errors import UserError
+from ..core.errors import UserError
 from .attention import AttentionOver, check_structure
 
 

@@ -21,7 +21,7 @@ import open_clip
 import torch
 from open_clip.pretrained import download_pretrained_from_hf
 
-from ..errors import UserError
+from ..core.errors import UserError
 from . import pocket
 from .checkpoints import load_weights
 from .model import Backbone

@@ -11,14 +11,14 @@ from open_clip.modified_resnet import ModifiedResNet
 from open_clip.transformer import VisionTransformer
 from torch import Tensor, nn
 
-from ..errors import UserError
+from ..core.errors import UserError
 from . import resnet, vit
 from .attention import AttentionOver
 from .dense import Dense, check_request
 from .hooks import BlockHook, Hooks, Tap
-from .prefix import encode_after, splits
-from .text_tower import TextTower, text_tower
-from .tokens import Tokens, tokenize
+from .text.prefix import encode_after, splits
+from .text.tokens import Tokens, tokenize
+from .text.tower import TextTower, text_tower
 
 
 class Backbone(nn.Module):

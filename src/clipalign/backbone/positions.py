@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..errors import UserError
+from ..core.errors import UserError
 from .model import Backbone
 
 CLIP_LENGTH = 77  # positions of CLIP's text tower

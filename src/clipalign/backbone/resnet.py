@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..errors import UserError
+from ..core.errors import UserError
 from .attention import class_attention_row, class_scores, merge_heads, structured
 from .dense import Dense, DenseRequest
 from .hooks import Hooks, before

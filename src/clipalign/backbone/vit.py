@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from ..errors import UserError
+from ..core.errors import UserError
 from .attention import class_attention_row, class_scores, merge_heads, project, structured
 from .dense import Dense, DenseRequest
 from .hooks import Hooks, before, run_block

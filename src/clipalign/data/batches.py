@@ -10,11 +10,10 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from ..distributed import Ranks
-from ..errors import UserError
-from ..protocols.base import Episode
-from .base import Batch, Preprocess
-from .captions import CaptionSource, CaptionUse, choose
+from ..core.distributed import Ranks
+from ..core.errors import UserError
+from ..core.types import Batch, CaptionSource, CaptionUse, Episode, Preprocess
+from .captions.sentences import choose
 
 
 def plan_batch(rows_by_domain: list[np.ndarray], batch_size: int, seed: int, step: int) -> np.ndarray:

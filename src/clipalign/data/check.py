@@ -15,12 +15,12 @@ from PIL import Image, ImageDraw
 from rich.console import Console
 from rich.table import Table as Lines
 
-from ..errors import UserError
-from ..text import as_in_prompts, same_names
-from .base import Preprocess, Source
-from .captions import captions_only
+from ..backbone.text.features import as_in_prompts, same_names
+from ..core.errors import UserError
+from ..core.types import Preprocess, Source
+from .captions.sentences import captions_only
 from .decode import printable, read_image, said
-from .table import Table, looks_like_id
+from .sources.table import Table, looks_like_id
 
 SHOWN = 20  # names printed of a long list
 

@@ -12,8 +12,8 @@ from torch import Tensor
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as TF
 
-from ..errors import UserError
-from .base import Preprocess
+from ..core.errors import UserError
+from ..core.types import Preprocess
 
 File = Path | bytes  # on a disk, or the content itself where images lie inside tables and archives
 
@@ -147,3 +147,8 @@ def said(error: BaseException) -> str:
 def printable(name: object) -> str:
     """A file name that is not UTF-8, as text that can be written anywhere."""
     return str(name).encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def file_size(path: Path) -> int:
+    """Bytes; 0 where there is no such file, which is then reported as broken."""
+    return path.stat().st_size if path.is_file() else 0

@@ -11,9 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..data.base import Stage
-from ..data.captions import CaptionTest
-from ..results import ResultRow
+from ..core.types import CaptionTest, Stage
+from ..runs.results import ResultRow
 from .disentanglement import active
 from .outputs import Views
 from .retrieval import recalls

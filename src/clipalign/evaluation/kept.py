@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..data.base import Preprocess, Source, Stage
+from ..core.types import Preprocess, Source, Stage
 
 View = tuple[int, Preprocess, Stage, int, int]
 

@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..data.pictograms import Pictograms
-from ..data.scene_grammar import ObjectClaim, noun_phrase
-from ..errors import UserError
+from ..core.errors import UserError
+from ..data.builtin.pictograms import Pictograms
+from ..data.builtin.scene_grammar import ObjectClaim, noun_phrase
 from .disentanglement import disentanglement
 
 if TYPE_CHECKING:

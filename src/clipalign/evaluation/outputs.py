@@ -9,11 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..data.base import Batch, Preprocess, Source, Stage
-from ..distributed import Ranks
-from ..errors import UnseenClasses
-from ..precision import Precision
-from ..protocols.base import TestSet
+from ..core.distributed import Ranks
+from ..core.errors import UnseenClasses
+from ..core.precision import Precision
+from ..core.types import Batch, Preprocess, Source, Stage, TestSet
 from .kept import KeptViews
 
 Classifier = Callable[[Tensor], Tensor]

@@ -16,8 +16,8 @@ import torch
 from scipy.sparse import csr_array
 from torch import Tensor
 
-from ..errors import UserError
-from ..results import DIRECTIONS, RECALL_AT, recall_field
+from ..core.errors import UserError
+from ..runs.results import DIRECTIONS, RECALL_AT, recall_field
 
 
 def recalls(

@@ -10,12 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from ..checkpoint import replacing
-from ..data.base import Source
-from ..errors import UnseenClasses
-from ..protocols.base import TestSet
+from ..core.checkpoint import replacing
+from ..core.errors import UnseenClasses
+from ..core.types import Source, TestSet
 from ..protocols.rows import usable
-from ..results import ResultRow, harmonic_mean
+from ..runs.results import ResultRow, harmonic_mean
 from .accuracy import Accuracy, accuracy
 from .outputs import Classifier, Outputs, Views, outputs_by_test
 

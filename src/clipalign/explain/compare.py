@@ -12,10 +12,9 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from ..backbone import Backbone
-from ..data.base import Preprocess, Source
-from ..errors import UnseenClasses
-from ..protocols import TestSet
-from ..text import class_text_features
+from ..backbone.text.features import class_text_features
+from ..core.errors import UnseenClasses
+from ..core.types import Preprocess, Source, TestSet
 from .figures import Block, Panel, grid_figure
 from .maps import Maps, make_maps
 from .photo import heat

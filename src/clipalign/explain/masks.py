@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Column, Table
 from torch import Tensor
 
-from ..checkpoint import write_text
+from ..core.checkpoint import write_text
 from ..evaluation.disentanglement import active, overlap
 from ..evaluation.masks import masks_of
 from ..methods import Method

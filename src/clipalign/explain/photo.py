@@ -13,10 +13,10 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..data.base import Preprocess
+from ..core.types import Preprocess
 from ..data.decode import evaluation_view, read_image
+from ..engine.setup import preprocess_for
 from ..methods import Method
-from ..preparation import preprocess_for
 from .figures import Block, Panel, grid_figure, save
 from .maps import Maps, make_maps
 from .scores import min_max, upsample

@@ -11,8 +11,8 @@ from functools import cache
 from importlib.metadata import entry_points
 from typing import TypeVar
 
-from ..config import TrainConfig
-from ..errors import UserError
+from ..core.config import TrainConfig
+from ..core.errors import UserError
 from .base import Method
 
 __all__ = ["Method", "all_methods", "get_method", "list_methods", "register"]
@@ -41,7 +41,7 @@ def register(name: str) -> Callable[[M], M]:
 @cache
 def _import_all() -> None:
     for module in pkgutil.iter_modules(__path__):
-        if module.name != "base":
+        if module.name not in ("base", "shared"):
             importlib.import_module(f"{__name__}.{module.name}")
     for point in entry_points(group=ENTRY_POINTS):
         point.load()  # a class decorated with @register, or a module that holds some

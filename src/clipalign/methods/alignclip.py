@@ -12,15 +12,14 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from .. import losses
-from ..errors import UserError
+from ..core.errors import UserError
 from . import register
 from .base import Method
 from .erm import Erm
 
 if TYPE_CHECKING:
     from ..backbone import Backbone, Dense
-    from ..data.base import Batch
-    from ..protocols.base import Episode
+    from ..core.types import Batch, Episode
 
 log = logging.getLogger(__name__)
 

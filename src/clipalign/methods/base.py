@@ -31,12 +31,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..errors import UserError
+from ..core.errors import UserError
 
 if TYPE_CHECKING:
     from ..backbone import Backbone
-    from ..data.base import Batch
-    from ..protocols.base import Episode
+    from ..core.types import Batch, Episode
 
 Classifier = Callable[[Tensor], Tensor]
 EXTRA = "method."  # prefix of the method's own tensors, beside open_clip's names
@@ -210,7 +209,7 @@ class Method:
 
     def caption_features(self, texts: Sequence[str]) -> Tensor:
         """Texts -> unit rows [T, d] float32 for retrieval, without gradient."""
-        from ..text import text_features
+        from ..backbone.text.features import text_features
 
         return text_features(self.backbone, texts)
 
@@ -264,7 +263,9 @@ class Method:
 
     def text_features(self, class_names: Sequence[str], templates: Sequence[str] | None = None) -> Tensor:
         """Class names -> unit rows [C, d], no gradient."""
-        from ..text import class_text_features  # brings open_clip along, which `train --help` can do without
+        from ..backbone.text.features import (
+            class_text_features,  # brings open_clip along, which `train --help` can do without
+        )
 
         with torch.no_grad():
             return class_text_features(self.backbone, class_names, templates or self.templates)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..errors import UserError
+from ..core.errors import UserError
 from ..losses import margin_logits, published_margin
 from . import register
 from .base import Method
@@ -17,8 +17,7 @@ from .erm import Erm
 
 if TYPE_CHECKING:
     from ..backbone import Backbone
-    from ..data.base import Batch
-    from ..protocols.base import Episode
+    from ..core.types import Batch, Episode
 
 
 @dataclass(frozen=True)

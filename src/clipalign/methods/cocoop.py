@@ -10,16 +10,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..errors import UserError
-from ..prompts import ClassPrompts, cosine_logits, initial_context
+from ..backbone.text.prompts import ClassPrompts, cosine_logits, initial_context
+from ..core.errors import UserError
 from . import register
 from .base import Classifier, Method
 from .coop import TRAINER, ContextConfig
 
 if TYPE_CHECKING:
     from ..backbone import Backbone
-    from ..data.base import Batch
-    from ..protocols.base import Episode
+    from ..core.types import Batch, Episode
 
 
 @dataclass(frozen=True)

@@ -10,15 +10,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..errors import UnseenClasses
-from ..prompts import STD, ClassPrompts, Position, cosine_logits, initial_context
+from ..backbone.text.prompts import STD, ClassPrompts, Position, cosine_logits, initial_context
+from ..core.errors import UnseenClasses
 from . import register
 from .base import Classifier, Method
 
 if TYPE_CHECKING:
     from ..backbone import Backbone
-    from ..data.base import Batch
-    from ..protocols.base import Episode
+    from ..core.types import Batch, Episode
 
 
 # CoOp's training, which the prompt learners and adapters after it took over; each says how many epochs it has. The
@@ -133,7 +132,7 @@ class CoOp(Method):
 
     def trained_rows(self, class_names: Sequence[str]) -> list[int]:
         """Where the training classes hold each name."""
-        from ..text import clean_class_names
+        from ..backbone.text.features import clean_class_names
 
         trained = {name.lower(): i for i, name in enumerate(clean_class_names(self.episode.class_names))}
         names = clean_class_names(class_names)

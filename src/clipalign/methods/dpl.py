@@ -11,16 +11,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..errors import UserError
-from ..prompts import ClassPrompts, check_count, cosine_logits
+from ..backbone.text.prompts import ClassPrompts, check_count, cosine_logits
+from ..core.errors import UserError
 from . import register
 from .base import Classifier, Method
-from .heads import DOMAINBED
+from .shared.heads import DOMAINBED
 
 if TYPE_CHECKING:
     from ..backbone import Backbone
-    from ..data.base import Batch
-    from ..protocols.base import Episode
+    from ..core.types import Batch, Episode
 
 MEMORY = 0.99  # of the running mean of training prompts, per step
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 from . import register
-from .heads import DOMAINBED, TrainedHeadMethod
+from .shared.heads import DOMAINBED, TrainedHeadMethod
 
 
 @dataclass(frozen=True)

@@ -12,12 +12,11 @@ from torch.nn import functional as F
 
 from .. import losses
 from . import register
-from .contrastive import ContrastiveMethod, Features, beyond, clip_scale, scale_ceiling
+from .shared.contrastive import ContrastiveMethod, Features, beyond, clip_scale, scale_ceiling
 
 if TYPE_CHECKING:
     from ..backbone import Backbone
-    from ..data.base import Batch
-    from ..protocols.base import Episode
+    from ..core.types import Batch, Episode
 
 
 @dataclass(frozen=True)
@@ -51,7 +50,7 @@ class Flyp(ContrastiveMethod):
     }
 
     def setup(self, backbone: Backbone, episode: Episode, templates: Sequence[str]) -> None:
-        from ..text import prompts
+        from ..backbone.text.features import prompts
 
         super().setup(backbone, episode, templates)
         backbone.model.requires_grad_(True)

@@ -9,15 +9,14 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from torch import Tensor
 
 from .. import losses
-from ..errors import UserError
+from ..core.errors import UserError
 from . import register
-from .captioned import LONG_CLIP, CaptionConfig, CaptionMethod, caption_lengths, cut_statistics
-from .contrastive import Features, beyond, clip_scale, scale_ceiling
+from .shared.captioned import LONG_CLIP, CaptionConfig, CaptionMethod, caption_lengths, cut_statistics
+from .shared.contrastive import Features, beyond, clip_scale, scale_ceiling
 
 if TYPE_CHECKING:
     from ..backbone import Backbone
-    from ..data.base import Batch
-    from ..protocols.base import Episode
+    from ..core.types import Batch, Episode
 
 
 @dataclass(frozen=True)

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..errors import UserError
+from ..core.errors import UserError
 from . import register
 from .erm import Erm
 
 if TYPE_CHECKING:
-    from ..data.base import Batch
+    from ..core.types import Batch
 
 
 @dataclass(frozen=True)

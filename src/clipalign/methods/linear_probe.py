@@ -12,16 +12,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..errors import UserError
+from ..core.errors import UserError
 from . import register
 from .base import Validation
-from .heads import HeadMethod, encode_all, require_all_classes
+from .shared.heads import HeadMethod, encode_all, require_all_classes
 
 if TYPE_CHECKING:
     from sklearn.linear_model import LogisticRegression
 
     from ..backbone import Backbone
-    from ..protocols.base import Episode
+    from ..core.types import Episode
 
 GRID = (1e6, 1e4, 1e2, 1.0, 1e-2, 1e-4, 1e-6)  # CoOp's candidates for C, in its order
 

@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from torch import Tensor
 
 from .. import losses
-from ..data.captions import joined, sentences_of
-from ..errors import UserError
+from ..core.errors import UserError
+from ..data.captions.sentences import joined, sentences_of
 from . import register
-from .captioned import LONG_CLIP, cut_statistics
-from .contrastive import Features, beyond
 from .infonce import InfoNce, InfoNceConfig
+from .shared.captioned import LONG_CLIP, cut_statistics
+from .shared.contrastive import Features, beyond
 
 if TYPE_CHECKING:
-    from ..data.base import Batch
+    from ..core.types import Batch
 
 
 @dataclass(frozen=True)

@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 from torch import Tensor
 
-from ..errors import UserError
+from ..core.errors import UserError
 from . import register
 from .base import Validation
-from .heads import HeadMethod, encode_all, require_all_classes
 from .linear_probe import coefficients, fit, regression
+from .shared.heads import HeadMethod, encode_all, require_all_classes
 
 if TYPE_CHECKING:
     from ..backbone import Backbone
-    from ..protocols.base import Episode
+    from ..core.types import Episode
 
 
 @dataclass(frozen=True)

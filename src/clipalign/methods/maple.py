@@ -12,15 +12,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..prompts import STD, ClassPrompts, cosine_logits, deep_hooks, scaled_depth, split_context
+from ..backbone.text.prompts import STD, ClassPrompts, cosine_logits, deep_hooks, scaled_depth, split_context
 from . import register
 from .coop import TRAINER
-from .deep_prompts import DeepPromptMethod
+from .shared.deep_prompts import DeepPromptMethod
 
 if TYPE_CHECKING:
     from ..backbone import Backbone
-    from ..data.base import Batch
-    from ..protocols.base import Episode
+    from ..core.types import Batch, Episode
 
 
 @dataclass(frozen=True)

@@ -11,14 +11,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..errors import UserError
+from ..core.errors import UserError
 from . import register
-from .heads import DOMAINBED, TrainedHeadMethod
+from .shared.heads import DOMAINBED, TrainedHeadMethod
 
 if TYPE_CHECKING:
     from ..backbone import Backbone
-    from ..data.base import Batch
-    from ..protocols.base import Episode
+    from ..core.types import Batch, Episode
 
 FLOOR = 1e-5  # added to every variance
 

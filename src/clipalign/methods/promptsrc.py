@@ -11,16 +11,23 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..errors import UserError
-from ..prompts import STD, ClassPrompts, check_count, cosine_logits, deep_hooks, scaled_depth, split_context
+from ..backbone.text.prompts import (
+    STD,
+    ClassPrompts,
+    check_count,
+    cosine_logits,
+    deep_hooks,
+    scaled_depth,
+    split_context,
+)
+from ..core.errors import UserError
 from . import register
 from .coop import TRAINER
-from .deep_prompts import DeepPromptMethod
+from .shared.deep_prompts import DeepPromptMethod
 
 if TYPE_CHECKING:
     from ..backbone import Backbone
-    from ..data.base import Batch
-    from ..protocols.base import Episode
+    from ..core.types import Batch, Episode
 
 # Sixty ways of speaking of a class, for the reference features ("textual diversity").
 MEDIA = ("photo", "picture", "drawing", "sketch", "painting", "cartoon", "rendering", "sculpture")
@@ -166,7 +173,7 @@ class PromptSrc(DeepPromptMethod):
     @torch.no_grad()
     def reference_features(self, class_names: Sequence[str]) -> Tensor:
         """T0, [C, d] unit rows: the mean over templates of features as the tower gives them, normalised."""
-        from ..text import prompts
+        from ..backbone.text.features import prompts
 
         total = torch.zeros(len(class_names), self.backbone.embed_dim, device=self.backbone.device)
         by_class = prompts(class_names, self.config.reference_templates or TEMPLATES)

@@ -12,17 +12,16 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from .. import losses
-from ..data.captions import CaptionUse
-from ..errors import UserError
+from ..core.errors import UserError
+from ..core.types import CaptionUse
 from . import register
-from .captioned import LONG_CLIP, CaptionConfig, CaptionMethod, caption_lengths, cut_statistics
-from .contrastive import Features, beyond
-from .masks import MaskKind, MaskNetwork, hard_mask, soft_mask
+from .shared.captioned import LONG_CLIP, CaptionConfig, CaptionMethod, caption_lengths, cut_statistics
+from .shared.contrastive import Features, beyond
+from .shared.masks import MaskKind, MaskNetwork, hard_mask, soft_mask
 
 if TYPE_CHECKING:
     from ..backbone import Backbone, Tokens
-    from ..data.base import Batch
-    from ..protocols.base import Episode
+    from ..core.types import Batch, Episode
 
 log = logging.getLogger(__name__)
 
@@ -194,7 +193,7 @@ class SmartClip(CaptionMethod):
     @torch.no_grad()
     def caption_encodings(self, texts: Sequence[str], batch_size: int = 256) -> tuple[Tensor, Tensor]:
         """Unit features and masks of texts, both [T, d] float32, without gradient."""
-        from ..text import by_like_length
+        from ..backbone.text.features import by_like_length
 
         tokens = self.backbone.tokenize(texts)
         tokens.warn_if_cut()

@@ -11,14 +11,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..errors import UserError
+from ..core.errors import UserError
 from . import register
 from .base import Classifier, Method, Validation
-from .heads import columns_of, require_all_classes
+from .shared.heads import columns_of, require_all_classes
 
 if TYPE_CHECKING:
     from ..backbone import Backbone
-    from ..protocols.base import Episode
+    from ..core.types import Episode
 
 # Published constants for ImageNet, which belong to CLIP's scale of 100.
 ALPHA, BETA, ALPHA_SCALE, BETA_SCALE, PUBLISHED_SCALE = 1.17, 1.0, 3.0, 7.0, 100.0

@@ -15,8 +15,7 @@ from .tip_adapter import TipAdapter
 
 if TYPE_CHECKING:
     from ..backbone import Backbone
-    from ..data.base import Batch
-    from ..protocols.base import Episode
+    from ..core.types import Batch, Episode
 
 
 @register("tip-adapter-f")

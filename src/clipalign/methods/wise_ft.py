@@ -6,15 +6,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from ..averaging import interpolate
-from ..errors import UserError
+from ..core.errors import UserError
+from ..core.weights import interpolate
 from . import register
 from .base import Validation
 from .erm import Erm
 
 if TYPE_CHECKING:
     from ..backbone import Backbone
-    from ..protocols.base import Episode
+    from ..core.types import Episode
 
 
 @dataclass(frozen=True)

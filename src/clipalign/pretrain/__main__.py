@@ -14,7 +14,7 @@ import torch
 import tyro
 from torch.utils.data import DataLoader
 
-from ..checkpoint import load_state, save_state, save_weights
+from ..core.checkpoint import load_state, save_state, save_weights
 from .art import Art
 from .batches import Batches
 from .config import PretrainConfig

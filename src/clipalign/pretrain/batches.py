@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from ..data.compose import Background, Scene, draw_placement, render
+from ..data.builtin.compose import Background, Scene, draw_placement, render
 from .art import Art, caption
 from .config import hardness
 from .restyle import restyle_colour, restyle_monotone, side_by_side

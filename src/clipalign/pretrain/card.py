@@ -19,12 +19,12 @@ from torch import Tensor
 from ..backbone.loading import load
 from ..backbone.model import Backbone
 from ..backbone.pocket import FOLDER
-from ..checkpoint import load_weights, save_weights, write_text
-from ..data.pictograms import Pictograms
+from ..core.checkpoint import load_weights, save_weights, write_text
+from ..data.builtin.pictograms import Pictograms
+from ..engine.setup import preprocess_for
 from ..evaluation import Views
 from ..evaluation.rows import domain_tests, score
-from ..preparation import preprocess_for
-from ..runs import zeroshot
+from ..runs.folder import zeroshot
 from .art import KEPT_OUT, TEMPLATES, Art
 
 BATCH = 256  # images per step

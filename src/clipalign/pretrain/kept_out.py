@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 
 from ..backbone.model import Backbone
-from ..data.compose import Background, Scene, draw_placement, render
-from ..preparation import preprocess_for
+from ..data.builtin.compose import Background, Scene, draw_placement, render
+from ..engine.setup import preprocess_for
 from .art import Art
 from .batches import POOL, SIZE
 

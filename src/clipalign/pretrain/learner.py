@@ -10,11 +10,11 @@ import torch.nn.functional as F
 from open_clip.transformer import PatchDropout
 from torch import Tensor, nn
 
-from ..averaging import EMA
 from ..backbone.loading import load
 from ..backbone.model import Backbone
-from ..checkpoint import load_weights
-from ..preparation import preprocess_for
+from ..core.checkpoint import load_weights
+from ..engine.averaging import EMA
+from ..engine.setup import preprocess_for
 from .batches import PretrainingBatch
 from .config import PretrainConfig, concept_weight, patch_dropout, rate
 

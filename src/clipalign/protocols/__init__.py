@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .base import Episode, TestSet
+from ..core.types import Episode, TestSet
 from .registry import build_episode, episode_from, list_protocols, usual_protocol
 from .retrieval import RETRIEVAL
 from .split_file import read_split, write_skipped, write_split

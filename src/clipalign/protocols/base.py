@@ -4,79 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
-from ..data.base import Source
-from ..data.captions import CaptionTest, without
-from ..errors import UserError
+from ..core.errors import UserError
+from ..core.types import CaptionTest, Episode, Source, TestSet
+from ..data.captions.sentences import without
 from .rows import usable
-
-
-@dataclass(frozen=True)
-class TestSet:
-    """Rows to be scored, and the class names among which the model has to choose.
-
-    Attributes:
-        name: "all", "base", "new", or a domain; the `test` of a result row.
-        rows: [n] int64, ascending.
-        classes: the label space: positions in the source's `class_names`, in the order of the logits.
-        stage: which fixed views are shown.
-    """
-
-    __test__ = False  # not a test case, though its name begins like one
-
-    name: str
-    rows: np.ndarray
-    classes: tuple[int, ...]
-    stage: Literal["test"] = "test"
-
-
-@dataclass(frozen=True)
-class Episode:
-    """One training problem with its tests.
-
-    Attributes:
-        protocol: name of the rule that made it.
-        target: domain that is tested and, but for base-to-new, not trained on; None for every domain.
-        source: the data set; all rows below are its rows.
-        train_classes: the label space of training, as positions in the source's `class_names`.
-        train_rows, validation_rows: [n] int64, ascending. Validation holds source domains and training
-            classes only, so that nothing of the tests can steer a choice.
-        tests: what is scored at the end.
-        split_hash: SHA-256 of the rows, the label spaces and the rule. Numbers with different hashes are not
-            comparable.
-        rule: where the split came from, in words.
-        caption_tests, caption_validation: what retrieval is measured on, at the end and in between; none but in
-            the protocol "retrieval", which has no `tests` and no `train_classes`.
-        skipped: rows that the rule would have used, had their files been images -> why they are not.
-    """
-
-    protocol: str
-    target: str | None
-    source: Source
-    train_classes: tuple[int, ...]
-    train_rows: np.ndarray
-    validation_rows: np.ndarray
-    tests: tuple[TestSet, ...]
-    split_hash: str
-    rule: str = ""
-    caption_tests: tuple[CaptionTest, ...] = ()
-    caption_validation: tuple[CaptionTest, ...] = ()
-    skipped: Mapping[int, str] = field(default_factory=dict)
-
-    @property
-    def class_names(self) -> tuple[str, ...]:
-        """Names of the training label space, in the order of its logits."""
-        return tuple(self.source.class_names[c] for c in self.train_classes)
-
-    @property
-    def train_domains(self) -> tuple[int, ...]:
-        """Domains that have training rows, ascending."""
-        return tuple(int(d) for d in np.unique(self.source.domains[self.train_rows]))
 
 
 def make_episode(

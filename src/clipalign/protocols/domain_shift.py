@@ -11,9 +11,9 @@ from typing import Literal
 
 import numpy as np
 
-from ..data.base import Source
+from ..core.types import Episode, Source, TestSet
 from ..data.splits import seed_hash
-from .base import Episode, TestSet, make_episode
+from .base import make_episode
 from .rows import concatenate, cut_domain, left_out, rows_of, rule_of
 
 

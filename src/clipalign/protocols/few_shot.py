@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..data.base import Source
+from ..core.types import Episode, Source, TestSet
 from ..data.splits import draw_shots
-from .base import Episode, TestSet, make_episode
+from .base import make_episode
 from .rows import rule_of, target_index, three_parts
 
 

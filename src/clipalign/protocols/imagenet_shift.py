@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..data.base import Source
+from ..core.errors import UserError
+from ..core.types import Episode, Source, TestSet
 from ..data.splits import draw_shots
-from ..errors import UserError
-from .base import Episode, TestSet, make_episode
+from .base import make_episode
 from .rows import given_parts, target_index
 
 

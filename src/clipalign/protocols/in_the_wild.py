@@ -7,9 +7,9 @@ classes is base, and the base part of each source domain is cut 80/20 with a see
 
 from __future__ import annotations
 
-from ..data.base import Source
+from ..core.types import Episode, Source, TestSet
 from ..data.splits import seed_hash
-from .base import Episode, TestSet, make_episode
+from .base import make_episode
 from .rows import concatenate, cut_domain, halves, left_out, rows_of, rule_of
 
 

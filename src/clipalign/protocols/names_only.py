@@ -7,8 +7,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from ..data.base import Source
-from .base import Episode
+from ..core.types import Episode, Source
 
 
 class NamesOnly:

@@ -7,10 +7,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from ..data.base import Source
-from ..errors import UserError
+from ..core.errors import UserError
+from ..core.types import Episode, Source
 from . import base_to_new, domain_shift, few_shot, imagenet_shift, in_the_wild, retrieval
-from .base import Episode
 from .retrieval import RETRIEVAL
 from .split_file import read_split
 

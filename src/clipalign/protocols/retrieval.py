@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..data.base import Source
-from ..data.captions import CaptionSource
-from ..errors import UserError
-from .base import Episode, make_episode
+from ..core.errors import UserError
+from ..core.types import CaptionSource, Episode, Source
+from .base import make_episode
 
 RETRIEVAL = "retrieval"
 

@@ -6,9 +6,9 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from ..data.base import Source
+from ..core.errors import UserError
+from ..core.types import Source
 from ..data.splits import FixedSplits, hold_out, seed_hash, three_way
-from ..errors import UserError
 
 
 def fixed_splits(source: Source) -> FixedSplits | None:

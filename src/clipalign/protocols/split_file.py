@@ -11,12 +11,12 @@ from typing import Any, Literal
 
 import numpy as np
 
-from ..checkpoint import write_text
-from ..data.base import Source
-from ..data.captions import CaptionSource, CaptionTest, without
+from ..core.checkpoint import write_text
+from ..core.errors import UserError
+from ..core.types import CaptionSource, CaptionTest, Episode, Source, TestSet
+from ..data.captions.sentences import without
 from ..data.decode import printable
-from ..errors import UserError
-from .base import Episode, TestSet, make_episode
+from .base import make_episode
 
 FORMAT = 1
 

@@ -7,10 +7,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from ..errors import UserError
-from ..options import read_yaml
-from ..results import FILE, ResultRow, read_results
-from ..runs import FREE, RunFolder
+from ..core.errors import UserError
+from ..runs.folder import FREE, RunFolder
+from ..runs.options import read_yaml
+from ..runs.results import FILE, ResultRow, read_results
 from .tables import order_labels
 
 # Options that are a row's own fields, or decide nothing about its number beside other seeds of the same line.

@@ -10,16 +10,17 @@ from typing import Any
 import numpy as np
 
 from ..backbone import load
-from ..config import DataConfig
-from ..data import Source, source_from
-from ..errors import UserError
+from ..core.config import DataConfig
+from ..core.errors import UserError
+from ..core.types import Episode, Source, TestSet
+from ..data.registry import source_from
+from ..engine.setup import preprocess_for
 from ..explain.compare import Model, Views, compare_figure, compare_maps, draw_views
 from ..explain.figures import save
 from ..explain.scores import MapScores
 from ..methods import get_method
-from ..preparation import preprocess_for
-from ..protocols import RETRIEVAL, Episode, TestSet, episode_from
-from ..runs import open_run, zeroshot
+from ..protocols import RETRIEVAL, episode_from
+from ..runs.folder import open_run, zeroshot
 from .collect import Found
 from .document import Grid, Paragraph, Part, Picture
 from .tables import order_labels

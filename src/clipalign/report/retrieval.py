@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from ..results import DIRECTIONS, RECALL_AT, recall_field
+from ..runs.results import DIRECTIONS, RECALL_AT, recall_field
 from .document import Accuracies, Grid, Heading, Part
 from .notes import ranged, shared_notes
 from .published import read_numbers

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ..config import is_pocket
+from ..core.config import is_pocket
 from ..explain.figures import save
 from .collect import Found
 from .curves import plot_curves

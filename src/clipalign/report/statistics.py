@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import UserError
+from ..core.errors import UserError
 from .collect import Found
 from .tables import Row, label_rows, order_labels
 

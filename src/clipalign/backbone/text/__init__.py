@@ -1,0 +1,1 @@
+"""Texts: templates, prompts, tokens, the text tower and its features."""

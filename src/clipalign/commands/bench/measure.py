@@ -1,0 +1,151 @@
+"""What one method costs on one backbone, measured in this process."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from ...runs.options import train_options
+from .machine import forget_peak, peak, resident
+
+if TYPE_CHECKING:
+    from ...backbone import Backbone
+    from ...core.types import Episode
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What one method costs on one backbone.
+
+    Attributes:
+        parameters: trained ones.
+        step: median seconds of an optimiser step; None where the method takes none.
+        memory: most bytes held during the steps (during a prediction where there are none), the model's own
+            included: of the GPU, or resident ones of the process beyond those before the model was loaded.
+        predict: median seconds of a prediction for the same images.
+        reason: why nothing was measured.
+    """
+
+    method: str
+    backbone: str
+    parameters: int = 0
+    step: float | None = None
+    memory: int | None = None
+    predict: float | None = None
+    reason: str | None = None
+
+
+def measure(
+    method: str, backbone: str, *, steps: int, batch_size: int, classes: int, device: str, clock: str
+) -> Cost:
+    """Time one method in this process.
+
+    Raises:
+        UserError: the method does not work on this backbone.
+    """
+    import torch
+
+    from ...backbone import load
+    from ...core.precision import select_device
+    from ...data.batches import CaptionSteps, Steps
+    from ...engine.averaging import make_average
+    from ...engine.optimiser import build_optimizer
+    from ...engine.setup import preprocess_for
+
+    place = select_device(device)
+    scored = first_classes(classes)
+    warm_up(load("pocket:random", place))
+    before = resident()
+    tower = load(backbone, place)
+    # "unused" is never written: nothing here makes a run.
+    options = train_options(["--method", method, "--backbone", backbone, "--out", "unused"])
+    subject = options.method(options.hyper)
+    torch.manual_seed(0)
+    if subject.learns_from == "captions":
+        episode = scenes()
+        subject.setup(tower, episode, scored.source.templates)
+        use = subject.config.captions
+        batch = CaptionSteps(episode, batch_size, 0, preprocess_for(tower), use=use)[0].to(place)
+    else:
+        subject.setup(tower, scored, scored.source.templates)
+        batch = Steps(scored, batch_size, 0, preprocess_for(tower))[0].to(place)
+    parameters = subject.parameters()
+    now: Callable[[], float] = time.perf_counter if clock == "wall" else time.process_time
+
+    def seconds(work: Callable[[], None]) -> float:
+        if place.type == "cuda":
+            torch.cuda.synchronize(place)
+        began = now()
+        work()
+        if place.type == "cuda":
+            torch.cuda.synchronize(place)
+        return now() - began
+
+    def memory() -> int:
+        return torch.cuda.max_memory_allocated(place) if place.type == "cuda" else peak() - before
+
+    step = None
+    if subject.iterates:
+        kind = options.run.average or subject.average
+        optimizer = build_optimizer(subject.param_groups(), options.run)
+        average = make_average(kind, parameters, steps + 1)
+        done = 0
+
+        def one_step() -> None:
+            nonlocal done
+            done += 1
+            optimizer.zero_grad(set_to_none=True)
+            terms = subject.loss(batch)
+            torch.stack([value for name, value in terms.items() if name.startswith("loss")]).sum().backward()
+            optimizer.step()
+            average.update(done)
+            subject.after_step(done)
+
+        one_step()  # optimiser state, caches, threads
+        forget_peak()
+        step = statistics.median(seconds(one_step) for _ in range(steps))
+        most = memory()
+    classifier = subject.classifier(scored.class_names)
+
+    def predict() -> None:
+        with torch.no_grad():
+            classifier(batch.images)
+
+    predict()
+    if step is None:
+        forget_peak()
+    predicted = statistics.median(seconds(predict) for _ in range(steps))
+    if step is None:
+        most = memory()
+    return Cost(method, backbone, sum(p.numel() for p in parameters), step, most, predicted)
+
+
+def warm_up(tower: Backbone) -> None:
+    """Use both towers once: libraries take some hundred MiB when they first run, which no method is to pay."""
+    tower.encode_text(["a"]).sum().backward()
+    tower.encode_image(tower.model.logit_scale.new_zeros(1, 3, *tower.image_size)).sum().backward()
+
+
+def scenes() -> Episode:
+    """Pictoscenes and their captions."""
+    from ...data.registry import load_source
+    from ...protocols import build_episode
+
+    return build_episode("retrieval", load_source("pictoscenes"), None)
+
+
+def first_classes(count: int) -> Episode:
+    """Domain shift on pictograms, with the first classes only."""
+    import numpy as np
+
+    from ...data.registry import load_source
+    from ...protocols import build_episode
+
+    source = load_source("pictograms")
+    episode = build_episode("domain-shift", source, source.domain_names[0], 0)
+    kept = episode.train_classes[:count]
+    rows = episode.train_rows[np.isin(source.labels[episode.train_rows], kept)]
+    return replace(episode, train_classes=kept, train_rows=rows)

@@ -1,0 +1,263 @@
+"""`clipalign export`: write, load again with the other library, compare, and only then put it in its place."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Literal
+
+from tyro.conf import Positional
+
+from .. import __version__
+from ..backbone import load
+from ..backbone.text.features import DEFAULT_TEMPLATES, prompts
+from ..core.errors import UserError
+from ..engine.setup import preprocess_for
+from ..methods import Method
+from ..runs.folder import is_run, open_run, zeroshot
+from ..runs.options import parse_config, to_arguments
+from .predict import read_classes
+
+FACTS = "export.json"
+MODULES = {
+    "open_clip": "to_open_clip",
+    "hf": "to_hf",
+    "hf-text": "to_hf_text",
+    "safetensors": "to_safetensors",
+    "onnx": "to_onnx",
+}
+
+
+@dataclass(frozen=True)
+class ExportConfig:
+    """Write a model in the form other libraries load, load it again with them, and compare features."""
+
+    model: Positional[str]
+    """Run folder, or a backbone as in `clipalign train --backbone`, which is converted as it is."""
+    out: Path
+    """Folder to write. Must be new or empty, unless --overwrite is given. It appears complete or not at all."""
+    to: Literal["open_clip", "hf", "hf-text", "safetensors", "onnx"] = "open_clip"
+    """open_clip: checkpoint and configuration. hf: CLIPModel with processor (extra [hf]). hf-text: the text tower
+    alone, as CLIPTextModel with tokenizer, for text-to-image pipelines (extra [hf]). safetensors: every tensor by
+    name. onnx: image and text tower (extra [onnx])."""
+    classes_file: Path | None = None
+    """Text file with one class name per line, for the classifier that goes along. Default: the classes the run
+    was trained on."""
+    template: tuple[str, ...] = ()
+    """Prompt templates with {} for the class name. Default: those the run was trained with."""
+    weights: Literal["model", "last"] = "model"
+    """Of a run: the weights predictions use (averaged if the method averages), or the last step's."""
+    towers_only: bool = False
+    """Export the two towers of a method whose predictions need more than them, without a classifier."""
+    cache_dir: str | None = None
+    """Folder of downloaded weights."""
+    overwrite: bool = False
+    """Replace an earlier export in --out."""
+
+
+@dataclass(frozen=True)
+class Export:
+    """What was written.
+
+    Attributes:
+        folder: the files.
+        image_difference, text_difference: largest differences of unit features between the model and what the
+            other library loads; of images None where the text tower alone was written.
+        state_difference: largest relative difference of the text tower's hidden states, where it alone was
+            written.
+        classifier: whether class features or a linear layer went along.
+    """
+
+    folder: Path
+    image_difference: float | None
+    text_difference: float
+    classifier: bool
+    state_difference: float | None = None
+
+
+def export(model: str | Path, to: str, out: str | Path, **options: Any) -> Export:
+    """Write a model for other libraries, as `clipalign export` does.
+
+    Args:
+        model: run folder or backbone.
+        to: "open_clip", "hf", "hf-text", "safetensors" or "onnx".
+        out: folder to write.
+        options: those of the command line with underscores.
+
+    Raises:
+        UserError: bad input, a missing extra, or a model that the format cannot hold; nothing is written then.
+    """
+    given = {"model": model, "to": to, "out": out, **options}
+    return _export(parse_config(ExportConfig, to_arguments(ExportConfig, given), "clipalign export"))[0]
+
+
+def run_export(arguments: Sequence[str], prog: str = "clipalign export") -> Export:
+    """Export as the tokens of a command line say, and print what was compared."""
+    written, lines = _export(parse_config(ExportConfig, arguments, prog))
+    print("\n".join(lines))
+    return written
+
+
+def _export(config: ExportConfig) -> tuple[Export, list[str]]:
+    from ..runs.export.head import head_of
+    from ..runs.export.model import Exported, Probe, same_or_raise, spelt
+
+    form = import_module(f"..runs.export.{MODULES[config.to]}", __package__)
+    check_place(config.out, config.overwrite)
+    method, names, templates, record = open_any(config)
+    backbone = method.backbone
+    texts = [p for group in prompts(names, templates) for p in group] if names else []
+    probe = Probe.draw(backbone, texts)
+    text_only = config.to == "hf-text"
+    if text_only:
+        check_texts(method, config)
+    wants_head = bool(names) and not config.towers_only and not text_only
+    head = head_of(method, names, templates, probe.images) if wants_head else None
+    if wants_head and head is None and config.to != "safetensors":
+        raise UserError(
+            f"--to {config.to}: predictions of --method {method.name} need more than the two towers "
+            f"({method.trains}), which this format does not hold. --to safetensors keeps every tensor; "
+            "--towers-only exports the towers, whose predictions are zero-shot ones"
+        )
+    preprocess = preprocess_for(backbone, record.get("interpolation"))
+    model = Exported(backbone, preprocess, method.state_dict(), config.cache_dir)
+    with new_folder(config.out) as folder:
+        with _quiet():
+            form.write(model, folder)
+            ours = form.ask(backbone, probe) if text_only else probe.ask(backbone)
+            differences = same_or_raise(ours, form.read(folder, probe), form.LIBRARY)
+        if head is not None:
+            head.write(folder)
+        if is_run(config.model) and (card := Path(config.model) / "README.md").is_file():
+            shutil.copyfile(card, folder / "README.md")
+        if text_only:
+            form.write_card(method, folder)
+        facts = {
+            "format": config.to,
+            "from": config.model,
+            "method": method.name,
+            "backbone": backbone.spec,
+            "weights": config.weights,
+            "clipalign": __version__,
+            "largest_difference_of_unit_features": {
+                name: value for name, value in differences.items() if name != "hidden states"
+            },
+            **(
+                {"largest_relative_difference_of_hidden_states": differences["hidden states"]}
+                if text_only
+                else {}
+            ),
+            "classifier": None if head is None else head.kind,
+            "run": {k: record[k] for k in ("data", "protocol", "target", "split_hash") if k in record},
+        }
+        (folder / FACTS).write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+    lines = [
+        f"{config.out}: written for {form.LIBRARY} and loaded again with it; largest difference of unit features: "
+        + spelt(differences, ".1e")
+    ]
+    if head is not None:
+        lines.append(f"classifier.safetensors: {len(names)} classes, {head.rule}. {head.others}")
+    elif text_only:
+        lines.append(form.note(method))
+    elif wants_head:
+        lines.append(
+            f"no classifier: predictions of {method.name} need its own tensors, which are in the file under "
+            '"method."'
+        )
+    elif names:
+        lines.append("no classifier: the towers alone give zero-shot predictions, which are not the method's")
+    lines.append(form.usage(config.out))
+    done = Export(
+        config.out,
+        differences.get("images"),
+        differences["texts"],
+        head is not None,
+        differences.get("hidden states"),
+    )
+    return done, lines
+
+
+def check_texts(method: Method, config: ExportConfig) -> None:
+    """Refuse to write a text tower that is not the one the method's texts run through.
+
+    Raises:
+        UserError: learned vectors stand around or inside the texts, or options of a classifier were given.
+    """
+    if config.classes_file is not None or config.template:
+        raise UserError(
+            "--to hf-text writes the text tower alone, without a classifier: drop --classes-file and --template"
+        )
+    if type(method).spoken is not Method.spoken and not config.towers_only:
+        raise UserError(
+            f"--to hf-text: --method {method.name} puts learned vectors ({method.trains}) into its texts, which a "
+            "text tower of transformers does not hold; --towers-only writes the tower as it is without them"
+        )
+
+
+def open_any(config: ExportConfig) -> tuple[Method, tuple[str, ...], tuple[str, ...], dict[str, Any]]:
+    """The model, the classes of its classifier, templates, and what the run recorded."""
+    names = tuple(read_classes(config.classes_file)) if config.classes_file is not None else ()
+    if is_run(config.model):
+        run = open_run(config.model, weights=config.weights, cache_dir=config.cache_dir)
+        templates = config.template or run.method.templates
+        return run.method, names or run.class_names, templates, run.folder.record()
+    if Path(config.model).exists():
+        raise UserError(f"MODEL: {config.model} is not a run folder (no config.yaml)")
+    templates = config.template or DEFAULT_TEMPLATES
+    return zeroshot(load(config.model, cache_dir=config.cache_dir), templates), names, templates, {}
+
+
+def check_place(out: Path, overwrite: bool) -> None:
+    """Refuse to replace anything but an export.
+
+    Raises:
+        UserError: --out is taken.
+    """
+    if out.exists() and not out.is_dir():
+        raise UserError(f"--out: {out} is a file, not a folder")
+    if out.is_dir() and any(out.iterdir()):
+        if not overwrite:
+            raise UserError(f"--out: {out} is not empty; choose another folder, or give --overwrite")
+        if not (out / FACTS).is_file():
+            raise UserError(f"--overwrite: {out} holds something else than an export (no {FACTS})")
+
+
+@contextlib.contextmanager
+def new_folder(out: Path) -> Iterator[Path]:
+    """A temporary folder beside `out` that takes its place when the block ends without an error."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir()
+    try:
+        yield temporary
+        old = out.with_name(f".{out.name}.{os.getpid()}.old")
+        if out.exists():
+            os.replace(out, old)
+        os.replace(temporary, out)
+        shutil.rmtree(old, ignore_errors=True)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Other libraries log how they load; what matters is compared and printed here.
+
+    The root logger gets a handler meanwhile, since `logging.warning` would install one for good.
+    """
+    handler, disabled = logging.NullHandler(), logging.root.manager.disable
+    logging.root.addHandler(handler)
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(disabled)
+        logging.root.removeHandler(handler)

@@ -1,0 +1,37 @@
+"""`clipalign list`: the names that options take, with a line on each."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ..core.config import ListConfig
+from ..runs.options import parse_config
+
+
+def run_list(arguments: Sequence[str], prog: str = "clipalign list") -> None:
+    """Print the names of one kind."""
+    what = parse_config(ListConfig, arguments, prog).what
+    if what == "backbones":
+        from ..backbone import list_backbones
+
+        print("\n".join(list_backbones()))
+    elif what == "protocols":
+        from ..protocols import list_protocols
+
+        print("\n".join(list_protocols()))
+    elif what == "data":
+        from ..data.registry import summaries
+
+        found = summaries()
+        width = max(map(len, found))
+        print("\n".join(f"{name:{width}}  {summary}" for name, summary in found.items()))
+    else:
+        from ..methods import all_methods
+
+        methods = all_methods()
+        width = max(len(method.name) for method in methods)
+        for method in methods:
+            print(f"{method.name:{width}}  {method.summary}")
+            towers = " and ".join(method.towers)
+            print(f"{'':{width}}  trains {method.trains}; {towers} towers; average {method.average}")
+            print(f"{'':{width}}  {method.source}")

@@ -1,0 +1,163 @@
+"""`clipalign sweep`: all runs of a study file, whatever stops it in between."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ...core.config import at_least
+from ...core.errors import UserError
+from ...report.collect import find_runs
+from ...report.render import print_tables
+from ...report.retrieval import all_tables
+from ...runs.folder import RunFolder
+from ...runs.options import parse, reject_unknown, scan, to_arguments
+from .pool import run_all
+from .progress import Progress
+from .study import Job, read_study
+
+
+@dataclass(frozen=True)
+class SweepConfig:
+    """Do every run of a study that is not done: methods x data x targets x seeds x options."""
+
+    config: Path
+    """YAML file of the study: methods, data, protocol, targets, seeds, options, grid."""
+    out: Path
+    """Folder of the study. Each run is a folder in it; those that are done stay, others are gone on with."""
+    jobs: int = 1
+    """Runs at once, each in its process."""
+    devices: tuple[str, ...] = ()
+    """Devices for the processes in turn, such as cuda:0 cuda:1. Default: each run chooses."""
+    shard: str | None = None
+    """K/N: do the K-th of N parts, on one of N machines. Parts share --out, or are copied together later."""
+    slurm: int | None = None
+    """Print a SLURM script of an array of this many tasks, one shard each, and run nothing."""
+    dry_run: bool = False
+    """Print the runs and their commands, and run nothing."""
+
+    def check(self) -> None:
+        """Raise UserError for the first value out of range."""
+        at_least(self, 1, "jobs", "slurm")
+        part_of(self.shard)
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """What became of a study.
+
+    Attributes:
+        out: its folder.
+        done: names of the runs with results.
+        failed: name -> what went wrong.
+    """
+
+    out: Path
+    done: tuple[str, ...]
+    failed: dict[str, str]
+
+
+def sweep(config: str | Path, out: str | Path, **options: Any) -> Sweep:
+    """Do every run of a study that is not done, as `clipalign sweep` does.
+
+    Args:
+        config: YAML file of the study.
+        out: its folder.
+        options: `jobs`, `devices`, `shard` of the command line.
+
+    Raises:
+        UserError: a study that cannot be run; nothing has been started then.
+    """
+    tokens = to_arguments(SweepConfig, {"config": config, "out": out, **options})
+    return _sweep(_parse(tokens, "clipalign sweep"))
+
+
+def run_sweep(arguments: Sequence[str], prog: str = "clipalign sweep") -> Sweep | None:
+    """Sweep as the tokens of a command line say, and print the table.
+
+    Raises:
+        SystemExit: with status 1, after everything else, where runs failed.
+    """
+    config = _parse(arguments, prog)
+    if config.slurm is not None:
+        print(slurm_script(config), end="")
+        return None
+    if config.dry_run:
+        for job in _mine(config):
+            state = "done" if RunFolder(config.out / job.name).done else "to do"
+            print(f"{state}  {shlex.join(['clipalign', 'train', *job.arguments(config.out)])}")
+        return None
+    done = _sweep(config)
+    if done.done:
+        print_tables(all_tables(row for run in find_runs(config.out) for row in run.rows()))
+    for name, error in done.failed.items():
+        print(f"failed: {name}: {error}")
+    if done.failed:
+        raise SystemExit(1)
+    return done
+
+
+def _parse(arguments: Sequence[str], prog: str) -> SweepConfig:
+    known = {"config", "out", "jobs", "devices", "shard", "slurm", "dry_run", "help"}
+    reject_unknown((name for name, _ in scan(arguments)), known, None, "")
+    config: SweepConfig = parse(SweepConfig, arguments, prog)
+    config.check()
+    return config
+
+
+def _mine(config: SweepConfig) -> list[Job]:
+    part, parts = part_of(config.shard)
+    return read_study(config.config)[part - 1 :: parts]
+
+
+def _sweep(config: SweepConfig) -> Sweep:
+    jobs = _mine(config)
+    if config.out.exists() and not config.out.is_dir():
+        raise UserError(f"--out: {config.out} is a file, not a folder")
+    for job in jobs:  # all options before the first run; also of the runs that are there already
+        try:
+            job.check(config.out)
+        except UserError as error:
+            raise UserError(f"{job.name}: {str(error).replace('--resume: ', '')}") from None
+    waiting = [job for job in jobs if not RunFolder(config.out / job.name).done]
+    config.out.mkdir(parents=True, exist_ok=True)
+    with Progress(jobs, config.out) as progress:
+        for event in run_all(waiting, config.out, config.jobs, config.devices):
+            progress.follow(event)
+    done = tuple(job.name for job in jobs if RunFolder(config.out / job.name).done)
+    return Sweep(config.out, done, progress.failed)
+
+
+def part_of(shard: str | None) -> tuple[int, int]:
+    """ "3/8" -> (3, 8).
+
+    Raises:
+        UserError: not of that form.
+    """
+    part, _, parts = (shard or "1/1").partition("/")
+    if not (part.isdigit() and parts.isdigit() and 1 <= int(part) <= int(parts)):
+        raise UserError(f'--shard must be K/N with K from 1 to N, such as 3/8, not "{shard}"')
+    return int(part), int(parts)
+
+
+def slurm_script(config: SweepConfig) -> str:
+    """A script for `sbatch`: one shard per task. A task that is killed is submitted again as it is."""
+    count = min(config.slurm or 1, len(read_study(config.config)))
+    command = ["clipalign", "sweep", "--config", str(config.config), "--out", str(config.out)]
+    if config.jobs > 1:
+        command += ["--jobs", str(config.jobs)]
+    return "\n".join(
+        [
+            "#!/bin/bash",
+            f"#SBATCH --job-name={config.config.stem}",
+            f"#SBATCH --array=1-{count}",
+            "#SBATCH --output=%x-%a.log",
+            "#SBATCH --requeue",
+            "# Add what your cluster asks for: partition, time, --gres=gpu:1, --cpus-per-task.",
+            f'{shlex.join(command)} --shard "${{SLURM_ARRAY_TASK_ID}}/{count}"',
+            "",
+        ]
+    )

@@ -1,0 +1,1 @@
+"""The way out: a fine-tuned model in the form that other libraries load."""

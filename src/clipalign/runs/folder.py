@@ -1,0 +1,277 @@
+"""The folder of a run: its files, when it may be written, and how it is opened again."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from ..core.checkpoint import load_weights, write_text
+from ..core.errors import UserError
+from .options import RECORD, TrainOptions, dump_yaml, plain, read_yaml, train_options
+from .results import FILE as RESULTS
+from .results import ResultRow, read_results
+
+if TYPE_CHECKING:
+    import torch
+
+    from ..backbone import Backbone
+    from ..core.types import Episode
+    from ..methods import Method
+
+# Options that do not change what a run computes, so that --resume may change them.
+FREE = frozenset(
+    {
+        "out",
+        "resume",
+        "overwrite",
+        "device",
+        "workers",
+        "cache_dir",
+        "log_every",
+        "log_to",
+        "validate_every",
+        "checkpoint_every",
+        "eval_batch_size",
+        "keep_views",
+    }
+)
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Paths of a run.
+
+    config.yaml holds every option (usable as `--config`) and, under `record`, facts about the run. A run is
+    done when results.jsonl is there: it is written last.
+    """
+
+    path: Path
+
+    @property
+    def config(self) -> Path:
+        return self.path / "config.yaml"
+
+    @property
+    def metrics(self) -> Path:
+        return self.path / "metrics.jsonl"
+
+    @property
+    def model(self) -> Path:
+        return self.path / "model.safetensors"
+
+    @property
+    def last(self) -> Path:
+        return self.path / "last.safetensors"
+
+    @property
+    def results(self) -> Path:
+        return self.path / RESULTS
+
+    @property
+    def predictions(self) -> Path:
+        return self.path / "predictions.npz"
+
+    @property
+    def split(self) -> Path:
+        return self.path / "split.json"
+
+    @property
+    def skipped(self) -> Path:
+        return self.path / "skipped.csv"
+
+    @property
+    def card(self) -> Path:
+        return self.path / "README.md"
+
+    @property
+    def checkpoint(self) -> Path:
+        return self.path / "checkpoint" / "state.safetensors"
+
+    @property
+    def log(self) -> Path:
+        return self.path / "log.txt"
+
+    @property
+    def done(self) -> bool:
+        """Whether the run has its results."""
+        return self.results.is_file()
+
+    def clear(self) -> None:
+        """Remove the files of an earlier run, and nothing else that may lie beside them."""
+        for path in (
+            self.results,
+            self.config,
+            self.metrics,
+            self.model,
+            self.last,
+            self.predictions,
+            self.split,
+            self.skipped,
+            self.card,
+            self.log,
+        ):
+            path.unlink(missing_ok=True)
+        for folder in (self.checkpoint.parent, self.path / "tensorboard", self.path / "wandb"):
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def read_metrics(self) -> list[dict[str, Any]]:
+        """Lines of metrics.jsonl, complete ones."""
+        if not self.metrics.is_file():
+            return []
+        lines = self.metrics.read_text(encoding="utf-8").splitlines(keepends=True)
+        return [json.loads(line) for line in lines if line.endswith("\n")]
+
+    def record(self) -> dict[str, Any]:
+        """The facts in config.yaml."""
+        content = yaml.safe_load(self.config.read_text(encoding="utf-8")) or {}
+        record: dict[str, Any] = content.get(RECORD) or {}
+        return record
+
+
+def check_out(path: Path, *, overwrite: bool, resume: bool = False) -> None:
+    """Refuse to write into a folder that holds something.
+
+    Raises:
+        UserError: it does, and neither --overwrite nor --resume was given; or it is not a folder.
+    """
+    if path.exists() and not path.is_dir():
+        raise UserError(f"--out: {path} is a file, not a folder")
+    if path.is_dir() and any(path.iterdir()) and not (overwrite or resume):
+        raise UserError(f"--out: {path} is not empty; choose another folder, or give --resume or --overwrite")
+    if resume and path.is_dir() and any(path.iterdir()) and not (path / "config.yaml").is_file():
+        raise UserError(f"--resume: {path} holds no run (no config.yaml); choose another --out")
+
+
+def check_same(folder: RunFolder, options: TrainOptions) -> None:
+    """Refuse to go on with a run under other options.
+
+    Raises:
+        UserError: naming the first option that differs.
+    """
+    stored = read_yaml(folder.config)
+    for name, value in options.flat().items():
+        if name not in FREE and name in stored and stored[name] != value:
+            raise UserError(
+                f"--resume: {folder.path} was started with {name.replace('_', '-')} = {stored[name]}, "
+                f"not {value}; drop the option, or start a new run in another --out"
+            )
+
+
+def write_config(folder: RunFolder, options: TrainOptions, record: Mapping[str, Any]) -> None:
+    """Write config.yaml."""
+    values = {name: v for name, v in options.flat().items() if name not in ("resume", "overwrite")}
+    facts = {name: plain(value) for name, value in record.items()}
+    write_text(folder.config, dump_yaml({**values, RECORD: facts}))
+
+
+def is_run(name: str | Path) -> bool:
+    """Whether a path is a run folder."""
+    return (Path(name) / "config.yaml").is_file()
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run, opened.
+
+    Attributes:
+        folder: its files.
+        options: what it was told.
+        method: set up, with the run's weights.
+        backbone: carries the trained towers.
+    """
+
+    folder: RunFolder
+    options: TrainOptions
+    method: Method
+    backbone: Backbone
+
+    @property
+    def results(self) -> list[ResultRow]:
+        """Its result rows."""
+        return read_results(self.folder.path)
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The classes it was trained on."""
+        return tuple(self.folder.record()["class_names"])
+
+
+def read_options(folder: RunFolder) -> TrainOptions:
+    """The options of a run, as it was started."""
+    if not folder.config.is_file():
+        raise UserError(f"{folder.path} is not a run folder (no config.yaml)")
+    options = train_options(["--config", str(folder.config), "--out", str(folder.path)])
+    origins = folder.record().get("origins") or {}  # who chose a value then, not that the file holds it now
+    return replace(options, run=replace(options.run, out=folder.path), origins=origins)
+
+
+def open_run(
+    path: str | Path,
+    *,
+    weights: str = "model",
+    device: torch.device | str = "cpu",
+    cache_dir: str | None = None,
+) -> Run:
+    """Build a run's model again.
+
+    Args:
+        path: run folder.
+        weights: "model" (what predictions use) or "last" (the last step's).
+        device: where it goes.
+        cache_dir: folder of downloaded weights, for backbones whose architecture comes from the hub.
+
+    Raises:
+        UserError: not a finished run, or a damaged weights file.
+    """
+    from ..backbone import load
+
+    folder = RunFolder(Path(path))
+    options = read_options(folder)
+    file = folder.model if weights == "model" else folder.last
+    if not file.is_file():
+        raise UserError(f"{folder.path} has no {file.name}: the run is not finished; go on with --resume")
+    state = load_weights(file)
+    # The file holds both towers, so the pre-trained weights are not needed again, nor can they have changed.
+    backbone = load(options.run.backbone, device, cache_dir or options.run.cache_dir, pretrained=False)
+    method = options.method(options.hyper)
+    # Weights first, so that what `setup` derives from them is right; again after it, for the method's own.
+    with contextlib.suppress(RuntimeError):
+        backbone.model.load_state_dict(state, strict=False)
+    method.setup(backbone, stored_episode(folder), folder.record()["templates"])
+    method.load_state_dict(state)
+    return Run(folder, options, method, backbone)
+
+
+def stored_episode(folder: RunFolder) -> Episode:
+    """What `Method.setup` needs to know of the episode a run was trained on; it has no rows."""
+    from ..protocols.names_only import NamesOnly, names_episode
+
+    facts = folder.record()
+    names, domains, templates = (tuple(facts[k]) for k in ("class_names", "domain_names", "templates"))
+    return names_episode(
+        NamesOnly(facts["data"], names, domains, templates), facts["protocol"], facts["target"]
+    )
+
+
+def zeroshot(backbone: Backbone, templates: Sequence[str] | None = None) -> Method:
+    """A backbone as it is, as a method without classes of its own.
+
+    Args:
+        backbone: frozen by it.
+        templates: of prompts; None for "a photo of a {}.".
+    """
+    from ..backbone.text.features import DEFAULT_TEMPLATES
+    from ..methods import get_method
+    from ..protocols.names_only import NamesOnly, names_episode
+
+    templates = tuple(templates or DEFAULT_TEMPLATES)
+    method = get_method("zeroshot")()
+    method.setup(backbone, names_episode(NamesOnly("", (), (), templates)), templates)
+    return method

@@ -1,7 +1,0 @@
-"""Studies: many runs from one file, several at once, over machines, through kills."""
-
-from __future__ import annotations
-
-from .command import Sweep, SweepConfig, run_sweep, sweep
-
-__all__ = ["Sweep", "SweepConfig", "run_sweep", "sweep"]

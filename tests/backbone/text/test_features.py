@@ -1,0 +1,99 @@
+"""Prompts and class-text features: the rules, and what is refused."""
+
+from __future__ import annotations
+
+import warnings
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from clipalign.backbone import Backbone, load
+from clipalign.backbone.text.features import check_templates, class_text_features, clean_class_names, prompts
+from clipalign.core.errors import UserError
+
+NAMES = [
+    "red_apple",
+    "t-shirt",
+    "guitar",
+    "a very long name of a thing that needs many more tokens than others",
+]
+TEMPLATES = ["a photo of a {}.", "itap of the {}", "{}"]
+
+
+@pytest.fixture(scope="module")
+def backbone() -> Backbone:
+    return load("pocket:random")
+
+
+def test_names_and_templates_become_prompts() -> None:
+    assert clean_class_names(["red_apple", "t-shirt", "  a  b "]) == ("red apple", "t shirt", "a b")
+    assert prompts(["red_apple", "cat"]) == [["a photo of a red apple."], ["a photo of a cat."]]
+    assert prompts(["cat"], TEMPLATES) == [["a photo of a cat.", "itap of the cat", "cat"]]
+    assert prompts(["{x}"], ["a {}"]) == [["a {x}"]]
+    assert check_templates("only {}") == ("only {}",)
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        ([], "none given"),
+        (["cat", ""], "number 1 is empty"),
+        (["cat", "_-"], "number 1 is empty"),
+        (["cat", "cat"], "the same"),
+        (["hot_dog", "Hot-Dog"], '"Hot-Dog" and "hot_dog" are the same'),
+    ],
+)
+def test_bad_class_names_are_refused(names: list[str], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        clean_class_names(names)
+
+
+@pytest.mark.parametrize("templates", [[], ["a photo"], ["{} and {}"]])
+def test_bad_templates_are_refused(templates: list[str]) -> None:
+    with pytest.raises(UserError, match="--template"):
+        prompts(["cat"], templates)
+
+
+@pytest.mark.parametrize("batch_size", [2, 256])
+def test_ensemble_rule(backbone: Backbone, batch_size: int) -> None:
+    got = class_text_features(backbone, NAMES, TEMPLATES, batch_size=batch_size)
+    assert got.shape == (4, backbone.embed_dim) and not got.requires_grad
+    for row, texts in zip(got, prompts(NAMES, TEMPLATES), strict=True):
+        # Slow and literal: open_clip's own encoder, all 77 positions, one text at a time.
+        unit = [F.normalize(backbone.model.encode_text(backbone.tokenizer([t]))[0], dim=0) for t in texts]
+        literal = F.normalize(torch.stack(unit).mean(dim=0), dim=0)
+        torch.testing.assert_close(row, literal, atol=2e-6, rtol=1e-5)
+
+
+def test_one_template_is_plain_normalised_features(backbone: Backbone) -> None:
+    got = class_text_features(backbone, ["cat", "dog"])
+    literal = F.normalize(backbone.encode_text(["a photo of a cat.", "a photo of a dog."]), dim=-1)
+    torch.testing.assert_close(got, literal)
+
+
+def test_features_follow_the_weights(backbone: Backbone) -> None:
+    before = class_text_features(backbone, ["cat"])
+    weight = backbone.model.ln_final.weight
+    held = weight.detach().clone()
+    with torch.no_grad():
+        weight.mul_(torch.linspace(0.5, 2, len(weight)))
+        changed = class_text_features(backbone, ["cat"])
+        weight.copy_(held)
+    assert not torch.allclose(before, changed, atol=1e-3)
+    assert torch.equal(before, class_text_features(backbone, ["cat"]))
+
+
+def test_what_is_cut_is_reported(backbone: Backbone) -> None:
+    short, long = "a cat", "word " * 90
+    report = backbone.tokenize([short, long, "!?! yes!"])
+    assert report.cut == 1 and report.longest == 92 and report.lengths[0] == 4
+    exactly = backbone.tokenize(["word " * 75])
+    assert exactly.cut == 0 and exactly.longest == 77
+    with pytest.warns(UserWarning, match="1 of 2 texts have more than 77 tokens.*the longest has 92"):
+        backbone.encode_text([short, long])
+    with pytest.warns(UserWarning, match="1 of 1 texts"):
+        class_text_features(backbone, [long])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        class_text_features(backbone, NAMES, TEMPLATES)

@@ -1,0 +1,82 @@
+from __future__ import annotations
+
+import functools
+import operator
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from clipalign.commands.cli import main
+from clipalign.core.checkpoint import load_weights
+from clipalign.core.distributed import Ranks
+from clipalign.runs.results import read_results
+from processes import several
+
+
+@pytest.mark.parametrize("length", [1, 2, 7, 36])
+@pytest.mark.parametrize("world", [1, 2, 3, 5])
+def test_shares_cover_everything_once_and_evenly(length: int, world: int) -> None:
+    parts = [list(range(length))[Ranks(rank, world).share(length)] for rank in range(world)]
+    assert functools.reduce(operator.iadd, parts, []) == list(range(length))
+    assert max(map(len, parts)) - min(map(len, parts)) <= 1
+
+
+def test_alone_nothing_happens() -> None:
+    parameter = torch.nn.Parameter(torch.ones(3))
+    parameter.grad = torch.full((3,), 2.0)
+    ranks = Ranks()
+    ranks.sum_gradients([parameter])
+    assert parameter.grad.tolist() == [2, 2, 2] and ranks.gather("x") == ["x"] and ranks.first
+
+
+ARGUMENTS = [
+    "--protocol",
+    "in-the-wild",
+    "--target",
+    "grey",
+    "--steps",
+    "4",
+    "--batch-size",
+    "7",
+    "--lr",
+    "1e-3",
+]
+ARGUMENTS += ["--optimizer", "sgd", "--micro-batch-size", "3", "--log-every", "2"]
+
+
+def check_same(one: Path, many: Path, tiny_spec: str) -> None:
+    """Weights and rows of two runs agree, and the weights have moved."""
+    a, b = (load_weights(run / "last.safetensors") for run in (one, many))
+    start = load_weights(Path(tiny_spec.removeprefix("local-dir:")) / "open_clip_model.safetensors")
+    moved = max(float((a[name] - start[name]).abs().max()) for name in a if a[name].is_floating_point())
+    apart = max(float((a[name] - b[name]).abs().max()) for name in a)
+    assert moved > 1e-4 and apart < 1e-3 * moved
+    pairs = zip(read_results(one), read_results(many), strict=True)
+    assert all((a.test, a.n, a.accuracy) == (b.test, b.n, b.accuracy) for a, b in pairs)
+
+
+@pytest.mark.parametrize("world", [2, 3])
+def test_several_processes_train_as_one(
+    world: int, tiny_spec: str, squares_folder: Path, tmp_path: Path
+) -> None:
+    """Seven images a step, which neither two nor three processes share equally."""
+    arguments = ["train", "--backbone", tiny_spec, "--data", str(squares_folder), *ARGUMENTS]
+    assert main([*arguments, "--out", str(tmp_path / "one")]) == 0
+    several(world, [*arguments, "--out", str(tmp_path / "many")], tmp_path / "log")
+    check_same(tmp_path / "one", tmp_path / "many", tiny_spec)
+    said = [(tmp_path / f"log.{rank}").read_text() for rank in range(world)]
+    assert "all: " in said[0] and not any(said[1:])  # one process talks
+
+
+@pytest.mark.slow
+def test_torchrun_starts_them(tiny_spec: str, squares_folder: Path, tmp_path: Path) -> None:
+    arguments = ["train", "--backbone", tiny_spec, "--data", str(squares_folder), *ARGUMENTS]
+    assert main([*arguments, "--out", str(tmp_path / "one")]) == 0
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    command = [*launch, "-m", "clipalign", *arguments, "--out", str(tmp_path / "many")]
+    subprocess.run(command, env=os.environ | {"OMP_NUM_THREADS": "1"}, check=True, timeout=300)
+    check_same(tmp_path / "one", tmp_path / "many", tiny_spec)

@@ -1,0 +1,246 @@
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from clipalign.backbone import Backbone
+from clipalign.core.config import TrainConfig
+from clipalign.core.errors import UserError
+from clipalign.core.precision import Precision, select_device
+from clipalign.core.types import Batch
+from clipalign.data.batches import Steps
+from clipalign.data.sources.folder import ImageFolder
+from clipalign.engine.accumulation import pieces
+from clipalign.engine.averaging import make_average
+from clipalign.engine.fit import fit
+from clipalign.engine.optimiser import build_optimizer, lr_factor
+from clipalign.engine.progress import Reporter
+from clipalign.engine.setup import preprocess_for
+from clipalign.engine.validation import SourceValidation
+from clipalign.evaluation import Views
+from clipalign.methods import Method, get_method
+from clipalign.protocols import build_episode
+from clipalign.runs.folder import RunFolder
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def run(tiny: Backbone, squares: ImageFolder, tmp_path: Path) -> Callable[..., Method]:
+    """Trains a fresh copy of the tiny backbone and returns the method."""
+    initial = {name: tensor.clone() for name, tensor in tiny.model.state_dict().items()}
+
+    def go(folder: str = "run", method: str = "erm", average: str = "none", **options: Any) -> Method:
+        tiny.model.load_state_dict(initial)
+        episode = build_episode("domain-shift", squares, "grey", 0)
+        config = TrainConfig(
+            **{"out": tmp_path / folder, "steps": 6, "batch_size": 7, "lr": 1e-3, "log_every": 2, **options}
+        )
+        config.out.mkdir(exist_ok=True)
+        fitted = get_method(method)()
+        torch.manual_seed(config.seed)
+        fitted.setup(tiny, episode, ("a {}.",))
+        views = Views(squares, preprocess_for(tiny))
+        steps = Steps(episode, config.batch_size, config.seed, views.preprocess)
+        validation = SourceValidation(episode, views)
+        precision = Precision(config.precision, CPU)
+        folder_ = RunFolder(config.out)
+        go.average, go.measured = fit(  # type: ignore
+            fitted, config, average, folder_, steps, validation, precision, Reporter(False)
+        )
+        return fitted
+
+    return go
+
+
+def weights(method: Method) -> Tensor:
+    return torch.cat([p.detach().flatten() for p in method.parameters()])
+
+
+def test_the_loop_is_the_optimiser_by_hand(run: Callable[..., Method], tiny: Backbone) -> None:
+    method = run(steps=1, validate_every=0)
+    found, episode = weights(method), method.episode
+    start = run(steps=3, folder="other", schedule="constant", lr=0.0)
+    optimizer = torch.optim.AdamW(start.parameters(), lr=1e-3, weight_decay=0.1)
+    batch = Steps(episode, 7, 0, preprocess_for(tiny))[0]
+    optimizer.zero_grad()
+    start.loss(batch)["loss_ce"].backward()
+    optimizer.step()
+    assert torch.allclose(weights(start), found, atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    ("method", "average", "precision"),
+    [
+        ("alignclip", "none", "fp32"),
+        ("alignclip", "ema", "fp32"),
+        ("alignclip", "bma", "fp32"),
+        ("alignclip", "bma", "released-fp16"),
+        ("alignclip", "swad", "fp32"),
+        ("tip-adapter-f", "none", "fp32"),  # `start` fills its cache
+    ],
+)
+@pytest.mark.parametrize("stop", [1, 3, 4])
+def test_a_run_broken_off_anywhere_ends_bit_for_bit_the_same(
+    run: Callable[..., Method],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    method: str,
+    average: str,
+    precision: str,
+    stop: int,
+) -> None:
+    options = {"method": method, "average": average, "checkpoint_every": 2, "micro_batch_size": 3}
+    options["precision"] = precision
+    whole = weights(run("whole", **options))
+    whole_average = [tensor.clone() for tensor in run.average.average]  # type: ignore[attr-defined]
+
+    class Crash(Exception):
+        pass
+
+    class Dies(Steps):
+        def __getitem__(self, step: int) -> Batch:
+            if step == stop:
+                raise Crash
+            return super().__getitem__(step)
+
+    with monkeypatch.context() as patch:
+        patch.setitem(globals(), "Steps", Dies)
+        with pytest.raises(Crash):
+            run("broken", **options)
+    resumed = weights(run("broken", resume=True, **options))
+    assert torch.equal(whole, resumed)
+    assert all(map(torch.equal, whole_average, run.average.average))  # type: ignore[attr-defined]
+
+    def metrics(folder: str) -> list[dict[str, float]]:
+        lines = (tmp_path / folder / "metrics.jsonl").read_text().splitlines()
+        return [{k: v for k, v in json.loads(line).items() if k != "images_per_second"} for line in lines]
+
+    assert metrics("whole") == metrics("broken")
+
+
+def test_micro_batches_give_the_gradient_of_the_batch(run: Callable[..., Method]) -> None:
+    whole, parts = (weights(run(str(size), micro_batch_size=size, optimizer="sgd")) for size in (None, 2))
+    moved = (whole - weights(run("still", lr=0.0))).abs().max()
+    assert float((whole - parts).abs().max()) < 1e-3 * float(moved)
+
+
+def test_pieces_hold_every_row_once() -> None:
+    batch = Batch(torch.arange(7.0), torch.arange(7), torch.arange(7), torch.arange(7), tuple("abcdefg"))
+    parts = list(pieces(batch, 3))
+    assert [len(part) for part in parts] == [3, 3, 1]
+    assert torch.cat([part.rows for part in parts]).tolist() == list(range(7))
+    assert "".join("".join(part.captions or ()) for part in parts) == "abcdefg"
+    assert list(pieces(batch, None)) == [batch]
+
+
+def test_the_schedule() -> None:
+    assert lr_factor(0, 100, 0, "cosine") == 1 and lr_factor(100, 100, 0, "cosine") == pytest.approx(0)
+    assert lr_factor(50, 100, 0, "cosine") == pytest.approx(0.5)
+    assert [lr_factor(i, 100, 4, "cosine") for i in range(4)] == [0.25, 0.5, 0.75, 1]
+    assert lr_factor(4, 100, 4, "cosine") == 1 and lr_factor(99, 100, 4, "constant") == 1
+    reference = torch.optim.lr_scheduler.CosineAnnealingLR(
+        torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0), T_max=100
+    )
+    reference.optimizer.step()
+    for step in range(100):
+        assert lr_factor(step, 100, 0, "cosine") == pytest.approx(reference.get_last_lr()[0])
+        reference.step()
+
+
+def test_lines_of_metrics(run: Callable[..., Method], tmp_path: Path) -> None:
+    run(method="alignclip", average="bma", steps=5, log_every=2, validate_every=5)
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [2, 4, 5]
+    wanted = "loss_al loss_as loss_sls attention_entropy guide_entropy guide_kl_uniform grad_norm lr"
+    assert all(name in lines[0] for name in wanted.split())
+    assert "validation_accuracy" in lines[2] and "validation_accuracy" not in lines[0]
+    assert lines[0]["lr"] == pytest.approx(1e-3 * lr_factor(1, 5, 0, "cosine"))
+
+
+def test_the_first_loss_that_is_no_number_stops_the_run(
+    run: Callable[..., Method], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    method = get_method("erm")
+    original, calls = method.loss, []
+
+    def bad(self: Method, batch: Batch) -> dict[str, Tensor]:
+        calls.append(batch.rows.tolist())
+        terms = original(self, batch)
+        return terms | {"loss_extra": terms["loss_ce"] * (math.nan if len(calls) == 3 else 1)}
+
+    monkeypatch.setattr(method, "loss", bad)
+    with pytest.raises(UserError, match=r"step 3: loss_extra is not finite \(rows") as caught:
+        run(checkpoint_every=1)
+    assert ", ".join(map(str, calls[2])) in str(caught.value)
+    assert RunFolder(tmp_path / "run").checkpoint.is_file()
+
+
+def test_the_same_seed_gives_the_same_weights_and_another_does_not(run: Callable[..., Method]) -> None:
+    first, again, other = (weights(run(f"{i}", seed=seed)) for i, seed in enumerate((0, 0, 1)))
+    assert torch.equal(first, again) and not torch.equal(first, other)
+
+
+def test_randomness_in_a_loss_follows_the_step(
+    run: Callable[..., Method], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    method, drawn = get_method("erm"), []
+    original = method.loss
+
+    def noisy(self: Method, batch: Batch) -> dict[str, Tensor]:
+        drawn.append(float(torch.rand(())))
+        return original(self, batch)
+
+    monkeypatch.setattr(method, "loss", noisy)
+    run("a", steps=4)
+    torch.rand(5)
+    run("b", steps=4)
+    assert drawn[:4] == drawn[4:] and len(set(drawn)) == 4
+
+
+def test_groups_have_learning_rates_and_decays_of_their_own() -> None:
+    a, b = (torch.nn.Parameter(torch.ones(1)) for _ in range(2))
+    groups = [{"params": [a], "lr_factor": 10.0, "weight_decay": 0.0}, {"params": [b]}]
+    for name in ("adamw", "adam", "sgd"):
+        config = TrainConfig(out=Path(), lr=0.1, weight_decay=0.5, optimizer=name)  # type: ignore[arg-type]
+        optimizer = build_optimizer(groups, config)
+        assert [(g["lr"], g["weight_decay"]) for g in optimizer.param_groups] == [(1.0, 0.0), (0.1, 0.5)]
+
+
+def test_bf16_runs_and_keeps_float32_weights(run: Callable[..., Method]) -> None:
+    method = run(precision="bf16", steps=2)
+    assert all(p.dtype == torch.float32 and bool(p.isfinite().all()) for p in method.parameters())
+
+
+def test_precision_and_device_are_chosen_for_the_machine() -> None:
+    assert Precision("auto", CPU).name == "fp32"
+    with pytest.raises(UserError, match="fp16 needs a GPU"):
+        Precision("fp16", CPU)
+    with pytest.raises(UserError, match="--device"):
+        select_device("tpu7")
+    with pytest.raises(UserError, match="--device"):
+        select_device("cuda:99")
+
+
+def test_clipping_bounds_the_gradient(run: Callable[..., Method]) -> None:
+    free, clipped = (
+        weights(run(str(i), optimizer="sgd", steps=1, weight_decay=0.0, **options))
+        for i, options in enumerate(({}, {"clip_grad_norm": 1e-3}))
+    )
+    start = weights(run("still", lr=0.0, steps=1))
+    assert float((clipped - start).norm()) == pytest.approx(1e-6, rel=0.2)
+    assert float((free - start).norm()) > 1e-4
+
+
+def test_averages_of_the_loop_are_those_of_the_module(run: Callable[..., Method]) -> None:
+    assert make_average("bma", [torch.zeros(1)], 6).kind == "bma"
+    last = weights(run("a", average="bma"))
+    average = torch.cat([tensor.flatten() for tensor in run.average.average])  # type: ignore[attr-defined]
+    assert average.shape == last.shape and not torch.equal(average, last)

@@ -1,0 +1,63 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from clipalign.core.errors import UserError
+from clipalign.runs.results import ResultRow, harmonic_mean, read_results, write_results
+
+ROW = ResultRow(
+    method="erm",
+    backbone="pocket",
+    data="pictograms",
+    protocol="in-the-wild",
+    target="noto",
+    test="new",
+    seed=0,
+    steps=3,
+    n=12,
+    accuracy=0.25,
+    h=0.3,
+    domain_accuracy={"noto": 0.25},
+    extra={"later": [1, 2]},
+)
+
+
+def test_rows_come_back_equal(tmp_path: Path) -> None:
+    write_results(tmp_path, [ROW, ROW])
+    assert read_results(tmp_path) == [ROW, ROW] == read_results(tmp_path / "results.jsonl")
+
+
+def test_the_promised_fields_stand_at_top_level(tmp_path: Path) -> None:
+    write_results(tmp_path, [ROW])
+    line = json.loads((tmp_path / "results.jsonl").read_text())
+    wanted = [
+        "method",
+        "backbone",
+        "data",
+        "protocol",
+        "target",
+        "test",
+        "seed",
+        "steps",
+        "n",
+        "accuracy",
+        "h",
+    ]
+    assert all(name in line for name in wanted)
+    assert line["later"] == [1, 2] and "extra" not in line
+
+
+def test_harmonic_mean() -> None:
+    assert harmonic_mean(0.8, 0.6) == pytest.approx(0.96 / 1.4)
+    assert harmonic_mean(0, 0) == 0
+
+
+def test_what_is_not_a_row_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="not finished"):
+        read_results(tmp_path)
+    (tmp_path / "results.jsonl").write_text('{"method": "erm"}\n')
+    with pytest.raises(UserError, match="line 1"):
+        read_results(tmp_path)
