@@ -14,14 +14,14 @@ import torch
 import tyro
 from torch.utils.data import DataLoader
 
-from clipalign.backbone.loading import load
-from clipalign.engine.checkpoint import load_state, save_state, save_weights
+from clipalign.core.checkpoint import load_state, save_state, save_weights
 
 from .atlas import Atlas
 from .batches import Batches
 from .checks import check
 from .config import PretrainConfig, in_cooldown
 from .learner import Learner
+from .model import build
 from .vocabulary import Vocabulary
 
 LOG_EVERY, CHECK_EVERY = 25, 200  # steps
@@ -35,7 +35,7 @@ def main(config: PretrainConfig) -> None:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     config.out.mkdir(parents=True, exist_ok=True)
     atlas = Atlas.load(config.art)
-    backbone = load("pocket", pretrained=False).to(device)
+    backbone = build(config.architecture, config.seed).to(device)
     vocabulary = Vocabulary(atlas, backbone.tokenizer)
     learner = Learner(config, backbone, vocabulary, len(atlas.concepts))
     first, seconds = resume(learner)
@@ -48,16 +48,16 @@ def main(config: PretrainConfig) -> None:
         num_workers=0 if on_device else config.workers,
     )
     started = time.monotonic()
-    saved, sums = started, {}
+    saved, sums, counted = started, dict[str, float](), 0
     for done, batch in enumerate(loader, start=first + 1):
         terms = learner.step(done - 1, batch.to(device))
         sums = {name: sums.get(name, 0.0) + value for name, value in terms.items()}
+        counted += 1
         elapsed, last = time.monotonic() - started, done == config.steps
         if done % LOG_EVERY == 0 or last:
-            every = (done - first - 1) % LOG_EVERY + 1 if done - first < LOG_EVERY else LOG_EVERY
             row: dict[str, Any] = {
                 "step": done,
-                **{name: round(value / every, 4) for name, value in sums.items()},
+                **{name: round(value / counted, 4) for name, value in sums.items()},
                 "scale": round(float(backbone.logit_scale.detach()), 3),
                 "seconds": round(seconds + elapsed, 1),
                 "images_per_second": round(config.batch_size * (done - first) / elapsed, 1),
@@ -67,7 +67,7 @@ def main(config: PretrainConfig) -> None:
                 with learner.average.applied():
                     row |= check(backbone, atlas)
             write_row(config, row)
-            sums = {}
+            sums, counted = {}, 0
         if last or time.monotonic() - saved > config.save_every:
             saved = time.monotonic()
             save(learner, done, seconds + saved - started)

@@ -21,7 +21,7 @@ from .restyle import restyle
 
 GRID = 12  # patches per side
 NAMED = 0.5  # smallest visible share of a drawing that captions mention
-MANY = 4  # images with more named drawings are not asked to match each bare name
+MANY = 4  # images with more named drawings are exempt from matching each bare name
 
 
 @dataclass(frozen=True)
@@ -131,8 +131,8 @@ class Batches(Dataset[Batch]):
                 continue
             name = self.atlas.name(key, rng)
             ink = inks[i]
-            said = f"{ink} {name}" if ink and rng.random() < 0.2 else name
-            things[p.image].append(Thing(key, said, p.x, p.y, p.scale))
+            phrase = f"{ink} {name}" if ink and rng.random() < 0.2 else name
+            things[p.image].append(Thing(key, phrase, p.x, p.y, p.scale))
             regions.append(i)
             region_name.append(names.setdefault((key, name), len(names)))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -158,7 +159,8 @@ def contradict(caption: Caption, image: int, names: dict[str, str], other: str, 
         return Caption(" ".join(words), caption.keys, True, image)
     keys = sorted(caption.keys)
     key = keys[int(rng.integers(len(keys)))]
-    text = caption.text.replace(names[key], other, 1)
+    whole = re.compile(rf"(?<!\w){re.escape(names[key])}(?!\w)")  # a name may also be part of a longer word
+    text = whole.sub(other, caption.text, count=1)
     return Caption(text, caption.keys - {key} | {other}, caption.qualified, image)
 
 

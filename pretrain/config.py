@@ -13,6 +13,7 @@ class PretrainConfig:
 
     Attributes:
         art: Folder written by tools/build_pretraining_art.py.
+        architecture: open_clip architecture file.
         out: Run folder. An unfinished run in it is resumed.
         steps: Length of the run. Extending a run only moves the cooldown.
         curriculum_steps: Steps over which scenes grow from easy to hard.
@@ -36,6 +37,7 @@ class PretrainConfig:
     """
 
     art: Path = Path("art/pretraining")
+    architecture: Path = Path(__file__).with_name("pocket-96.json")
     out: Path = Path("art/pocket-run")
     steps: int = 6000
     curriculum_steps: int = 1200

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from clipalign.data.compose import contrasting
+from clipalign.data.builtin.compose import contrasting
 
 from .layout import SIZE, Background, Placed
 
