@@ -113,7 +113,9 @@ class Atlas:
 
     def pixels(self, rows: np.ndarray) -> tuple[Tensor, Tensor]:
         """Return drawings [n, 4, 64, 64] and filled silhouettes [n, 1, 64, 64], float32 in [0, 1]."""
-        sprites = torch.from_numpy(np.stack([self.sprites[i] for i in rows])).permute(0, 3, 1, 2)  # [n, 4, s, s]
+        sprites = torch.from_numpy(np.stack([self.sprites[i] for i in rows])).permute(
+            0, 3, 1, 2
+        )  # [n, 4, s, s]
         bodies = torch.from_numpy(np.stack([self.bodies[i] for i in rows])).unsqueeze(1)  # [n, 1, s, s]
         return sprites.float() / 255, bodies.float()
 

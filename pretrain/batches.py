@@ -88,16 +88,12 @@ class Batches(Dataset[Batch]):
         placed, backgrounds = self._place(rng, level)
         rows = np.array([p.sprite for p in placed])
         sprites, bodies = self.atlas.pixels(rows)
-        pixels, inks = restyle(
-            sprites.to(self.device), bodies.to(self.device), self.atlas.colour[rows], rng
-        )
+        pixels, inks = restyle(sprites.to(self.device), bodies.to(self.device), self.atlas.colour[rows], rng)
         images, visible, share = render(pixels, placed, backgrounds)
         masks = F.adaptive_avg_pool2d(visible.unsqueeze(1), GRID).flatten(1)  # [n, M]
         return self._describe(images, masks, share.cpu().numpy(), placed, inks, rng, level)
 
-    def _place(
-        self, rng: np.random.Generator, level: float
-    ) -> tuple[list[Placed], list[layout.Background]]:
+    def _place(self, rng: np.random.Generator, level: float) -> tuple[list[Placed], list[layout.Background]]:
         turn = np.deg2rad(3 + 9 * level)
         placed, backgrounds = [], []
         for image in range(self.config.batch_size):

@@ -24,7 +24,14 @@ TEMPLATES = (
 )
 OPENINGS = ("", "", "there is ", "a picture of ", "a photo of ", "an image with ")
 COLUMNS, ROWS = ("left", "centre", "right"), ("top", "middle", "bottom")
-OPPOSITE = {"left": "right", "right": "left", "top": "bottom", "bottom": "top", "above": "below", "below": "above"}
+OPPOSITE = {
+    "left": "right",
+    "right": "left",
+    "top": "bottom",
+    "bottom": "top",
+    "above": "below",
+    "below": "above",
+}
 APART = 0.15  # smallest distance of centres, in canvas sides, for a spatial relation
 SMALL, LARGE = 0.25, 0.5  # scales up to and from which a drawing is called small and large
 
@@ -141,7 +148,9 @@ def describe_all(things: Sequence[Thing], rng: np.random.Generator) -> Caption:
     return Caption(" ".join(sentences), frozenset(t.key for t in things), True)
 
 
-def contradict(caption: Caption, image: int, names: dict[str, str], other: str, rng: np.random.Generator) -> Caption:
+def contradict(
+    caption: Caption, image: int, names: dict[str, str], other: str, rng: np.random.Generator
+) -> Caption:
     """Change one object or one place of a caption, so that it is false of its image.
 
     Args:
@@ -151,7 +160,9 @@ def contradict(caption: Caption, image: int, names: dict[str, str], other: str, 
         rng: Source of randomness.
     """
     words = caption.text.split(" ")
-    swappable = [i for i, word in enumerate(words) if word.rstrip(".") in OPPOSITE] if caption.qualified else []
+    swappable = (
+        [i for i, word in enumerate(words) if word.rstrip(".") in OPPOSITE] if caption.qualified else []
+    )
     if swappable and rng.random() < 0.5:
         i = swappable[int(rng.integers(len(swappable)))]
         word = words[i].rstrip(".")
@@ -165,7 +176,10 @@ def contradict(caption: Caption, image: int, names: dict[str, str], other: str, 
 
 
 def truth(
-    contents: Sequence[frozenset[str]], unnamed: Sequence[frozenset[str]], captions: Sequence[Caption], own: int
+    contents: Sequence[frozenset[str]],
+    unnamed: Sequence[frozenset[str]],
+    captions: Sequence[Caption],
+    own: int,
 ) -> Tensor:
     """Return which captions are true of which images.
 

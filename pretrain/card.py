@@ -22,7 +22,7 @@ from clipalign.backbone.pocket import FOLDER
 from clipalign.core.checkpoint import load_weights, save_weights, write_text
 from clipalign.data.builtin.pictograms import Pictograms
 from clipalign.engine.setup import preprocess_for
-from clipalign.evaluation import Views
+from clipalign.evaluation import EvalLoader
 from clipalign.evaluation.rows import domain_tests, score
 from clipalign.runs.folder import zeroshot
 
@@ -66,12 +66,15 @@ class Gate:
 
 def zero_shot(backbone: Backbone, source: Pictograms) -> dict[str, dict[str, float]]:
     """Return accuracies on all drawings and test renders of each domain, and on base and new classes."""
-    views = Views(source, preprocess_for(backbone))
+    views = EvalLoader(source, preprocess_for(backbone))
     result = {}
     for scored in score(views, zeroshot(backbone, source.templates[:1]).classifier, domain_tests(source)):
         outputs, accuracy = scored.outputs, scored.accuracy
         assert outputs is not None and accuracy is not None
-        correct, base = accuracy.ranked[:, 0] == outputs.labels, np.isin(outputs.labels, list(source.splits.base))
+        correct, base = (
+            accuracy.ranked[:, 0] == outputs.labels,
+            np.isin(outputs.labels, list(source.splits.base)),
+        )
         result[scored.test.name] = {
             "top1": accuracy.top1,
             "top5": accuracy.top5,
@@ -82,16 +85,31 @@ def zero_shot(backbone: Backbone, source: Pictograms) -> dict[str, dict[str, flo
     return result
 
 
-def gates(measured: dict[str, float], accuracy: dict[str, dict[str, float]], source: Pictograms) -> list[Gate]:
+def gates(
+    measured: dict[str, float], accuracy: dict[str, dict[str, float]], source: Pictograms
+) -> list[Gate]:
     """Return the requirements under which comparisons of methods on this model are meant to be read."""
     monotone = {d["id"]: d["monotone"] for d in source.index["domains"]}
     return [
         Gate("kept-out top-1 accuracy", measured["kept_out_top1"], 0.40),
-        *(Gate(f"{d}: top-1 accuracy", a["top1"], 0.30 if monotone[d] else 0.40) for d, a in accuracy.items()),
-        Gate("mosaic: mass of the D-V map on the named quadrant (chance 0.25)", measured["mosaic_mass"], 0.50),
+        *(
+            Gate(f"{d}: top-1 accuracy", a["top1"], 0.30 if monotone[d] else 0.40)
+            for d, a in accuracy.items()
+        ),
+        Gate(
+            "mosaic: mass of the D-V map on the named quadrant (chance 0.25)", measured["mosaic_mass"], 0.50
+        ),
         Gate("mosaic: that mass minus the mass for another text", measured["mosaic_difference"], 0.20),
-        Gate("scene retrieval, short captions: recall@10", measured["scene_short_recall10"], 3 * measured["scene_chance10"]),
-        Gate("scene retrieval, long captions: recall@10", measured["scene_long_recall10"], 3 * measured["scene_chance10"]),
+        Gate(
+            "scene retrieval, short captions: recall@10",
+            measured["scene_short_recall10"],
+            3 * measured["scene_chance10"],
+        ),
+        Gate(
+            "scene retrieval, long captions: recall@10",
+            measured["scene_long_recall10"],
+            3 * measured["scene_chance10"],
+        ),
     ]
 
 

@@ -63,7 +63,9 @@ def _singles(atlas: Atlas, rows: list[int], draw: int) -> Tensor:
     return render(atlas.tensor(rows).float() / 255, placed, backgrounds)[0]
 
 
-def _scenes(atlas: Atlas, seed: int, mosaic: bool) -> tuple[Tensor, Tensor, list[list[Thing]], list[list[int]]]:
+def _scenes(
+    atlas: Atlas, seed: int, mosaic: bool
+) -> tuple[Tensor, Tensor, list[list[Thing]], list[list[int]]]:
     """Compose scenes of kept-out drawings: images, patch masks, visible drawings and their rows in the masks."""
     rows = [i for i in atlas.kept_out if atlas.keys[i] in atlas.synonyms]
     placed: list[Placed] = []
@@ -71,7 +73,10 @@ def _scenes(atlas: Atlas, seed: int, mosaic: bool) -> tuple[Tensor, Tensor, list
     for image in range(SCENES):
         rng = np.random.default_rng([seed, image])
         if mosaic:
-            spots = [(float(rng.uniform(0.36, 0.48)), 0.25 + 0.5 * (k % 2), 0.25 + 0.5 * (k // 2)) for k in range(4)]
+            spots = [
+                (float(rng.uniform(0.36, 0.48)), 0.25 + 0.5 * (k % 2), 0.25 + 0.5 * (k // 2))
+                for k in range(4)
+            ]
         else:
             spots = layout.scattered(rng, 0.0)
         chosen: list[int] = []

@@ -128,5 +128,8 @@ def background(rng: np.random.Generator, key: str, level: float) -> Background:
     family = FAMILIES[int(rng.choice(3, p=shares))]
     cells = int(rng.integers(2, 7))
     return Background(
-        family, rng.uniform(0, 1, (2, 3)), float(rng.uniform(0, 2 * np.pi)), rng.uniform(0, 1, (3, cells, cells))
+        family,
+        rng.uniform(0, 1, (2, 3)),
+        float(rng.uniform(0, 2 * np.pi)),
+        rng.uniform(0, 1, (3, cells, cells)),
     )

@@ -98,7 +98,10 @@ class Learner:
         model = backbone.model
         self.average = GrowingAverage(model.parameters(), config.ema)
         self.head = nn.Linear(backbone.embed_dim, concepts).to(backbone.device)
-        self.optimisers = [*_optimisers(model, config), torch.optim.AdamW(self.head.parameters(), lr=config.lr)]
+        self.optimisers = [
+            *_optimisers(model, config),
+            torch.optim.AdamW(self.head.parameters(), lr=config.lr),
+        ]
         for optimiser in self.optimisers:
             for group in optimiser.param_groups:
                 group["initial_lr"] = group["lr"]
@@ -125,8 +128,15 @@ class Learner:
         visual = backbone.model.visual
         keep = None if in_cooldown(step, config) else _keep(batch, config.patch_dropout)
         # The fused kernel's backward pass takes a third of a step on CPUs at these short sequences.
-        kernels = [SDPBackend.MATH] if batch.images.device.type == "cpu" else [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
-        with sdpa_kernel(kernels), torch.autocast(batch.images.device.type, torch.bfloat16, enabled=config.bf16):
+        kernels = (
+            [SDPBackend.MATH]
+            if batch.images.device.type == "cpu"
+            else [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
+        )
+        with (
+            sdpa_kernel(kernels),
+            torch.autocast(batch.images.device.type, torch.bfloat16, enabled=config.bf16),
+        ):
             image, patches = image_tower(visual, self.normalise(batch.images), keep)
             texts = F.normalize(encode_by_length(backbone, batch.captions), dim=-1)  # [T, d]
             names = F.normalize(encode_by_length(backbone, batch.names), dim=-1)  # [U, d]

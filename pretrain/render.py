@@ -19,7 +19,9 @@ WINDOWS = (24, 48, SIZE)
 MIP_LEVELS = ((0.46, 1), (0.23, 2), (0.0, 4))
 
 
-def render(sprites: Tensor, placed: Sequence[Placed], backgrounds: Sequence[Background]) -> tuple[Tensor, Tensor, Tensor]:
+def render(
+    sprites: Tensor, placed: Sequence[Placed], backgrounds: Sequence[Background]
+) -> tuple[Tensor, Tensor, Tensor]:
     """Draw a batch of scenes.
 
     Args:
@@ -85,7 +87,9 @@ def _sample(
     centre = np.array([(p.x, p.y) for p in placed]) * SIZE
     extent = scale * SIZE * (np.abs(np.cos(angle)) + np.abs(np.sin(angle))) + 2
     size = np.array(WINDOWS)[np.minimum(np.searchsorted(WINDOWS, extent), len(WINDOWS) - 1)]
-    offset = np.clip(np.floor(centre - size[:, None] / 2), 0, SIZE - size[:, None]).astype(np.int64)  # left, top
+    offset = np.clip(np.floor(centre - size[:, None] / 2), 0, SIZE - size[:, None]).astype(
+        np.int64
+    )  # left, top
 
     # Inverse affine maps from window coordinates in [-1, 1] to sprite coordinates in [-1, 1].
     shift = (offset + size[:, None] / 2 - centre) / (scale[:, None] * SIZE / 2)
@@ -116,9 +120,13 @@ def _sample(
             if factor > 1:
                 source = F.avg_pool2d(source, factor)
             grid = F.affine_grid(
-                torch.from_numpy(theta[rows[part]]).to(sprites.device), [len(part), 4, window, window], align_corners=False
+                torch.from_numpy(theta[rows[part]]).to(sprites.device),
+                [len(part), 4, window, window],
+                align_corners=False,
             )
-            drawn[torch.from_numpy(part).to(sprites.device)] = F.grid_sample(source, grid, align_corners=False)
+            drawn[torch.from_numpy(part).to(sprites.device)] = F.grid_sample(
+                source, grid, align_corners=False
+            )
         windows[window] = (rows, offset[rows, 1], offset[rows, 0])
         pixels[window] = drawn
     return windows, pixels
@@ -138,7 +146,9 @@ def paint(backgrounds: Sequence[Background], device: torch.device) -> Tensor:
         if b.family == "noise":
             by_cells.setdefault(b.grid.shape[-1], []).append(i)
     for rows in by_cells.values():
-        coarse = torch.tensor(np.stack([backgrounds[i].grid for i in rows]), dtype=torch.float32, device=device)
+        coarse = torch.tensor(
+            np.stack([backgrounds[i].grid for i in rows]), dtype=torch.float32, device=device
+        )
         fine = F.interpolate(coarse, size=(SIZE, SIZE), mode="bicubic", align_corners=False)
         painted[torch.tensor(rows, device=device)] = fine.clamp(0, 1)
     return painted

@@ -69,7 +69,9 @@ def restyle(
 
     jitter = _rows(colour & (kind < 0.65), device)
     if len(jitter):
-        order = np.stack([rng.permutation(3) if rng.random() < 0.15 else np.arange(3) for _ in range(len(jitter))])
+        order = np.stack(
+            [rng.permutation(3) if rng.random() < 0.15 else np.arange(3) for _ in range(len(jitter))]
+        )
         index = torch.from_numpy(order).to(device)[:, :, None, None].expand(-1, -1, *rgb.shape[-2:])
         gain = _channels(rng.uniform(0.8, 1.2, (len(jitter), 3)), device)
         colours[jitter] = (rgb[jitter].gather(1, index) * gain).clamp(0, 1)
@@ -100,7 +102,9 @@ def _threshold(luma: Tensor, alpha: Tensor, rng: np.random.Generator) -> Tensor:
     mean = (luma * alpha).sum((2, 3), keepdim=True) / alpha.sum((2, 3), keepdim=True).clamp_min(1e-6)
     spread = ((luma - mean).square() * alpha).sum((2, 3), keepdim=True)
     spread = (spread / alpha.sum((2, 3), keepdim=True).clamp_min(1e-6)).sqrt()
-    level = mean + spread * torch.from_numpy(rng.uniform(-0.5, 0.5, (n, 1, 1, 1)).astype(np.float32)).to(luma.device)
+    level = mean + spread * torch.from_numpy(rng.uniform(-0.5, 0.5, (n, 1, 1, 1)).astype(np.float32)).to(
+        luma.device
+    )
     dark = torch.from_numpy(rng.random((n, 1, 1, 1)) < 0.7).to(luma.device)
     kept = alpha * ((luma < level) == dark).float()
     enough = kept.sum((1, 2, 3), keepdim=True) >= 0.05 * alpha.sum((1, 2, 3), keepdim=True)

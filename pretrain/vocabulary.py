@@ -29,11 +29,15 @@ class Vocabulary:
 
     def __init__(self, atlas: Atlas, tokenizer: Callable[[list[str]], Tensor]) -> None:
         texts = [*atlas.names, *(name for names in atlas.synonyms.values() for name in names), WORDS]
-        texts += [f"a {t}." for t in texts]  # tokens do not depend on their neighbours, but punctuation joins words
+        texts += [
+            f"a {t}." for t in texts
+        ]  # tokens do not depend on their neighbours, but punctuation joins words
         texts += [t.format("thing") for t in TEMPLATES] + [o + "a thing" for o in OPENINGS]
         texts += [" ".join((*COLUMNS, *ROWS, *NAMES))]
         used = torch.cat([tokenizer(texts[i : i + 1024]).unique() for i in range(0, len(texts), 1024)])
-        self.ids = torch.cat([used, torch.zeros(1, dtype=used.dtype)]).unique()  # sorted: padding first, end last
+        self.ids = torch.cat(
+            [used, torch.zeros(1, dtype=used.dtype)]
+        ).unique()  # sorted: padding first, end last
         self._tokenizer = tokenizer
         self._lookup = torch.full((int(self.ids.max()) + 1,), -1)
         self._lookup[self.ids] = torch.arange(len(self.ids))

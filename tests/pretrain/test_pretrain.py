@@ -13,26 +13,23 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from pretrain.atlas import KEPT_OUT, Atlas
+from pretrain.batches import Batches
+from pretrain.captions import Caption, Thing, contradict, place, relation, truth, write
+from pretrain.checks import check
+from pretrain.config import PretrainConfig, concept_weight, hardness, lr_factor
+from pretrain.layout import Background, Placed
+from pretrain.learner import Learner, encode_by_length, image_tower, multi_positive_loss
+from pretrain.model import build
+from pretrain.render import render
+from pretrain.restyle import restyle
+from pretrain.vocabulary import Vocabulary
 from safetensors.torch import load_file
 
 from clipalign.core.checkpoint import load_state
+from pretrain import layout
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT))  # `pretrain` is beside the package, not in it
-
-from pretrain import layout  # noqa: E402
-from pretrain.atlas import KEPT_OUT, Atlas  # noqa: E402
-from pretrain.batches import Batches  # noqa: E402
-from pretrain.captions import Caption, Thing, contradict, place, relation, truth, write  # noqa: E402
-from pretrain.checks import check  # noqa: E402
-from pretrain.config import PretrainConfig, concept_weight, hardness, lr_factor  # noqa: E402
-from pretrain.layout import Background, Placed  # noqa: E402
-from pretrain.learner import Learner, encode_by_length, image_tower, multi_positive_loss  # noqa: E402
-from pretrain.model import build  # noqa: E402
-from pretrain.render import render  # noqa: E402
-from pretrain.restyle import restyle  # noqa: E402
-from pretrain.vocabulary import Vocabulary  # noqa: E402
-
 TINY = {
     "embed_dim": 16,
     "vision_cfg": {"image_size": 96, "patch_size": 8, "layers": 2, "width": 32, "head_width": 16},
@@ -65,7 +62,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rows.append({"set": "two", "name": "arrow-left", "words": "arrow left", "concept": None, "colour": False})
     np.save(out / "sprites.npy", np.stack(sprites))
     synonyms = {name: [name] for name in shapes} | {"square": ["square", "box"]}
-    (out / "table.json").write_text(json.dumps({"rows": rows, "synonyms": synonyms, "sets": {}, "package": "none"}))
+    (out / "table.json").write_text(
+        json.dumps({"rows": rows, "synonyms": synonyms, "sets": {}, "package": "none"})
+    )
     return out
 
 
@@ -270,18 +269,36 @@ def test_check_reports_shares_and_chance_levels(atlas: Atlas, architecture: Path
     measured = check(learner.backbone, atlas)
     assert 0.2 < measured["mosaic_mass"] < 0.3 and abs(measured["mosaic_difference"]) < 0.05
     assert measured["kept_out_drawings"] == 6
-    assert all(0 <= value <= 1 for name, value in measured.items() if name != "kept_out_drawings" and "difference" not in name)
+    assert all(
+        0 <= value <= 1
+        for name, value in measured.items()
+        if name != "kept_out_drawings" and "difference" not in name
+    )
 
 
 def run(folder: Path, architecture: Path, out: Path, steps: int) -> None:
-    command = [sys.executable, "-m", "pretrain", "--art", folder, "--out", out, "--architecture", architecture]
+    command = [
+        sys.executable,
+        "-m",
+        "pretrain",
+        "--art",
+        folder,
+        "--out",
+        out,
+        "--architecture",
+        architecture,
+    ]
     options = ["--batch-size", 8, "--hard-negatives", 4, "--workers", 0, "--threads", 1, "--no-bf16"]
     schedule = ["--steps", steps, "--cooldown-steps", 2, "--curriculum-steps", 4, "--warmup-steps", 1]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
-    subprocess.run([str(part) for part in (*command, *options, *schedule)], cwd=ROOT, env=environment, check=True)
+    subprocess.run(
+        [str(part) for part in (*command, *options, *schedule)], cwd=ROOT, env=environment, check=True
+    )
 
 
-def test_extended_run_resumes_and_writes_loadable_weights(folder: Path, architecture: Path, tmp_path: Path) -> None:
+def test_extended_run_resumes_and_writes_loadable_weights(
+    folder: Path, architecture: Path, tmp_path: Path
+) -> None:
     run(folder, architecture, tmp_path / "run", steps=3)
     assert load_state(tmp_path / "run" / "state.safetensors")["step"] == 3
     run(folder, architecture, tmp_path / "run", steps=5)
