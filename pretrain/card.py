@@ -12,6 +12,7 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
+import jinja2
 import numpy as np
 import torch
 import tyro
@@ -28,8 +29,10 @@ from clipalign.runs.folder import zeroshot
 
 from .atlas import KEPT_OUT, Atlas
 from .checks import SCENES, check
-from .model import ARCHITECTURE, build
+from .config import ARCHITECTURE
+from .model import build
 
+TEMPLATE = Path(__file__).with_name("card.md.j2")
 BATCH = 256  # images per step of the shipped run
 
 
@@ -113,12 +116,6 @@ def gates(
     ]
 
 
-def markdown_table(rows: list[list[str]], head: list[str]) -> str:
-    """Return a Markdown table."""
-    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
-    return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in rows])
-
-
 def write_card(
     config: CardConfig,
     measured: dict[str, float],
@@ -130,85 +127,49 @@ def write_card(
     nearest = json.loads((config.art / "nearest.json").read_text())
     last = json.loads((config.run / "log.jsonl").read_text().splitlines()[-1])
     architecture = json.loads(ARCHITECTURE.read_text())
-    vision, text = architecture["vision_cfg"], architecture["text_cfg"]
     counts = Counter(row["set"] for row in table["rows"])
-    drawings = sum(counts.values()) - counts[KEPT_OUT]
-
-    accuracies = [
-        [domain, *(f"{100 * a[k]:.1f}" for k in ("top1", "top5", "base", "new")), str(int(a["n"]))]
-        for domain, a in accuracy.items()
-    ]
-    requirements = [
-        [gate.name, f"{gate.value:.2f}", f"{gate.least:.2f}", "yes" if gate.met else "no"]
-        for gate in gates(measured, accuracy, source)
-    ]
     alike = sorted(
         ((max(v[d] for d in source.domain_names), k) for k, v in nearest.items() if k in counts), reverse=True
     )
-    similarity = [
-        [name, str(nearest[name]["drawings"]), *(f"{nearest[name][d]:.2f}" for d in source.domain_names)]
-        for _, name in alike
-    ]
-    sets = [
-        [name, table["sets"][name]["author"], table["sets"][name]["licence"], str(many)]
-        for name, many in sorted(counts.items())
-        if name != KEPT_OUT
-    ]
-    return f"""# Pocket CLIP
-
-A small CLIP for trying methods out on a laptop: a ViT with {vision["layers"]} blocks of width {vision["width"]} on
-{vision["image_size"]} x {vision["image_size"]} pixels in {vision["patch_size"]} x {vision["patch_size"]} patches, a text tower
-with {text["layers"]} blocks of width {text["width"]}, CLIP's tokenizer and {text["context_length"]} positions, and a joint space of
-{architecture["embed_dim"]} dimensions. It is a **test vehicle, not a foundation model**: it knows drawings of everyday
-things and little else, and results on it say nothing about the size of an effect on larger models.
-
-## Training
-
-The model is trained from random weights on {drawings:,} drawings of {len(sets)} icon sets ({table["package"]}), all under
-permissive licences, none by a vendor of the benchmark's drawings. Scenes hold one to nine drawings, from 8 to 100 % of the
-width, on flat, gradient and noise backgrounds and among unnamed clutter. Captions name one drawing, several, or where they
-are; hard negatives differ in one drawing or one place.
-
-Three losses are summed: a contrastive loss of class-token features and captions with several positives; the same loss of
-regions and names, where a region is the mean of the patch features of the value-only (D-V) path over the visible part of a
-drawing; and the cross-entropy between the D-V similarity map of a name and the visible part of its drawing. **The D-V path
-is therefore supervised with the location of objects**, which large CLIP models are not; attention of the class token is
-not. A linear concept classifier supports the first part of training.
-
-Weights are an exponential moving average. They were chosen on the icon set `{KEPT_OUT}`, which training never uses, and
-never on the benchmark. Embeddings of words that no caption contains are zero.
-
-* Steps: {last["step"]:,} of {BATCH} images ({last["step"] * BATCH / 1e6:.2f} million scenes), {last["seconds"] / 3600:.1f} hours on {config.hardware}
-* Made by: `python -m pretrain --steps {last["step"]}`, `python -m pretrain.card`
-
-## Gates
-
-| measure | value | required | met |
-|---|---|---|---|
-{chr(10).join("| " + " | ".join(row) + " |" for row in requirements)}
-
-Kept-out measures use {measured["kept_out_drawings"]:.0f} drawings of `{KEPT_OUT}` (2 renders each; {SCENES} scenes): top-1
-{100 * measured["kept_out_top1"]:.1f} %, top-5 {100 * measured["kept_out_top5"]:.1f} % among {len(table["synonyms"])} names; mass of the D-V map on the named
-drawing's own pixels {measured["mosaic_object_mass"]:.2f}; text-to-image recall@10 of scenes: chance {measured["scene_chance10"]:.2f}.
-
-## Zero-shot accuracy on Pictograms (percent)
-
-{len(source.class_names)} classes (chance {100 / len(source.class_names):.1f} %), template "{source.templates[0]}", all drawings of each domain,
-{source.views("test")} test renders each; base and new are the halves of the classes, scored among all names.
-
-{markdown_table(accuracies, ["domain", "top-1", "top-5", "base", "new", "n"])}
-
-## Similarity of the training art to the benchmark
-
-For each training set, how often the pixel-wise nearest benchmark drawing shows the same concept (24 x 24 pixels,
-cropped to the ink). Sets above 0.50 for any domain, with ten or more shared concepts, are excluded as the same art.
-
-{markdown_table(similarity, ["set", "drawings", *source.domain_names])}
-
-## Training sets
-
-{markdown_table(sets, ["set", "author", "licence", "drawings"])}
-"""
+    rows = {
+        "accuracies": [
+            [domain, *(f"{100 * a[k]:.1f}" for k in ("top1", "top5", "base", "new")), str(int(a["n"]))]
+            for domain, a in accuracy.items()
+        ],
+        "gates": [
+            [gate.name, f"{gate.value:.2f}", f"{gate.least:.2f}", "yes" if gate.met else "no"]
+            for gate in gates(measured, accuracy, source)
+        ],
+        "similarity": [
+            [name, str(nearest[name]["drawings"]), *(f"{nearest[name][d]:.2f}" for d in source.domain_names)]
+            for _, name in alike
+        ],
+        "sets": [
+            [name, table["sets"][name]["author"], table["sets"][name]["licence"], str(many)]
+            for name, many in sorted(counts.items())
+            if name != KEPT_OUT
+        ],
+    }
+    template = jinja2.Template(
+        TEMPLATE.read_text(), undefined=jinja2.StrictUndefined, keep_trailing_newline=True
+    )
+    return template.render(
+        architecture=architecture,
+        batch=BATCH,
+        classes=source.class_names,
+        domains=source.domain_names,
+        drawings=sum(counts.values()) - counts[KEPT_OUT],
+        hardware=config.hardware,
+        kept_out=KEPT_OUT,
+        last=last,
+        measured=measured,
+        names=len(table["synonyms"]),
+        package=table["package"],
+        rows=rows,
+        scenes=SCENES,
+        template=source.templates[0],
+        views=source.views("test"),
+    )
 
 
 def main(config: CardConfig) -> None:

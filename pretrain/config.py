@@ -6,6 +6,8 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
+ARCHITECTURE = Path(__file__).with_name("pocket-96.json")
+
 
 @dataclass
 class PretrainConfig:
@@ -37,7 +39,7 @@ class PretrainConfig:
     """
 
     art: Path = Path("art/pretraining")
-    architecture: Path = Path(__file__).with_name("pocket-96.json")
+    architecture: Path = ARCHITECTURE
     out: Path = Path("art/pocket-run")
     steps: int = 6000
     curriculum_steps: int = 1200

@@ -9,7 +9,7 @@ import open_clip
 from clipalign.backbone.loading import load
 from clipalign.backbone.model import Backbone
 
-ARCHITECTURE = Path(__file__).with_name("pocket-96.json")
+from .config import ARCHITECTURE
 
 
 def build(architecture: Path = ARCHITECTURE, seed: int = 0) -> Backbone:
