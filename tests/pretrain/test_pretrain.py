@@ -13,6 +13,10 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from safetensors.torch import load_file
+
+from clipalign.core.checkpoint import load_state
+from pretrain import layout
 from pretrain.atlas import KEPT_OUT, Atlas
 from pretrain.batches import Batches
 from pretrain.captions import Caption, Thing, contradict, place, relation, truth, write
@@ -24,10 +28,6 @@ from pretrain.model import build
 from pretrain.render import render
 from pretrain.restyle import restyle
 from pretrain.vocabulary import Vocabulary
-from safetensors.torch import load_file
-
-from clipalign.core.checkpoint import load_state
-from pretrain import layout
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = {
