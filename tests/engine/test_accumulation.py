@@ -19,14 +19,14 @@ from clipalign.core.errors import UserError
 from clipalign.core.precision import Precision
 from clipalign.core.types import Episode
 from clipalign.data import load_source
-from clipalign.data.batches import CaptionSteps
+from clipalign.data.batches import CaptionTrainBatches
 from clipalign.engine.accumulation import backward, pieces
 from clipalign.engine.setup import preprocess_for
 from clipalign.methods import Method, get_method
 from clipalign.methods.shared.contrastive import ContrastiveMethod
 from clipalign.protocols import build_episode
 from clipalign.runs.results import read_results
-from processes import several
+from tests.helpers.processes import run_processes
 
 PRECISION = Precision("fp32", torch.device("cpu"))
 
@@ -37,8 +37,8 @@ def episode(captions_csv: Path, squares_folder: Path) -> Episode:
     return build_episode("retrieval", load_source(str(captions_csv), **options), None)
 
 
-def steps_of(episode: Episode, tiny: Backbone, batch_size: int = 7, **options: Any) -> CaptionSteps:
-    return CaptionSteps(episode, batch_size, 0, preprocess_for(tiny), **options)
+def steps_of(episode: Episode, tiny: Backbone, batch_size: int = 7, **options: Any) -> CaptionTrainBatches:
+    return CaptionTrainBatches(episode, batch_size, 0, preprocess_for(tiny), **options)
 
 
 def gradients(method: Method) -> dict[str, Tensor]:
@@ -154,7 +154,7 @@ def test_several_processes_learn_from_captions_as_one(
     if method == "smartclip":
         arguments += ["--mask", "soft", "--mask-lr", "0.01"]  # a hard mask may flip in the last bit
     assert main([*arguments, "--out", str(tmp_path / "one")]) == 0
-    several(world, [*arguments, "--out", str(tmp_path / "many")], tmp_path / "log")
+    run_processes(world, [*arguments, "--out", str(tmp_path / "many")], tmp_path / "log")
     one, many = (load_weights(tmp_path / run / "last.safetensors") for run in ("one", "many"))
     start = load_weights(Path(tiny_spec.removeprefix("local-dir:")) / "open_clip_model.safetensors")
     moved = max(
