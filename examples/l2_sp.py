@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from clipalign import Method, UserError, register
+from clipalign.losses import cosine_logits
 
 if TYPE_CHECKING:
     from clipalign import Backbone
@@ -29,7 +30,7 @@ class L2SpConfig:
 
 
 @register("l2-sp")
-class L2Sp(Method):
+class L2Sp(Method[L2SpConfig]):
     """L = CE(s I Tᵀ, y) + pull / 2 ‖theta - theta_pretrained‖² (Li et al., 2018, equation 2)."""
 
     summary = "erm with an L2 penalty towards the pre-trained weights"
@@ -45,10 +46,10 @@ class L2Sp(Method):
         self.start_weights = [p.detach().clone() for p in self.parameters()]
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
-        logits = self.scale * self.image_features(batch.images) @ self.text.T  # [B, C]
+        logits = cosine_logits(self.image_features(batch.images), self.text, self.scale)  # [B, C]
         pairs = zip(self.parameters(), self.start_weights, strict=True)
         distance = sum((p - start).square().sum() for p, start in pairs)
         return {
-            "loss_ce": F.cross_entropy(logits.float(), batch.labels),
+            "loss_ce": F.cross_entropy(logits, batch.labels),
             "loss_pull": self.config.pull / 2 * distance,
         }

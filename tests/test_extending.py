@@ -5,19 +5,18 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Iterator
-from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from clipalign import methods
 from clipalign.backbone import Backbone
 from clipalign.core.errors import UserError
 from clipalign.data.batches import TrainBatches
 from clipalign.data.sources.folder import ImageFolder
 from clipalign.engine.setup import preprocess_for
+from clipalign.methods import METHODS, get_method, list_methods
 from clipalign.protocols import build_episode
 from clipalign.runs.options import train_options
 
@@ -26,19 +25,22 @@ EXAMPLE = ROOT / "examples" / "l2_sp.py"
 
 
 @pytest.fixture
-def installed(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """The example as an entry point, and nothing of it afterwards."""
-    methods.list_methods()  # the package's own are there first
+def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Install the example as a distribution with the entry point of docs/extending.md, for one test."""
     text = (ROOT / "docs" / "extending.md").read_text()
     group, name, value = re.search(r'entry-points\."(.+?)"\]\n(\S+) = "(\S+)"', text).groups()  # type: ignore[union-attr]
-    point = EntryPoint(name, value, group)
+    info = tmp_path / "l2_sp-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: l2-sp\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text(f"[{group}]\n{name} = {value}\n")
+    monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.syspath_prepend(EXAMPLE.parent)
     monkeypatch.delitem(sys.modules, value, raising=False)
-    monkeypatch.setattr(methods, "entry_points", lambda group: [point] if group == point.group else [])
-    monkeypatch.setattr(methods, "_registry", dict(methods._registry))
-    methods._import_all.cache_clear()
+    monkeypatch.setattr(METHODS, "_objects", dict(METHODS._objects))
+    monkeypatch.setattr(METHODS, "_resolved", set(METHODS._resolved))
+    vars(METHODS).pop("_points", None)  # entry points are read once per process
     yield
-    methods._import_all.cache_clear()
+    vars(METHODS).pop("_points", None)
 
 
 def test_it_is_short() -> None:
@@ -46,7 +48,7 @@ def test_it_is_short() -> None:
 
 
 def test_it_is_found_with_its_options(installed: None) -> None:
-    assert "l2-sp" in methods.list_methods()
+    assert "l2-sp" in list_methods()
     options = train_options(
         ["--method", "l2-sp", "--pull", "0.5", "--out", "x", "--backbone", "ViT-B-16:random"]
     )
@@ -58,7 +60,7 @@ def test_it_is_found_with_its_options(installed: None) -> None:
 
 
 def test_it_trains(installed: None, tiny: Backbone, squares: ImageFolder) -> None:
-    cls: Any = methods.get_method("l2-sp")
+    cls: Any = get_method("l2-sp")
     episode = build_episode("domain-shift", squares, "grey", 0)
     moved = []
     for pull in (0.0, 50.0):
@@ -80,4 +82,4 @@ def test_it_trains(installed: None, tiny: Backbone, squares: ImageFolder) -> Non
 
 
 def test_it_is_not_there_without_its_entry_point() -> None:
-    assert "l2-sp" not in methods.list_methods()
+    assert "l2-sp" not in list_methods()

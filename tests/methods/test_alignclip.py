@@ -37,8 +37,10 @@ def ready(backbone: Backbone, episode: Episode, **options: Any) -> AlignClip:
     return method
 
 
-def literal(backbone: Backbone, text: torch.Tensor, batch: Batch, layers: int, dual: int) -> dict[str, Any]:
-    """Attention, tokens of both paths and image feature, block by block with full attention matrices."""
+def reference_dense(
+    backbone: Backbone, text: torch.Tensor, batch: Batch, layers: int, dual: int
+) -> dict[str, Any]:
+    """Compute attention, tokens of both paths and image feature block by block, with full attention matrices."""
     visual: Any = backbone.model.visual
     x = visual.conv1(batch.images).flatten(2).transpose(1, 2)
     x = torch.cat([visual.class_embedding.expand(len(x), 1, -1), x], 1) + visual.positional_embedding
@@ -65,47 +67,45 @@ def literal(backbone: Backbone, text: torch.Tensor, batch: Batch, layers: int, d
     return {"f": project(x), "f_s": project(second)[:, 1:].detach(), "maps": maps}
 
 
-def test_the_paper_variant_is_its_equations(tiny: Backbone, episode: Episode, batch: Batch) -> None:
+def test_paper_variant_equals_equations(tiny: Backbone, episode: Episode, batch: Batch) -> None:
     method = ready(tiny, episode)
-    found = method.loss(batch)
-    seen = literal(tiny, method.text, batch, layers=1, dual=1)
+    actual = method.loss(batch)
+    reference = reference_dense(tiny, method.text, batch, layers=1, dual=1)
     s, text, y = float(tiny.logit_scale), method.text, batch.labels
-    attention = torch.stack([paper for paper, _ in seen["maps"]]).mean(0)
-    g = (s * (seen["f"][:, 1:] * text[y][:, None]).sum(-1)).softmax(-1)
-    g_dv = (s * (seen["f_s"] * text[y][:, None]).sum(-1)).softmax(-1)
+    attention = torch.stack([paper for paper, _ in reference["maps"]]).mean(0)
+    g = (s * (reference["f"][:, 1:] * text[y][:, None]).sum(-1)).softmax(-1)
+    g_dv = (s * (reference["f_s"] * text[y][:, None]).sum(-1)).softmax(-1)
     al = (attention * (attention / g_dv).log()).sum(1).mean()
     as_ = (g * (g / g_dv).log()).sum(1).mean()
     q = 0.9 * torch.eye(4) + 0.1 * (text @ text.T).softmax(-1)
-    sls = -(q[y] * (s * seen["f"][:, 0] @ text.T).log_softmax(-1)).sum(1).mean()
-    assert torch.allclose(found["loss_al"], al, atol=1e-5)
-    assert torch.allclose(found["loss_as"], as_, atol=1e-5)
-    assert torch.allclose(found["loss_sls"], sls, atol=1e-5)
+    sls = -(q[y] * (s * reference["f"][:, 0] @ text.T).log_softmax(-1)).sum(1).mean()
+    assert torch.allclose(actual["loss_al"], al, atol=1e-5)
+    assert torch.allclose(actual["loss_as"], as_, atol=1e-5)
+    assert torch.allclose(actual["loss_sls"], sls, atol=1e-5)
     entropy = -(g_dv * g_dv.log()).sum(1).mean()
-    assert torch.allclose(found["guide_entropy"], entropy, atol=1e-5)
-    assert torch.allclose(found["guide_kl_uniform"], math.log(16) - entropy, atol=1e-5)
+    assert torch.allclose(actual["guide_entropy"], entropy, atol=1e-5)
+    assert torch.allclose(actual["guide_kl_uniform"], math.log(16) - entropy, atol=1e-5)
 
 
-def test_the_released_variant_is_the_released_algorithm(
-    tiny: Backbone, episode: Episode, batch: Batch
-) -> None:
+def test_released_variant_equals_released_algorithm(tiny: Backbone, episode: Episode, batch: Batch) -> None:
     method = ready(tiny, episode, variant="released", aligned_layers=2, sharpness=35.0, margin=0.3)
-    found = method.loss(batch)
-    seen = literal(tiny, method.text, batch, layers=2, dual=1)
+    actual = method.loss(batch)
+    reference = reference_dense(tiny, method.text, batch, layers=2, dual=1)
     s, text, y = float(tiny.logit_scale), method.text, batch.labels
-    f = seen["f"].clone()
+    f = reference["f"].clone()
     f[:, 0] = f[:, 0] - 0.3 * text[y]
-    r, r_s = f @ text.T, seen["f_s"] @ text.T
+    r, r_s = f @ text.T, reference["f_s"] @ text.T
     d = (35 * text @ text.T).softmax(-1)
     q = d[y].clone()
     q[torch.arange(len(y)), y] = 0.9
     sls = -(q * (s * r[:, 0]).log_softmax(-1)).sum(1).mean()
-    attention = torch.stack([m / m.sum(1, keepdim=True) for _, m in seen["maps"]]).mean(0)
+    attention = torch.stack([m / m.sum(1, keepdim=True) for _, m in reference["maps"]]).mean(0)
     g = r_s.softmax(1)[torch.arange(len(y)), :, y]
     al = (g * (g.log() - attention.log())).sum() / len(y)
     as_ = (r_s.softmax(1) * (r_s.log_softmax(1) - r[:, 1:].log_softmax(1))).sum() / len(y)
-    assert torch.allclose(found["loss_sls"], sls, atol=1e-5)
-    assert torch.allclose(found["loss_al"], 10 * al, atol=1e-4)
-    assert torch.allclose(found["loss_as"], 10 * as_, atol=1e-4)
+    assert torch.allclose(actual["loss_sls"], sls, atol=1e-5)
+    assert torch.allclose(actual["loss_al"], 10 * al, atol=1e-4)
+    assert torch.allclose(actual["loss_as"], 10 * as_, atol=1e-4)
 
 
 OFF = {"aal_weight": 0.0, "smoothing": "none", "margin": 0.0}
@@ -115,30 +115,26 @@ OFF = {"aal_weight": 0.0, "smoothing": "none", "margin": 0.0}
     "off",
     [OFF, {**OFF, "aal_weight": None, "al_weight": 0.0, "as_weight": 0.0}, {**OFF, "smoothing": "uniform"}],
 )
-def test_with_its_parts_off_it_is_erm_step_by_step(
-    tiny: Backbone, episode: Episode, off: dict[str, Any]
-) -> None:
+def test_disabled_parts_train_like_erm(tiny: Backbone, episode: Episode, off: dict[str, Any]) -> None:
     ours, theirs = ready(tiny, episode, **off, epsilon=0.0), get_method("erm")()
     theirs.setup(copy.deepcopy(tiny), episode, ("a photo of a {}.",))
     losses: list[list[float]] = []
     for method in (ours, theirs):
         optimizer = torch.optim.AdamW(method.parameters(), lr=1e-4)
-        steps, mine = TrainBatches(episode, 6, 0, preprocess_for(method.backbone)), []
+        steps, history = TrainBatches(episode, 6, 0, preprocess_for(method.backbone)), []
         for step in range(4):
             optimizer.zero_grad()
             loss = sum(v for k, v in method.loss(steps[step]).items() if k.startswith("loss"))
             assert isinstance(loss, torch.Tensor)
             loss.backward()
             optimizer.step()
-            mine.append(loss.item())
-        losses.append(mine)
+            history.append(loss.item())
+        losses.append(history)
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
     assert losses[0][0] != losses[0][3]
 
 
-def test_the_detached_guide_takes_no_gradient_and_the_other_does(
-    tiny: Backbone, episode: Episode, batch: Batch
-) -> None:
+def test_detach_guide_stops_the_gradient_of_the_guide(tiny: Backbone, episode: Episode, batch: Batch) -> None:
     def gradient(detach: bool) -> torch.Tensor:
         method = ready(tiny, episode, al_weight=0.0, smoothing="none", detach_guide=detach)
         tiny.zero_grad()
@@ -169,7 +165,7 @@ def test_the_detached_guide_takes_no_gradient_and_the_other_does(
         {"keep_mlp": True},
     ],
 )
-def test_every_switch_changes_the_loss(
+def test_every_option_changes_the_loss(
     change: dict[str, Any], tiny: Backbone, episode: Episode, batch: Batch
 ) -> None:
     def total(**options: Any) -> float:
@@ -179,14 +175,12 @@ def test_every_switch_changes_the_loss(
     assert total(**change) != pytest.approx(total(), rel=1e-6)
 
 
-def test_all_classes_cost_their_number_times_their_mean(
-    tiny: Backbone, episode: Episode, batch: Batch
-) -> None:
+def test_sum_over_classes_is_class_count_times_mean(tiny: Backbone, episode: Episode, batch: Batch) -> None:
     total, mean = (ready(tiny, episode, as_classes=kind).loss(batch)["as"] for kind in ("sum", "mean"))
     assert torch.allclose(total, 4 * mean)
 
 
-def test_constants_follow_the_backbone() -> None:
+def test_defaults_follow_scale_and_depth_of_the_backbone() -> None:
     clip = resolve(AlignClipConfig(), 100.0, 12)
     assert (clip.temperature, clip.aligned_layers, clip.dual_blocks) == (pytest.approx(0.01), 4, 6)
     released = resolve(AlignClipConfig(variant="released"), 100.0, 12)
@@ -199,7 +193,7 @@ def test_constants_follow_the_backbone() -> None:
     assert resolve(AlignClipConfig(), 100.0, 1).aligned_layers == 1
 
 
-def test_options_out_of_range_are_refused() -> None:
+def test_options_out_of_range_raise() -> None:
     for options in ({"epsilon": 1.5}, {"temperature": 0.0}, {"margin": -1.0}, {"al_weight": math.nan}):
         with pytest.raises(UserError, match="--" + next(iter(options)).replace("_", "-")):
             AlignClipConfig(**options)
@@ -207,7 +201,7 @@ def test_options_out_of_range_are_refused() -> None:
         resolve(AlignClipConfig(dual_blocks=7), 100.0, 6)
 
 
-def test_a_guide_that_names_no_place_is_warned_of_once(
+def test_nearly_uniform_guide_warns_once(
     tiny: Backbone, episode: Episode, batch: Batch, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.WARNING, "clipalign"):
@@ -218,24 +212,24 @@ def test_a_guide_that_names_no_place_is_warned_of_once(
         assert not caplog.records
         method = ready(tiny, episode, temperature=100.0)
         method.loss(batch)
-        assert not caplog.records  # the loss itself waits for no number
+        assert not caplog.records  # the loss does not wait for the GPU
         for step in (1, 1 + READ_EVERY):
             method.after_step(step)
             method.loss(batch)
     assert len(caplog.records) == 1 and "nearly uniform" in caplog.text
 
 
-def test_the_guide_is_judged_by_its_mean_since_the_last_look(
+def test_guide_warning_uses_the_mean_since_the_last_read(
     tiny: Backbone, episode: Episode, caplog: pytest.LogCaptureFixture
 ) -> None:
     method = ready(tiny, episode)
-    for step in range(1, 2 + READ_EVERY):  # a clear guide at first, then one that fades
+    for step in range(1, 2 + READ_EVERY):  # a clear guide in the first step, nearly uniform ones after it
         method.guide_kl.add(torch.tensor(1.0 if step == 1 else 0.004))
         assert not caplog.records
         method.after_step(step)
     assert "KL to uniform 0.0040 < 0.01" in caplog.text
 
 
-def test_targets_know_the_training_classes_alone(squares: ImageFolder, tiny: Backbone) -> None:
+def test_targets_cover_only_training_classes(squares: ImageFolder, tiny: Backbone) -> None:
     method = ready(tiny, build_episode("in-the-wild", squares, "grey", 0), smoothing="released")
     assert method.targets is not None and method.targets.shape == (2, 2)

@@ -19,7 +19,7 @@ def episode(squares: ImageFolder) -> Episode:
     return build_episode("domain-shift", squares, "grey", 0)
 
 
-def test_the_loss_is_its_equation(tiny: Backbone, episode: Episode) -> None:
+def test_loss_equals_equation(tiny: Backbone, episode: Episode) -> None:
     method, batch = ready("clip-adapter", tiny, episode), batch_of(episode, tiny)
     first, _, second, _ = method.extra["adapter"]
     assert first.weight.shape == (6, 24) and second.weight.shape == (24, 6)
@@ -36,7 +36,7 @@ def test_the_loss_is_its_equation(tiny: Backbone, episode: Episode) -> None:
     assert method.loss(batch)["loss_ce"].item() == pytest.approx(total / 8, rel=1e-5)
 
 
-def test_at_ratio_zero_it_is_zero_shot(tiny: Backbone, episode: Episode) -> None:
+def test_ratio_zero_equals_zero_shot(tiny: Backbone, episode: Episode) -> None:
     method, zeroshot = (
         ready("clip-adapter", tiny, episode, adapter_ratio=0.0),
         ready("zeroshot", tiny, episode),
@@ -47,7 +47,7 @@ def test_at_ratio_zero_it_is_zero_shot(tiny: Backbone, episode: Episode) -> None
             assert torch.equal(method.classifier(names)(images), zeroshot.classifier(names)(images))
 
 
-def test_the_adapter_alone_learns(tiny: Backbone, episode: Episode) -> None:
+def test_only_adapter_is_trained(tiny: Backbone, episode: Episode) -> None:
     method = ready("clip-adapter", tiny, episode, adapter_ratio=0.8)
     # d * d/4 * 2 parameters: 131,072 for ViT-B/16 (d = 512)
     assert sum(p.numel() for p in method.parameters()) == 24 * 24 // 2
@@ -57,7 +57,7 @@ def test_the_adapter_alone_learns(tiny: Backbone, episode: Episode) -> None:
     assert names_with_gradient(method) == {"adapter.0.weight", "adapter.2.weight"}
 
 
-def test_bad_settings_are_refused() -> None:
+def test_options_out_of_range_raise() -> None:
     with pytest.raises(UserError, match="--adapter-ratio"):
         ClipAdapterConfig(adapter_ratio=2.0)
     with pytest.raises(UserError, match="--adapter-reduction"):

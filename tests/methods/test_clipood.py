@@ -20,27 +20,27 @@ def episode(squares: ImageFolder) -> Episode:
     return build_episode("domain-shift", squares, "grey", 0)
 
 
-def test_without_margin_it_is_erm_step_by_step(tiny: Backbone, episode: Episode) -> None:
-    # The other half of CLIPood is --average bma, which does not touch training.
+def test_margin_zero_trains_like_erm(tiny: Backbone, episode: Episode) -> None:
+    # The rest of CLIPood is --average bma, which does not change training.
     ours, theirs = ready("clipood", tiny, episode, margin=0.0), ready("erm", tiny, episode)
     assert train(ours) == pytest.approx(train(theirs), rel=1e-5)
     assert torch.allclose(image_weights(ours), image_weights(theirs), atol=1e-6)
     assert get_method("clipood").average == "bma"
 
 
-def test_the_loss_is_its_equation(tiny: Backbone, episode: Episode) -> None:
+def test_loss_equals_equation(tiny: Backbone, episode: Episode) -> None:
     method, batch = ready("clipood", tiny, episode, margin=0.3), batch_of(episode, tiny)
     with torch.no_grad():
         image = method.image_features(batch.images).double()
     text, s, total = method.text.double(), float(method.scale), 0.0
     for i, y in zip(image, batch.labels.tolist(), strict=True):
-        # The paper's other form: every other class gains s lambda (1 - cos) on the true one.
+        # The paper's other form: every other class gains s lambda (1 - cos) relative to the true one.
         gains = [s * (float(i @ t) + 0.3 * (1 - float(t @ text[y]))) for t in text]
         total -= gains[y] - math.log(sum(math.exp(g) for g in gains))
     assert method.loss(batch)["loss_mms"].item() == pytest.approx(total / 8, rel=1e-4)
 
 
-def test_the_margin_goes_with_the_scale(tiny: Backbone, episode: Episode) -> None:
+def test_default_margin_follows_the_logit_scale(tiny: Backbone, episode: Episode) -> None:
     for scale, margin in ((100.0, 0.3), (50.0, 0.6), (20.0, 1.0)):
         with torch.no_grad():
             tiny.model.logit_scale.fill_(math.log(scale))
@@ -48,7 +48,7 @@ def test_the_margin_goes_with_the_scale(tiny: Backbone, episode: Episode) -> Non
     assert ready("clipood", tiny, episode, margin=0.1).resolved() == {"margin": 0.1}
 
 
-def test_predictions_know_no_margin(tiny: Backbone, episode: Episode) -> None:
+def test_predictions_use_no_margin(tiny: Backbone, episode: Episode) -> None:
     images = batch_of(episode, tiny).images
     with torch.no_grad():
         ours, theirs = (

@@ -1,4 +1,4 @@
-"""CoCoOp against the published form: whole windows, one image and one class at a time."""
+"""CoCoOp against its published form: full text windows, one image and one class at a time."""
 
 from __future__ import annotations
 
@@ -29,7 +29,8 @@ from tests.helpers.prompts import (
 )
 
 
-def literal(method: Any, images: Tensor, names: Sequence[str]) -> Tensor:
+def reference_logits(method: Any, images: Tensor, names: Sequence[str]) -> Tensor:
+    """Return logits [B, C], one image and one class at a time."""
     tower, rows = method.backbone, []
     first, second = method.meta_net[0], method.meta_net[2]
     for image in encode_images(tower, images):
@@ -43,22 +44,22 @@ def literal(method: Any, images: Tensor, names: Sequence[str]) -> Tensor:
 
 
 @pytest.mark.parametrize("prompts_at_once", [1, 9, 4096])
-def test_batched_and_chunked_is_one_image_at_a_time(prompts_at_once: int) -> None:
+def test_batches_and_chunks_equal_one_image_at_a_time(prompts_at_once: int) -> None:
     method = ready(CoCoOp, prompts_at_once=prompts_at_once)
     randomise(method)
     batch = batch_of(5)
-    logits = literal(method, batch.images, NAMES)
-    known = F.cross_entropy(logits, batch.labels)
-    check_loss(method, batch, known)
+    logits = reference_logits(method, batch.images, NAMES)
+    expected = F.cross_entropy(logits, batch.labels)
+    check_loss(method, batch, expected)
     for names in (NAMES, UNSEEN):
         with torch.no_grad():
             got = method.classifier(names)(batch.images)
-        torch.testing.assert_close(got, literal(method, batch.images, names))
-    # The images really have prompts of their own.
+        torch.testing.assert_close(got, reference_logits(method, batch.images, names))
+    # The prompts of another image give other logits.
     assert not torch.allclose(method.classifier(NAMES)(batch.images[:1]), logits[1:2], atol=1e-2)
 
 
-def test_chunks_bound_what_runs_together() -> None:
+def test_chunks_limit_prompts_encoded_at_once() -> None:
     method = ready(CoCoOp, prompts_at_once=9)
     sizes: list[int] = []
     inner = method.backbone.encode_after
@@ -73,7 +74,7 @@ def test_chunks_bound_what_runs_together() -> None:
     assert sizes == [8, 8, 4]
 
 
-def test_without_its_network_it_is_coop() -> None:
+def test_zero_meta_net_equals_coop() -> None:
     method, tower = ready(CoCoOp), backbone()
     with torch.no_grad():
         for parameter in method.meta_net[2].parameters():
@@ -85,7 +86,7 @@ def test_without_its_network_it_is_coop() -> None:
     torch.testing.assert_close(got, coop.classifier(UNSEEN)(batch.images))
 
 
-def test_context_and_network_are_trained_in_their_published_shapes() -> None:
+def test_context_and_meta_net_are_trained_with_published_shapes() -> None:
     method = ready(CoCoOp)
     check_trained(method)
     # d = 16, W = 24: context 4 x 24, hidden 16 / 16 = 1. With 512 and 512 the same shapes hold 35 360 numbers.
@@ -112,6 +113,6 @@ def test_context_and_network_are_trained_in_their_published_shapes() -> None:
         ({"context_tokens": 21, "context_init": ""}, "--context-tokens 21: the prompt of"),
     ],
 )
-def test_what_does_not_fit_is_refused(options: dict[str, Any], message: str) -> None:
+def test_invalid_options_raise(options: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         ready(CoCoOp, **options)

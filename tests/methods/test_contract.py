@@ -1,10 +1,16 @@
-"""What every method promises, whichever it is: a new file in methods/ is tested here without a change."""
+"""The contract of every method; a new file in methods/ is covered without changes here."""
 
 from __future__ import annotations
 
+import ast
 import copy
-from dataclasses import replace
+import inspect
+import re
+from collections.abc import Iterator
+from dataclasses import FrozenInstanceError, dataclass, fields, replace
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,18 +18,22 @@ from torch import Tensor
 
 from clipalign.backbone import Backbone, load
 from clipalign.core.checkpoint import load_weights, save_weights
+from clipalign.core.config import TrainConfig
 from clipalign.core.errors import UnseenClasses, UserError
 from clipalign.core.types import Batch, Episode
 from clipalign.data.batches import TrainBatches
 from clipalign.data.sources.folder import ImageFolder
 from clipalign.engine.averaging import KINDS
 from clipalign.engine.setup import preprocess_for
-from clipalign.methods import Method, all_methods, get_method, list_methods, register
+from clipalign.methods import Method, SupportsCaptions, all_methods, get_method, list_methods, register
 from clipalign.protocols import build_episode
+from tests.helpers.methods import total_loss
 
 METHODS = all_methods()
 PAIRS = [(method, tower) for method in METHODS for tower in method.towers]
 TRAINED = [(method, tower) for method, tower in PAIRS if method.iterates]
+SPLITTABLE = [(method, tower) for method, tower in TRAINED if method.mean_over_rows]
+NEW_CLASSES = ("a kite", "snow", "an old boat", "rust", "tea")
 
 
 def name_of(value: object) -> str:
@@ -41,15 +51,16 @@ def episode(squares: ImageFolder) -> Episode:
     return build_episode("in-the-wild", squares, "grey", 0)
 
 
-def ready(cls: type[Method], backbone: Backbone, episode: Episode) -> Method:
-    torch.manual_seed(0)  # of what a method draws to start from, as in a training run
+def ready(cls: type[Method[Any]], backbone: Backbone, episode: Episode) -> Method[Any]:
+    """Return a method set up with its defaults, with the RNG seeded first."""
+    torch.manual_seed(0)
     method = cls()
     method.setup(backbone, episode, episode.source.templates)
     return method
 
 
-def batch_of(method: Method, step: int = 0) -> Batch:
-    """A training batch; with captions of two sentences where the method learns from them."""
+def batch_of(method: Method[Any], step: int = 0) -> Batch:
+    """Return the training batch of a step, with captions of two sentences if the method needs them."""
     batch = TrainBatches(method.episode, 6, 0, preprocess_for(method.backbone))[step]
     if method.learns_from == "classes":
         return batch
@@ -58,33 +69,55 @@ def batch_of(method: Method, step: int = 0) -> Batch:
     return replace(batch, captions=tuple(f"a {name}. it is number {row}." for name, row in pairs))
 
 
-def descend(method: Method, batch: Batch) -> dict[str, Tensor]:
-    terms = method.loss(batch)
-    torch.stack([value for name, value in terms.items() if name.startswith("loss")]).sum().backward()
-    return terms
-
-
-def train(method: Method, steps: int) -> dict[str, Tensor]:
+def train(method: Method[Any], steps: int) -> dict[str, Tensor]:
+    """Run a few steps of AdamW and return a copy of the state."""
     optimizer = torch.optim.AdamW(method.parameters(), lr=1e-3)
     for step in range(steps):
         torch.manual_seed(step)
         optimizer.zero_grad()
-        descend(method, batch_of(method, step))
+        total_loss(method.loss(batch_of(method, step))).backward()
         optimizer.step()
         method.after_step(step + 1)
     return {name: tensor.clone() for name, tensor in method.state_dict().items()}
 
 
+def help_texts(config: type[Any]) -> Iterator[tuple[str, str]]:
+    """Yield the name of each field that has a docstring, and the docstring."""
+    for cls in config.__mro__[:-1]:
+        body = ast.parse(inspect.getsource(cls)).body[0].body  # type: ignore[attr-defined]
+        for field, text in pairwise(body):
+            if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr):
+                yield field.target.id, ast.literal_eval(text.value)  # type: ignore[union-attr]
+
+
 @pytest.mark.parametrize("method", METHODS, ids=name_of)
-def test_it_says_what_it_is(method: type[Method]) -> None:
-    assert method.summary and method.source and method.trains and method.towers
+def test_class_attributes_are_valid(method: type[Method[Any]]) -> None:
+    assert get_method(method.name) is method
+    for text in (method.summary, method.source, method.trains):
+        assert text == text.strip() and 0 < len(text) <= 120 and "\n" not in text
+    assert re.search(r"\b20[12]\d\b", method.source), "the source needs a year"
+    assert method.towers and set(method.towers) <= {"vit", "resnet"}
     assert method.average in KINDS
-    assert method.Config() is not None
+    assert set(method.published) <= {f.name for f in fields(TrainConfig)} - {"method", "out"}
+    assert isinstance(method(), SupportsCaptions) is (method.learns_from == "captions")
+
+
+@pytest.mark.parametrize("method", METHODS, ids=name_of)
+def test_config_is_frozen_and_every_option_has_a_short_help_text(method: type[Method[Any]]) -> None:
+    assert method().config == method.Config()
+    options = {f.name for f in fields(method.Config)}
+    texts = dict(help_texts(method.Config))
+    assert set(texts) == options
+    for name, text in texts.items():
+        assert text.endswith(".") and "\n" not in text and len(text) <= 120, name
+    if options:
+        with pytest.raises(FrozenInstanceError):
+            setattr(method.Config(), options.pop(), None)
 
 
 @pytest.mark.parametrize(("cls", "tower"), TRAINED, ids=name_of)
-def test_losses_are_finite_scalars_and_one_is_descended(
-    cls: type[Method], tower: str, backbone: Backbone, episode: Episode
+def test_loss_terms_are_finite_scalars_with_one_to_minimise(
+    cls: type[Method[Any]], tower: str, backbone: Backbone, episode: Episode
 ) -> None:
     method = ready(cls, backbone, episode)
     terms = method.loss(batch_of(method))
@@ -93,23 +126,40 @@ def test_losses_are_finite_scalars_and_one_is_descended(
         assert value.shape == () and bool(value.isfinite()), name
 
 
+@pytest.mark.parametrize("cls", METHODS, ids=name_of)
+def test_logits_and_loss_are_float32_under_autocast(
+    cls: type[Method[Any]], tiny: Backbone, episode: Episode
+) -> None:
+    method = ready(cls, tiny, episode)
+    batch = batch_of(method)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        logits = method.classifier(episode.class_names)(batch.images)
+        terms = method.loss(batch) if cls.iterates else {}
+    assert logits.dtype == torch.float32
+    # A product computed in bfloat16 and converted afterwards would be unchanged by another rounding.
+    assert not torch.equal(logits, logits.bfloat16().float())
+    for name, value in terms.items():
+        assert value.dtype == torch.float32 or not name.startswith("loss"), name
+
+
 @pytest.mark.parametrize(("cls", "tower"), TRAINED, ids=name_of)
-def test_gradients_reach_exactly_its_parameters(
-    cls: type[Method], tower: str, backbone: Backbone, episode: Episode
+def test_gradients_reach_exactly_the_parameters(
+    cls: type[Method[Any]], tower: str, backbone: Backbone, episode: Episode
 ) -> None:
     method = ready(cls, backbone, episode)
-    descend(method, batch_of(method))
-    mine = {id(parameter) for parameter in method.parameters()}
+    total_loss(method.loss(batch_of(method))).backward()
+    parameters = {id(parameter) for parameter in method.parameters()}
     assert any(p.grad is not None and bool(p.grad.any()) for p in method.parameters())
     tensors = [*backbone.named_parameters(), *method.extra.named_parameters()]
-    # Not "is other than zero": a bias on attention keys, for one, cannot change a softmax.
+    # Not "is not zero": a bias on attention keys, for one, cannot change a softmax.
     reached = {id(p) for _, p in tensors if p.grad is not None}
-    assert mine and reached == mine, [n for n, p in tensors if (id(p) in mine) != (id(p) in reached)]
+    differing = [name for name, p in tensors if (id(p) in parameters) != (id(p) in reached)]
+    assert parameters and reached == parameters, differing
 
 
 @pytest.mark.parametrize(("cls", "tower"), TRAINED, ids=name_of)
-def test_steps_are_reproducible_and_change_only_what_is_trained(
-    cls: type[Method], tower: str, backbone: Backbone, episode: Episode
+def test_steps_are_reproducible_and_change_only_trained_weights(
+    cls: type[Method[Any]], tower: str, backbone: Backbone, episode: Episode
 ) -> None:
     before = {name: tensor.clone() for name, tensor in backbone.model.state_dict().items()}
     first = train(ready(cls, copy.deepcopy(backbone), episode), 2)
@@ -122,19 +172,19 @@ def test_steps_are_reproducible_and_change_only_what_is_trained(
 
 
 @pytest.mark.parametrize(("cls", "tower"), PAIRS, ids=name_of)
-def test_a_saved_method_predicts_the_same_for_classes_it_never_saw(
-    cls: type[Method], tower: str, backbone: Backbone, episode: Episode, tmp_path: Path
+def test_saved_method_predicts_the_same_on_trained_and_new_classes(
+    cls: type[Method[Any]], tower: str, backbone: Backbone, episode: Episode, tmp_path: Path
 ) -> None:
     fresh = copy.deepcopy(backbone)
     method = ready(cls, backbone, episode)
     if cls.iterates:
         train(method, 1)
     save_weights(tmp_path / "model.safetensors", method.state_dict())
-    other = ready(cls, fresh, episode)
-    other.load_state_dict(load_weights(tmp_path / "model.safetensors"))
+    loaded = ready(cls, fresh, episode)
+    loaded.load_state_dict(load_weights(tmp_path / "model.safetensors"))
 
     images = batch_of(method).images
-    for names in (episode.class_names, ("a kite", "snow", "an old boat", "rust", "tea")):
+    for names in (episode.class_names, NEW_CLASSES):
         try:
             method.classifier(names)
         except UnseenClasses as refusal:
@@ -142,47 +192,42 @@ def test_a_saved_method_predicts_the_same_for_classes_it_never_saw(
             continue
         with torch.no_grad():
             logits = method.classifier(names)(images)
-            again = other.classifier(names)(images)
+            again = loaded.classifier(names)(images)
         assert logits.shape == (len(images), len(names)) and logits.dtype == torch.float32
         assert bool(logits.isfinite().all()) and torch.equal(logits, again)
 
 
-@pytest.mark.parametrize(("cls", "tower"), TRAINED, ids=name_of)
-def test_a_batch_may_be_split_where_the_method_says_so(
-    cls: type[Method], tower: str, backbone: Backbone, episode: Episode
+@pytest.mark.parametrize(("cls", "tower"), SPLITTABLE, ids=name_of)
+def test_gradient_of_a_split_batch_equals_that_of_the_whole(
+    cls: type[Method[Any]], tower: str, backbone: Backbone, episode: Episode
 ) -> None:
-    if not cls.mean_over_rows:
-        pytest.skip("its loss looks at the whole batch")
     method = ready(cls, backbone, episode)
     batch = batch_of(method)
-    descend(method, batch)
+    total_loss(method.loss(batch)).backward()
     whole = torch.cat([p.grad.flatten() for p in method.parameters() if p.grad is not None])
     for parameter in method.parameters():
         parameter.grad = None
     for rows in (slice(0, 4), slice(4, 6)):
         captions = None if batch.captions is None else batch.captions[rows]
-        piece = Batch(batch.images[rows], batch.labels[rows], batch.domains[rows], batch.rows[rows], captions)
-        terms = method.loss(piece)
-        (sum(v for k, v in terms.items() if k.startswith("loss")) * len(piece) / 6).backward()
+        part = Batch(batch.images[rows], batch.labels[rows], batch.domains[rows], batch.rows[rows], captions)
+        (total_loss(method.loss(part)) * len(part) / 6).backward()
     parts = torch.cat([p.grad.flatten() for p in method.parameters() if p.grad is not None])
     assert (whole - parts).norm() < 1e-4 * whole.norm()
 
 
-def test_weights_of_another_shape_are_refused(tiny: Backbone, episode: Episode) -> None:
+def test_weights_of_another_shape_raise(tiny: Backbone, episode: Episode) -> None:
     method = ready(get_method("erm"), tiny, episode)
     state = method.state_dict() | {"visual.proj": torch.zeros(2, 2)}
     with pytest.raises(UserError, match="do not fit"):
         method.load_state_dict(state)
 
 
-def test_unknown_names_are_refused_with_the_nearest() -> None:
+def test_unknown_name_raises_and_suggests_the_nearest() -> None:
     with pytest.raises(UserError, match="did you mean zeroshot"):
         get_method("zero-shot")
 
 
-def test_a_method_may_not_take_the_name_or_an_option_of_another() -> None:
-    from dataclasses import dataclass
-
+def test_registering_a_taken_name_or_run_option_raises() -> None:
     @dataclass
     class Clash:
         batch_size: int = 1
@@ -194,7 +239,7 @@ def test_a_method_may_not_take_the_name_or_an_option_of_another() -> None:
     assert "new-method" not in list_methods()
 
 
-def test_a_tower_that_is_not_supported_is_refused(tiny: Backbone, episode: Episode) -> None:
+def test_unsupported_tower_raises(tiny: Backbone, episode: Episode) -> None:
     only = type("Only", (Method,), {"towers": ("resnet",), "name": "only"})
     with pytest.raises(UserError, match="--method only works on resnet towers"):
         only().setup(tiny, episode, ("a {}.",))

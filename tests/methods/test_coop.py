@@ -1,4 +1,4 @@
-"""CoOp against the published assembly of prompts: dummy words replaced in a whole text window."""
+"""CoOp against the published assembly of prompts: placeholder words replaced in a full text window."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ from tests.helpers.prompts import (
 )
 
 
-def literal(method: Any, images: Tensor, names: Sequence[str]) -> Tensor:
-    """Logits with "X ... X name." embedded, the X's replaced, and the name moved to its place."""
+def reference_logits(method: Any, images: Tensor, names: Sequence[str]) -> Tensor:
+    """Return logits of "X ... X name." with the X's replaced by vectors and the name moved to its position."""
     tower, position = method.backbone, method.config.class_position
     features = []
     for i, name in enumerate(prompt_names(names)):
@@ -49,26 +49,26 @@ def literal(method: Any, images: Tensor, names: Sequence[str]) -> Tensor:
 
 @pytest.mark.parametrize("class_specific", [False, True])
 @pytest.mark.parametrize("class_position", ["end", "middle", "front"])
-def test_loss_and_gradient_are_those_of_the_published_assembly(
-    class_position: str, class_specific: bool
-) -> None:
+def test_loss_and_gradient_equal_published_prompt_assembly(class_position: str, class_specific: bool) -> None:
     method = ready(CoOp, context_tokens=5, class_position=class_position, class_specific=class_specific)
     randomise(method)
     batch = batch_of()
-    known = F.cross_entropy(literal(method, batch.images, NAMES), batch.labels)
-    check_loss(method, batch, known)
-    torch.testing.assert_close(method.classifier(NAMES)(batch.images), literal(method, batch.images, NAMES))
+    expected = F.cross_entropy(reference_logits(method, batch.images, NAMES), batch.labels)
+    check_loss(method, batch, expected)
+    torch.testing.assert_close(
+        method.classifier(NAMES)(batch.images), reference_logits(method, batch.images, NAMES)
+    )
 
 
 @pytest.mark.parametrize("class_position", ["end", "middle", "front"])
-def test_unseen_names_are_encoded_anew(class_position: str) -> None:
+def test_new_class_names_are_encoded_with_the_context(class_position: str) -> None:
     method = ready(CoOp, context_tokens=5, class_position=class_position)
     randomise(method)
     images = batch_of().images
-    torch.testing.assert_close(method.classifier(UNSEEN)(images), literal(method, images, UNSEEN))
+    torch.testing.assert_close(method.classifier(UNSEEN)(images), reference_logits(method, images, UNSEEN))
 
 
-def test_with_the_words_of_the_template_it_is_zeroshot() -> None:
+def test_context_of_template_words_equals_zero_shot() -> None:
     method = ready(CoOp, context_init="a photo of a")
     assert method.resolved() == {"context_tokens": 4}
     zeroshot = ready(ZeroShot, method.backbone)
@@ -79,23 +79,23 @@ def test_with_the_words_of_the_template_it_is_zeroshot() -> None:
         torch.testing.assert_close(got, zeroshot_logits(method.backbone, images, names), atol=1e-4, rtol=1e-4)
 
 
-def test_random_start_has_16_vectors_of_the_published_spread() -> None:
+def test_random_context_has_16_vectors_with_published_std() -> None:
     method = ready(CoOp, backbone(), context_tokens=None, context_init="")
     assert method.context.shape == (16, 24) and 0.01 < float(method.context.detach().std()) < 0.03
     specific = ready(CoOp, class_specific=True, context_tokens=4)
     assert specific.context.shape == (4, 4, 24) and 0.01 < float(specific.context.detach().std()) < 0.03
     assert not torch.equal(specific.context[0], specific.context[1])
-    alike = ready(CoOp, class_specific=True, context_init="a photo of a")
-    assert torch.equal(alike.context[0], alike.context[1])
+    equal = ready(CoOp, class_specific=True, context_init="a photo of a")
+    assert torch.equal(equal.context[0], equal.context[1])
 
 
-def test_only_the_context_is_trained() -> None:
+def test_only_context_is_trained() -> None:
     method = ready(CoOp, context_tokens=2)
     check_trained(method)
     assert [p.shape for p in method.parameters()] == [(2, 24)]
 
 
-def test_class_specific_context_follows_the_names_and_knows_no_others() -> None:
+def test_class_specific_context_follows_names_and_rejects_new_ones() -> None:
     method = ready(CoOp, context_tokens=3, class_specific=True)
     randomise(method)
     images = batch_of().images
@@ -105,7 +105,7 @@ def test_class_specific_context_follows_the_names_and_knows_no_others() -> None:
         method.classifier(UNSEEN)
 
 
-def test_another_start_is_loaded_over() -> None:
+def test_loaded_context_replaces_the_initial_one() -> None:
     method = ready(CoOp, context_tokens=3)
     randomise(method)
     other = ready(CoOp, context_tokens=3)
@@ -123,12 +123,12 @@ def test_another_start_is_loaded_over() -> None:
         ({"context_init": "a " * 30}, "--context-init"),
     ],
 )
-def test_what_does_not_fit_is_refused(options: dict[str, Any], message: str) -> None:
+def test_invalid_options_raise(options: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         ready(CoOp, **options)
 
 
-def test_a_new_name_that_does_not_fit_is_refused_with_its_name() -> None:
+def test_new_class_name_too_long_for_the_window_raises() -> None:
     method = ready(CoOp, context_tokens=15)
     with pytest.raises(UserError, match="very old wooden"):
         method.classifier(("dog", "very old wooden sailing boat at sea"))

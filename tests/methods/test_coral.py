@@ -21,20 +21,20 @@ def episode(squares: ImageFolder) -> Episode:
     return build_episode("domain-shift", squares, "grey", 0)
 
 
-def test_with_weight_zero_it_is_erm_step_by_step(tiny: Backbone, episode: Episode) -> None:
+def test_weight_zero_trains_like_erm(tiny: Backbone, episode: Episode) -> None:
     ours, theirs = ready("coral", tiny, episode, coral_weight=0.0), ready("erm", tiny, episode)
     assert train(ours) == pytest.approx(train(theirs), rel=1e-5)
     torch.testing.assert_close(image_weights(ours), image_weights(theirs), atol=1e-6, rtol=1e-5)
 
 
-def test_with_weight_zero_and_a_linear_head_it_is_domainbeds_erm(tiny: Backbone, episode: Episode) -> None:
+def test_weight_zero_with_linear_head_trains_like_erm_linear_head(tiny: Backbone, episode: Episode) -> None:
     ours = ready("coral", tiny, episode, coral_weight=0.0, head="random")
     theirs = ready("erm-linear-head", tiny, episode)
     assert train(ours) == pytest.approx(train(theirs), rel=1e-5)
 
 
 @pytest.mark.parametrize("features", ["raw", "unit"])
-def test_the_loss_is_its_equation(tiny: Backbone, squares: ImageFolder, features: Any) -> None:
+def test_loss_equals_equation(tiny: Backbone, squares: ImageFolder, features: Any) -> None:
     episode = build_episode("base-to-new", squares, None, 0)  # three source domains
     method = ready("coral", tiny, episode, coral_weight=2.0, coral_features=features)
     batch = batch_of(episode, tiny, 11)
@@ -59,7 +59,7 @@ def test_the_loss_is_its_equation(tiny: Backbone, squares: ImageFolder, features
     assert terms["loss_coral"].item() == pytest.approx(2 * total / 3, rel=1e-4)
 
 
-def test_it_pulls_domains_together(tiny: Backbone, episode: Episode) -> None:
+def test_training_reduces_the_distance_of_domains(tiny: Backbone, episode: Episode) -> None:
     generator = torch.Generator().manual_seed(0)
     groups = [torch.randn(9, 5, generator=generator) * (1 + i) + i for i in range(3)]
     same = [groups[0], groups[0].clone(), groups[0].clone()]
@@ -70,7 +70,7 @@ def test_it_pulls_domains_together(tiny: Backbone, episode: Episode) -> None:
     assert method.loss(batch_of(episode, tiny, 16))["coral"].item() < before
 
 
-def test_one_source_domain_or_one_image_of_it_is_refused(tiny: Backbone, squares: ImageFolder) -> None:
+def test_one_domain_or_one_image_per_domain_raises(tiny: Backbone, squares: ImageFolder) -> None:
     episode = build_episode("domain-shift", squares, "grey", 0)
     batch = batch_of(episode, tiny, 4)
     single = Batch(batch.images[:3], batch.labels[:3], batch.domains[:3], batch.rows[:3])

@@ -1,4 +1,4 @@
-"""DPL: both losses and the published prediction, spelt out domain by domain."""
+"""DPL: both losses and the published prediction, computed domain by domain."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ from tests.helpers.prompts import (
 
 
 def domain_text(method: Any, images: Tensor, names: Sequence[str]) -> Tensor:
-    """T of one domain from its images, without dropout."""
+    """Return the text features [C, d] that the images of one domain generate, without dropout."""
     tower, m = method.backbone, method.config.context_tokens
-    made = []
+    outputs = []
     for image in images:
         x = tower.model.encode_image(image[None])[0]
         layers = list(method.generator.layers)
         for layer in layers[:-1]:
             x = (layer.weight @ x + layer.bias).clamp_min(0)
-        made.append(layers[-1].weight @ x + layers[-1].bias)
-    g = torch.stack(made).mean(0).view(m, -1)
+        outputs.append(layers[-1].weight @ x + layers[-1].bias)
+    g = torch.stack(outputs).mean(0).view(m, -1)
     features = []
     for name in prompt_names(names):
         features.append(encode_window(tower, *window_with(tower, g, name)))
@@ -46,7 +46,7 @@ def domain_text(method: Any, images: Tensor, names: Sequence[str]) -> Tensor:
 
 
 @pytest.mark.parametrize("domain_loss", ["paper", "released"])
-def test_loss_and_gradient_are_those_of_the_equation(domain_loss: str) -> None:
+def test_loss_and_gradient_equal_equation(domain_loss: str) -> None:
     method = ready(Dpl, context_tokens=3, generator_dropout=0.0, domain_loss=domain_loss)
     batch = batch_of()
     scale, images = method.backbone.logit_scale, encode_images(method.backbone, batch.images)
@@ -55,24 +55,24 @@ def test_loss_and_gradient_are_those_of_the_equation(domain_loss: str) -> None:
         rows = [scale * image @ text[int(d)].T for image, d in zip(images, batch.domains, strict=True)]
     else:
         rows = [scale * image @ torch.cat(text).T for image in images]
-    known = F.cross_entropy(torch.stack(rows), batch.labels)
-    check_loss(method, batch, known)
+    expected = F.cross_entropy(torch.stack(rows), batch.labels)
+    check_loss(method, batch, expected)
 
 
 @pytest.mark.parametrize("names", [NAMES, UNSEEN])
-def test_published_prediction_makes_the_prompt_from_the_images_at_hand(names: Sequence[str]) -> None:
+def test_published_prediction_generates_the_prompt_from_the_test_batch(names: Sequence[str]) -> None:
     method = ready(Dpl, context_tokens=3, prompt_batch=4)
     randomise(method)
     batch = batch_of(6)
     images = encode_images(method.backbone, batch.images)
     text = [domain_text(method, part, names) for part in batch.images.split(4)]
-    known = torch.cat([images[:4] @ text[0].T, images[4:] @ text[1].T]) * method.backbone.logit_scale
+    expected = torch.cat([images[:4] @ text[0].T, images[4:] @ text[1].T]) * method.backbone.logit_scale
     classify = method.classifier(names)
-    torch.testing.assert_close(classify(batch.images), known)
-    assert not torch.allclose(classify(batch.images[:1]), known[:1], atol=1e-3)
+    torch.testing.assert_close(classify(batch.images), expected)
+    assert not torch.allclose(classify(batch.images[:1]), expected[:1], atol=1e-3)
 
 
-def test_prompts_kept_from_training_judge_each_image_alone() -> None:
+def test_training_prompt_scores_each_image_independently() -> None:
     method = ready(Dpl, context_tokens=3, prompt_from="training")
     randomise(method)
     batch = batch_of(6)
@@ -83,17 +83,17 @@ def test_prompts_kept_from_training_judge_each_image_alone() -> None:
     with torch.no_grad():
         coop.context.copy_(method.generator.mean)
         torch.testing.assert_close(classify(batch.images), coop.classifier(UNSEEN)(batch.images))
-        # After one step: the mean over the domains of what the images of each make, dropout off.
+        # After one step: the mean over domains of the generated prompts, without dropout.
         features = method.backbone.encode_image(batch.images)
         method.generator.eval()
-        made = [method.generator(features[batch.domains == i]) for i in (0, 1)]
-        torch.testing.assert_close(method.generator.mean, (made[0] + made[1]) / 2)
+        outputs = [method.generator(features[batch.domains == i]) for i in (0, 1)]
+        torch.testing.assert_close(method.generator.mean, (outputs[0] + outputs[1]) / 2)
         method.loss(batch_of(6))
     assert int(method.generator.steps) == 2
     assert {"method.generator.mean", "method.generator.steps"} <= method.state_dict().keys()
 
 
-def test_dropout_acts_in_training_alone_and_before_the_activation() -> None:
+def test_dropout_is_off_in_predictions() -> None:
     method = ready(Dpl, context_tokens=3, generator_dropout=0.5)
     batch = batch_of()
     first, second = (float(method.loss(batch)["loss_ce"].detach()) for _ in range(2))
@@ -102,7 +102,7 @@ def test_dropout_acts_in_training_alone_and_before_the_activation() -> None:
     assert torch.equal(classify(batch.images), classify(batch.images))
 
 
-def test_only_the_generator_is_trained_in_its_published_shape() -> None:
+def test_only_generator_is_trained_with_published_shapes() -> None:
     method = ready(Dpl, context_tokens=3, generator_depth=4)
     check_trained(method)
     # Published: 512 - 512 - 512 - 512 * 16.
@@ -125,6 +125,6 @@ def test_only_the_generator_is_trained_in_its_published_shape() -> None:
         ({"prompt_batch": 0}, "--prompt-batch"),
     ],
 )
-def test_what_does_not_fit_is_refused(options: dict[str, Any], message: str) -> None:
+def test_invalid_options_raise(options: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         ready(Dpl, **options)

@@ -17,7 +17,7 @@ def episode(squares: ImageFolder) -> Episode:
     return build_episode("domain-shift", squares, "grey", 0)
 
 
-def test_the_loss_is_its_equation(tiny: Backbone, episode: Episode) -> None:
+def test_loss_equals_equation(tiny: Backbone, episode: Episode) -> None:
     method, batch = ready("erm-linear-head", tiny, episode), batch_of(episode, tiny)
     head = method.extra["head"]
     assert head.weight.abs().max() <= 24**-0.5  # PyTorch's default: uniform below 1 / sqrt(d)
@@ -29,22 +29,22 @@ def test_the_loss_is_its_equation(tiny: Backbone, episode: Episode) -> None:
     assert method.loss(batch)["loss_ce"].item() == pytest.approx(total / len(batch), rel=1e-5)
 
 
-def test_a_zero_shot_head_predicts_as_zero_shot_does(tiny: Backbone, episode: Episode) -> None:
+def test_zero_shot_head_starts_from_zero_shot_logits(tiny: Backbone, episode: Episode) -> None:
     method, zeroshot = (
         ready("erm-linear-head", tiny, episode, head="zero-shot"),
         ready("zeroshot", tiny, episode),
     )
     images = batch_of(episode, tiny).images
     with torch.no_grad():
-        wanted = zeroshot.classifier(episode.class_names)(images)
-        assert torch.allclose(method.classifier(episode.class_names)(images), wanted, atol=1e-5)
+        expected = zeroshot.classifier(episode.class_names)(images)
+        assert torch.allclose(method.classifier(episode.class_names)(images), expected, atol=1e-5)
     raw = ready("erm-linear-head", tiny, episode, head="zero-shot", unit_features=False)
     with torch.no_grad():
         norms = raw.backbone.encode_image(images).norm(dim=-1, keepdim=True)
-        assert torch.allclose(raw.classifier(episode.class_names)(images), norms * wanted, atol=1e-4)
+        assert torch.allclose(raw.classifier(episode.class_names)(images), norms * expected, atol=1e-4)
 
 
-def test_tower_and_head_are_trained(tiny: Backbone, episode: Episode) -> None:
+def test_training_changes_tower_and_head(tiny: Backbone, episode: Episode) -> None:
     method = ready("erm-linear-head", tiny, episode)
     tower, head = image_weights(method), method.extra["head"].weight.clone()
     losses = train(method, steps=20, lr=0.02)
@@ -53,7 +53,7 @@ def test_tower_and_head_are_trained(tiny: Backbone, episode: Episode) -> None:
     assert not torch.equal(head, method.extra["head"].weight)
 
 
-def test_classes_are_found_by_name_and_others_refused(tiny: Backbone, episode: Episode) -> None:
+def test_classifier_selects_classes_by_name_and_rejects_new_ones(tiny: Backbone, episode: Episode) -> None:
     method = ready("erm-linear-head", tiny, episode)
     images, names = batch_of(episode, tiny).images, episode.class_names
     with torch.no_grad():
@@ -64,7 +64,7 @@ def test_classes_are_found_by_name_and_others_refused(tiny: Backbone, episode: E
         method.classifier(["snow", *names])
 
 
-def test_the_head_is_float32_under_autocast(tiny: Backbone, episode: Episode) -> None:
+def test_head_is_float32_under_autocast(tiny: Backbone, episode: Episode) -> None:
     method = ready("erm-linear-head", tiny, episode)
     features = torch.randn(3, 24)
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):

@@ -23,7 +23,7 @@ def episode(squares: ImageFolder) -> Episode:
 
 
 def features(method: Any, batch: Batch) -> tuple[Tensor, Tensor]:
-    """Unit features of the images and of each image's own prompt."""
+    """Return L2-normalised features of the images and of the prompt of each image."""
     names = [method.episode.class_names[y].replace("_", " ") for y in batch.labels.tolist()]
     text = method.backbone.encode_text([f"a photo of a {name}." for name in names])
     return F.normalize(method.backbone.encode_image(batch.images), dim=-1), F.normalize(text, dim=-1)
@@ -34,11 +34,11 @@ def losses(method: Any, batch: Batch) -> Tensor:
     return terms["loss_image_to_text"] + terms["loss_text_to_image"]
 
 
-def test_it_is_open_clips_contrastive_loss(tiny: Backbone, episode: Episode) -> None:
+def test_loss_equals_open_clip_loss(tiny: Backbone, episode: Episode) -> None:
     method, batch = ready("flyp", tiny, episode), batch_of(episode, tiny)
     image, text = features(method, batch)
-    wanted = ClipLoss()(image, text, method.backbone.logit_scale)
-    assert losses(method, batch).item() == pytest.approx(wanted.item(), rel=1e-5)
+    expected = ClipLoss()(image, text, method.backbone.logit_scale)
+    assert losses(method, batch).item() == pytest.approx(expected.item(), rel=1e-5)
     total = 0.0
     z = (method.backbone.logit_scale * image @ text.T).double().tolist()
     for i in range(8):
@@ -47,7 +47,7 @@ def test_it_is_open_clips_contrastive_loss(tiny: Backbone, episode: Episode) -> 
     assert losses(method, batch).item() == pytest.approx(total / 16, rel=1e-5)
 
 
-def test_with_same_class_positives_every_prompt_of_the_class_is_right(
+def test_same_class_positives_share_the_target_among_prompts_of_the_class(
     tiny: Backbone, episode: Episode
 ) -> None:
     method, batch = ready("flyp", tiny, episode, positives="same-class"), batch_of(episode, tiny)
@@ -62,7 +62,7 @@ def test_with_same_class_positives_every_prompt_of_the_class_is_right(
     assert losses(method, batch).item() == pytest.approx(total / 16, rel=1e-5)
 
 
-def test_where_all_classes_differ_the_two_forms_are_one(tiny: Backbone, episode: Episode) -> None:
+def test_positives_do_not_matter_if_all_classes_differ(tiny: Backbone, episode: Episode) -> None:
     batch = batch_of(episode, tiny, 16)
     rows = torch.tensor([batch.labels.tolist().index(c) for c in range(4)])
     one = Batch(batch.images[rows], batch.labels[rows], batch.domains[rows], batch.rows[rows])
@@ -72,7 +72,7 @@ def test_where_all_classes_differ_the_two_forms_are_one(tiny: Backbone, episode:
     assert torch.equal(first, second)
 
 
-def test_templates_are_drawn_per_image(tiny: Backbone, episode: Episode) -> None:
+def test_templates_are_drawn_at_random(tiny: Backbone, episode: Episode) -> None:
     method = get_method("flyp")()
     method.setup(tiny, episode, ("a photo of a {}.", "a drawing of the {}.", "{}"))
     batch = batch_of(episode, tiny)
@@ -83,7 +83,7 @@ def test_templates_are_drawn_per_image(tiny: Backbone, episode: Episode) -> None
     assert len(seen) > 1 and method.tokens.shape[:2] == (4, 3)
 
 
-def test_both_towers_and_the_scale_are_trained_and_unseen_classes_scored(
+def test_training_changes_both_towers_and_scale_and_keeps_new_classes_scorable(
     tiny: Backbone, episode: Episode
 ) -> None:
     method = ready("flyp", tiny, episode)
@@ -99,7 +99,7 @@ def test_both_towers_and_the_scale_are_trained_and_unseen_classes_scored(
     assert logits.shape == (8, 2)
 
 
-def test_the_scale_stops_at_clips_ceiling(tiny: Backbone, episode: Episode) -> None:
+def test_logit_scale_is_clipped_at_100(tiny: Backbone, episode: Episode) -> None:
     method = ready("flyp", tiny, episode)
     with torch.no_grad():
         method.backbone.model.logit_scale.fill_(6.0)

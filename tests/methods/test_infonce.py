@@ -27,7 +27,7 @@ def episode(squares: ImageFolder) -> Episode:
 
 
 class Captions:
-    """A source that has captions, of growing length."""
+    """A source with captions of increasing length."""
 
     def __init__(self, source: ImageFolder) -> None:
         self.source = source
@@ -38,14 +38,14 @@ class Captions:
 
 
 @pytest.mark.parametrize("scale", [None, 30.0])
-def test_it_is_open_clips_loss(tiny: Backbone, episode: Episode, scale: float | None) -> None:
+def test_loss_equals_open_clip_loss(tiny: Backbone, episode: Episode, scale: float | None) -> None:
     method = ready_unstretched("infonce", tiny, episode, fixed_scale=scale)
     batch = captioned(episode, tiny)
     image, text = tiny.encode_image(batch.images), tiny.encode_text(batch.captions)
     factor = tiny.logit_scale if scale is None else torch.tensor(scale)
-    wanted = ClipLoss()(F.normalize(image, dim=-1), F.normalize(text, dim=-1), factor)
+    expected = ClipLoss()(F.normalize(image, dim=-1), F.normalize(text, dim=-1), factor)
     terms = method.loss(batch)
-    torch.testing.assert_close(total_loss(terms), wanted)
+    torch.testing.assert_close(total_loss(terms), expected)
     names = {id(p) for p in method.parameters()}
     assert (id(method.backbone.model.logit_scale) in names) is (scale is None)
     assert terms["captions_cut"] == 0 and terms["tokens_cut"] == 0
@@ -53,7 +53,7 @@ def test_it_is_open_clips_loss(tiny: Backbone, episode: Episode, scale: float | 
 
 @pytest.mark.parametrize("name", [*METHODS, "flyp"])
 @pytest.mark.parametrize("cuts", [(4, 8), (1, 3, 8)])
-def test_the_loss_of_several_processes_is_that_of_one(
+def test_loss_and_gradient_of_several_processes_equal_those_of_one(
     tiny: Backbone, episode: Episode, name: str, cuts: tuple[int, ...]
 ) -> None:
     method = ready(name, tiny, episode)
@@ -67,7 +67,7 @@ def test_the_loss_of_several_processes_is_that_of_one(
     assert (gradient(method, many) - one).norm() < 1e-4 * one.norm()
 
 
-def test_the_scale_stops_at_clips_ceiling(tiny: Backbone, episode: Episode) -> None:
+def test_logit_scale_is_clipped_at_100(tiny: Backbone, episode: Episode) -> None:
     method = ready("infonce", tiny, episode)
     with torch.no_grad():
         method.backbone.model.logit_scale.fill_(6.0)
@@ -76,7 +76,7 @@ def test_the_scale_stops_at_clips_ceiling(tiny: Backbone, episode: Episode) -> N
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_the_text_window_is_stretched_held_saved_and_loaded(
+def test_stretched_text_window_keeps_first_positions_and_is_restored(
     tiny: Backbone, episode: Episode, name: str
 ) -> None:
     method = ready(name, tiny, episode)
@@ -94,7 +94,7 @@ def test_the_text_window_is_stretched_held_saved_and_loaded(
 
     state = {key: value.clone() for key, value in method.state_dict().items()}
     assert state["positional_embedding"].shape == (248, 24)
-    other = ready_unstretched(name, tiny, episode)  # as of a run whose window came from its captions
+    other = ready_unstretched(name, tiny, episode)  # as in a run whose window came from its captions
     other.load_state_dict(state)
     texts = ["a red fox. " * 30, "red"]
     with torch.no_grad():
@@ -103,16 +103,18 @@ def test_the_text_window_is_stretched_held_saved_and_loaded(
     assert not other.backbone.model.positional_embedding.grad[:20].any()
 
 
-def test_a_window_that_is_not_stretched_is_trained_whole(tiny: Backbone, episode: Episode) -> None:
+def test_unstretched_text_window_trains_all_positions(tiny: Backbone, episode: Episode) -> None:
     method = ready_unstretched("infonce", tiny, episode)
     total_loss(method.loss(captioned(episode, tiny))).backward()
     assert method.backbone.model.positional_embedding.grad[:5].any()
 
 
-def test_long_captions_are_cut_refused_or_stretched_to(tiny: Backbone, episode: Episode) -> None:
+def test_too_long_truncates_raises_or_stretches(tiny: Backbone, episode: Episode) -> None:
     source = Captions(episode.source)
     there = replace(episode, source=source)
-    longest = int(episode.train_rows.max()) + 4  # start, the words, "red", ".", end: from row 0 with none
+    longest = (
+        int(episode.train_rows.max()) + 4
+    )  # start token, one "very" per row number, "red", full stop, end token
 
     cut = ready("infonce", tiny, there, context_length=30, too_long="truncate")
     share = (episode.train_rows + 4 > 30).mean()
@@ -128,15 +130,13 @@ def test_long_captions_are_cut_refused_or_stretched_to(tiny: Backbone, episode: 
     assert wide.backbone.context_length == longest and wide.captions_cut == 0
 
 
-def test_a_tower_that_reads_more_than_clips_keeps_its_window(tiny: Backbone, episode: Episode) -> None:
+def test_tower_with_a_longer_window_keeps_it(tiny: Backbone, episode: Episode) -> None:
     first = ready("infonce", tiny, episode)
     assert ready("infonce", first.backbone, episode).backbone.context_length == 248
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_batches_without_captions_or_with_empty_ones_are_refused(
-    tiny: Backbone, episode: Episode, name: str
-) -> None:
+def test_missing_or_empty_captions_raise(tiny: Backbone, episode: Episode, name: str) -> None:
     method = ready(name, tiny, episode)
     batch = captioned(episode, tiny)
     with pytest.raises(UserError, match=f"--method {name} learns from captions"):
@@ -146,7 +146,7 @@ def test_batches_without_captions_or_with_empty_ones_are_refused(
         method.loss(empty)
 
 
-def test_values_out_of_range_are_refused() -> None:
+def test_options_out_of_range_raise() -> None:
     with pytest.raises(UserError, match="--keep-positions must be at least 0"):
         InfoNceConfig(keep_positions=-1)
     with pytest.raises(UserError, match="--fixed-scale must be above 0"):

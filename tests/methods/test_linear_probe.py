@@ -24,33 +24,35 @@ def episode(squares: ImageFolder) -> Episode:
     return build_episode("domain-shift", squares, "grey", 0)
 
 
-def test_it_is_scikit_learns_regression_at_the_chosen_c(tiny: Backbone, episode: Episode) -> None:
+def test_head_equals_scikit_learn_regression_at_the_chosen_c(tiny: Backbone, episode: Episode) -> None:
     method = ready("linear-probe", tiny, episode)
     rows = source_validation(episode, tiny)
     chosen = method.finish(rows)
     parts = [(method.backbone.encode_image(b.images).detach(), b.labels) for b in rows.training()]
     features, labels = torch.cat([p[0] for p in parts]), torch.cat([p[1] for p in parts])
-    # Another start and a stricter end than the method's own: the problem is convex.
-    peer = LogisticRegression(C=chosen["C"], max_iter=20000, tol=1e-8).fit(features.numpy(), labels.numpy())
+    # The problem is convex: another start and a stricter tolerance give the same solution.
+    reference = LogisticRegression(C=chosen["C"], max_iter=20000, tol=1e-8).fit(
+        features.numpy(), labels.numpy()
+    )
 
     def objective(weight: torch.Tensor, bias: torch.Tensor) -> float:
         loss = F.cross_entropy(features @ weight.T + bias, labels, reduction="sum")
         return float(loss + weight.square().sum() / (2 * chosen["C"]))
 
     head = method.head
-    wanted = objective(*coefficients(peer))
-    assert objective(head.weight.detach(), head.bias.detach()) < wanted + 0.02
-    assert objective(torch.zeros_like(head.weight), torch.zeros(4)) > wanted + 10
+    expected = objective(*coefficients(reference))
+    assert objective(head.weight.detach(), head.bias.detach()) < expected + 0.02
+    assert objective(torch.zeros_like(head.weight), torch.zeros(4)) > expected + 10
     images = torch.cat([b.images for b in rows.batches()])
     with torch.no_grad():
         ours = method.classifier(episode.class_names)(images).argmax(-1).numpy()
-        assert (ours == peer.predict(method.backbone.encode_image(images).numpy())).all()
+        assert (ours == reference.predict(method.backbone.encode_image(images).numpy())).all()
     assert chosen["validation_accuracy"] == rows.accuracy(method.classifier(episode.class_names))
     assert chosen["validation_accuracy"] == max(accuracy for _, accuracy in chosen["tried"])
     assert method.parameters() == []
 
 
-def test_normalised_features_and_drawn_views_are_options(tiny: Backbone, episode: Episode) -> None:
+def test_unit_features_and_augmented_views_are_used(tiny: Backbone, episode: Episode) -> None:
     method = ready("linear-probe", tiny, episode, unit_features=True, probe_views=2, probe_rounds=0)
     rows = source_validation(episode, tiny)
     features, labels = method.encode(rows.training(2))
@@ -64,8 +66,8 @@ def test_normalised_features_and_drawn_views_are_options(tiny: Backbone, episode
         assert torch.allclose(scaled, method.classifier(episode.class_names)(images), atol=1e-4)
 
 
-def literal_search(accuracy: Callable[[float], float], rounds: int) -> float:
-    """CoOp's bisection, written out: log10 C, both ends measured anew each round."""
+def reference_search(accuracy: Callable[[float], float], rounds: int) -> float:
+    """CoOp's bisection of log10 C as released, measuring both ends in every round."""
     values = [accuracy(c) for c in GRID]
     peak = GRID[values.index(max(values))]
     left, right = 1e-1 * peak, 1e1 * peak
@@ -80,7 +82,7 @@ def literal_search(accuracy: Callable[[float], float], rounds: int) -> float:
 
 @pytest.mark.parametrize("peak", [-5.3, -0.4, 1.7, 5.9])
 @pytest.mark.parametrize("rounds", [1, 3, 8])
-def test_the_search_bisects_towards_the_better_end(peak: float, rounds: int) -> None:
+def test_search_bisects_towards_the_better_end(peak: float, rounds: int) -> None:
     calls: list[float] = []
 
     def accuracy(c: float) -> float:
@@ -89,12 +91,12 @@ def test_the_search_bisects_towards_the_better_end(peak: float, rounds: int) -> 
 
     best, tried = search(accuracy, rounds)
     assert tried[best] == max(tried.values())
-    wanted = literal_search(accuracy, rounds)
-    assert any(c == pytest.approx(wanted, rel=1e-6) for c in tried)
-    assert best == pytest.approx(wanted, rel=1e-6) or accuracy(best) > accuracy(wanted)
+    expected = reference_search(accuracy, rounds)
+    assert any(c == pytest.approx(expected, rel=1e-6) for c in tried)
+    assert best == pytest.approx(expected, rel=1e-6) or accuracy(best) > accuracy(expected)
 
 
-def test_nothing_is_fitted_twice_and_of_equals_the_largest_c_wins() -> None:
+def test_search_fits_each_c_once_and_prefers_the_largest_on_a_tie() -> None:
     calls: list[float] = []
 
     def flat(c: float) -> float:
@@ -104,11 +106,11 @@ def test_nothing_is_fitted_twice_and_of_equals_the_largest_c_wins() -> None:
     best, tried = search(flat, 0)
     assert best == 1e6 and len(calls) == len(set(calls)) == len(tried) == len(GRID)
     best, _ = search(flat, 8)
-    # Two ends, then a middle per round but the first, of which one (1e6) is on the grid.
+    # Two ends, then one middle per round after the first; one of them (1e6) is on the grid.
     assert best == 1e5 and len(calls) == 2 * len(GRID) + 2 + 7 - 1
 
 
-def test_two_classes_become_a_softmax() -> None:
+def test_coefficients_of_two_classes_give_the_same_softmax() -> None:
     rng = np.random.default_rng(0)
     x, y = rng.normal(size=(40, 3)).astype(np.float32), rng.integers(0, 2, 40)
     model = LogisticRegression().fit(x, y)
@@ -117,7 +119,7 @@ def test_two_classes_become_a_softmax() -> None:
     assert np.allclose(ours.numpy(), model.predict_proba(x), atol=1e-6)
 
 
-def test_a_class_without_images_is_named(tiny: Backbone, episode: Episode) -> None:
+def test_class_without_images_raises(tiny: Backbone, episode: Episode) -> None:
     labels = episode.source.labels[episode.train_rows]
     gap = replace(episode, train_rows=episode.train_rows[labels != 1])
     with pytest.raises(UserError, match=f'linear-probe .* "{episode.class_names[1]}" has none'):

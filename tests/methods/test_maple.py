@@ -1,4 +1,4 @@
-"""MaPLe against its published forward pass, row by row."""
+"""MaPLe against its published forward pass, one token row at a time."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ from tests.helpers.prompts import (
 )
 
 
-def literal(method: Any, images: Tensor, names: Sequence[str]) -> Tensor:
-    """Logits; rows 1-2 of the text and the last two of the image are overwritten before blocks 1 ... J - 1."""
+def reference_logits(method: Any, images: Tensor, names: Sequence[str]) -> Tensor:
+    """Return logits; vectors replace text rows 1-2 and the last two image rows before blocks 1 to J - 1."""
     tower, p = method.backbone, method.vectors
     f = [
         coupling.weight @ v + coupling.bias
@@ -58,26 +58,26 @@ def literal(method: Any, images: Tensor, names: Sequence[str]) -> Tensor:
     for name in prompt_names(names):
         x, end = window(tower, f"a photo of a {name}.")
         x = x.clone()
-        x[:, 1:3] = p[0]  # "a photo" gives way, "of a" stays
+        x[:, 1:3] = p[0]  # vectors replace "a photo", "of a" stays
         features.append(encode_window(tower, x, end, in_text))
     encoded = encode_images(tower, images, visual[0], in_vision)
     return tower.logit_scale * encoded @ torch.stack(features).T
 
 
 @pytest.mark.parametrize("prompt_depth", [1, 2, 3])
-def test_loss_and_gradient_are_those_of_the_published_pass(prompt_depth: int) -> None:
+def test_loss_and_gradient_equal_published_forward_pass(prompt_depth: int) -> None:
     method = ready(Maple, prompt_depth=prompt_depth)
     randomise(method)
     batch = batch_of()
-    known = F.cross_entropy(literal(method, batch.images, NAMES), batch.labels)
-    check_loss(method, batch, known)
+    expected = F.cross_entropy(reference_logits(method, batch.images, NAMES), batch.labels)
+    check_loss(method, batch, expected)
     for names in (NAMES, UNSEEN):
         got = method.classifier(names)(batch.images)
-        torch.testing.assert_close(got, literal(method, batch.images, names))
+        torch.testing.assert_close(got, reference_logits(method, batch.images, names))
 
 
-def test_text_side_starts_as_the_phrase() -> None:
-    """With depth 1 the text is that of zero-shot; only the vision tower has something new."""
+def test_text_vectors_start_as_the_phrase() -> None:
+    """With depth 1, initial text features are zero-shot; only the vision tower has new tokens."""
     method = ready(Maple, prompt_depth=1)
     batch = batch_of()
     appended = method.couplings[0](method.vectors[0])
@@ -91,7 +91,7 @@ def test_text_side_starts_as_the_phrase() -> None:
     torch.testing.assert_close(got, method.backbone.logit_scale * image @ features.T)
 
 
-def test_more_vectors_than_words_stand_alone() -> None:
+def test_more_vectors_than_words_drop_the_phrase() -> None:
     method = ready(Maple, context_tokens=5, prompt_depth=1)
     tower, features = method.backbone, []
     for name in prompt_names(NAMES):
@@ -100,13 +100,13 @@ def test_more_vectors_than_words_stand_alone() -> None:
         torch.testing.assert_close(method.prompt_features(method.prompts), torch.stack(features))
 
 
-def test_depth_is_three_quarters_of_the_shallower_tower() -> None:
+def test_default_depth_is_three_quarters_of_the_shallower_tower() -> None:
     for text, vision, depth in ((4, 6, 3), (12, 12, 9), (1, 4, 1), (8, 2, 2)):
         method = ready(Maple, backbone(text, vision))
         assert method.resolved() == {"prompt_depth": depth} and len(method.couplings) == depth
 
 
-def test_prompts_and_couplings_are_trained_and_deep_couplings_start_alike() -> None:
+def test_prompts_and_couplings_are_trained_and_deep_couplings_start_equal() -> None:
     method = ready(Maple)
     check_trained(method)
     depth, m, text, vision = 2, 2, 24, 32
@@ -126,6 +126,6 @@ def test_prompts_and_couplings_are_trained_and_deep_couplings_start_alike() -> N
         ({"context_tokens": 21}, "--context-tokens 21: the prompt of"),
     ],
 )
-def test_what_does_not_fit_is_refused(options: dict[str, Any], message: str) -> None:
+def test_invalid_options_raise(options: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         ready(Maple, **options)

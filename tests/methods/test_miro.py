@@ -22,26 +22,24 @@ def episode(squares: ImageFolder) -> Episode:
 
 
 @pytest.mark.parametrize(("head", "name"), [("random", "erm-linear-head"), ("text", "erm")])
-def test_with_weight_zero_it_is_erm_step_by_step(
-    tiny: Backbone, episode: Episode, head: str, name: str
-) -> None:
+def test_weight_zero_trains_like_erm(tiny: Backbone, episode: Episode, head: str, name: str) -> None:
     ours, theirs = ready("miro", tiny, episode, miro_weight=0.0, head=head), ready(name, tiny, episode)
     assert train(ours) == pytest.approx(train(theirs), rel=1e-5)
     torch.testing.assert_close(image_weights(ours), image_weights(theirs), atol=1e-6, rtol=1e-5)
 
 
 def outputs(visual: Any, images: Tensor, blocks: list[int]) -> list[Tensor]:
-    """Output of the patch convolution and of blocks, by PyTorch's own hooks."""
-    found: list[Tensor] = []
+    """Return the outputs of the patch convolution and of blocks, recorded by PyTorch hooks."""
+    actual: list[Tensor] = []
     layers = [visual.conv1, *(visual.transformer.resblocks[b] for b in blocks)]
-    handles = [layer.register_forward_hook(lambda _m, _i, o: found.append(o)) for layer in layers]
+    handles = [layer.register_forward_hook(lambda _m, _i, o: actual.append(o)) for layer in layers]
     visual(images)
     for handle in handles:
         handle.remove()
-    return found
+    return actual
 
 
-def test_the_loss_is_its_equation(tiny: Backbone, episode: Episode) -> None:
+def test_loss_equals_equation(tiny: Backbone, episode: Episode) -> None:
     method = ready("miro", tiny, episode, miro_weight=0.5)
     train(method, steps=3, lr=1e-2)
     batch = batch_of(episode, tiny)
@@ -65,7 +63,7 @@ def test_the_loss_is_its_equation(tiny: Backbone, episode: Episode) -> None:
 
 
 @pytest.mark.parametrize("tower", ["vit", "resnet"])
-def test_at_the_start_nothing_has_moved(
+def test_initial_loss_is_that_of_equal_features(
     tower: str, tiny_spec: str, resnet_spec: str, episode: Episode
 ) -> None:
     backbone = load(tiny_spec if tower == "vit" else resnet_spec)
@@ -79,7 +77,7 @@ def test_at_the_start_nothing_has_moved(
     )
 
 
-def test_the_frozen_tower_stays_and_gets_no_gradient(tiny: Backbone, episode: Episode) -> None:
+def test_frozen_tower_is_unchanged_and_has_no_gradient(tiny: Backbone, episode: Episode) -> None:
     method = ready("miro", tiny, episode)
     kept = {name: tensor.clone() for name, tensor in method.frozen.items()}
     train(method, lr=1e-2)
@@ -89,18 +87,23 @@ def test_the_frozen_tower_stays_and_gets_no_gradient(tiny: Backbone, episode: Ep
     assert not torch.equal(image_weights(method), image_weights(ready("erm", tiny, episode)))
 
 
-def test_it_holds_features_back(tiny: Backbone, episode: Episode) -> None:
+def test_regularisation_reduces_the_change_of_features(tiny: Backbone, episode: Episode) -> None:
     batch, moved = batch_of(episode, tiny), []
     for weight in (0.0, 1.0):
         method = ready("miro", tiny, episode, miro_weight=weight)
         train(method, steps=6, lr=1e-3)
         with torch.no_grad():
-            (_, now), (_, then) = method.encode_with_layers(batch.images), method.encode_with_layers(batch.images, method.frozen)
+            (_, now), (_, then) = (
+                method.encode_with_layers(batch.images),
+                method.encode_with_layers(batch.images, method.frozen),
+            )
         moved.append(sum(float((now[layer] - then[layer]).square().mean()) for layer in method.layers))
     assert 0 < moved[1] < moved[0]
 
 
-def test_variances_learn_ten_times_faster_and_blocks_are_options(tiny: Backbone, episode: Episode) -> None:
+def test_variances_have_a_larger_learning_rate_and_blocks_are_configurable(
+    tiny: Backbone, episode: Episode
+) -> None:
     method = ready("miro", tiny, episode, miro_blocks=(2,), miro_stem=False)
     network, variances = method.param_groups()
     assert variances["lr_factor"] == 10 and [p.shape for p in variances["params"]] == [(1, 1, 32)]
@@ -110,5 +113,5 @@ def test_variances_learn_ten_times_faster_and_blocks_are_options(tiny: Backbone,
         ready("miro", tiny, episode, miro_blocks=(1, 4))
 
 
-def test_the_published_blocks_of_twelve() -> None:
+def test_default_blocks_of_twelve_are_the_published_ones() -> None:
     assert [max(1, round(k * 12 / 4)) for k in (1, 2, 3, 4)] == [3, 6, 9, 12]

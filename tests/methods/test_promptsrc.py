@@ -1,4 +1,4 @@
-"""PromptSRC: forward pass and each term of its loss, spelt out."""
+"""PromptSRC: forward pass and each loss term against direct computations."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from tests.helpers.prompts import (
 
 
 def prompted(method: Any, images: Tensor, names: Sequence[str]) -> tuple[Tensor, Tensor]:
-    """Unit features of images and classes."""
+    """Return the prompted features of images [B, d] and classes [C, d], L2-normalised."""
     tower, p, v = method.backbone, method.text_vectors, method.vision_vectors
 
     def in_text(block: int, x: Tensor) -> Tensor:
@@ -46,7 +46,7 @@ def prompted(method: Any, images: Tensor, names: Sequence[str]) -> tuple[Tensor,
 
 
 def references(method: Any, templates: Sequence[str]) -> Tensor:
-    """T0: means of un-normalised features, normalised."""
+    """Return T0 [C, d]: means of un-normalised text features, L2-normalised."""
     rows = []
     for name in prompt_names(NAMES):
         tokens = method.backbone.tokenizer([t.replace("{}", name) for t in templates])
@@ -54,7 +54,7 @@ def references(method: Any, templates: Sequence[str]) -> Tensor:
     return torch.stack(rows)
 
 
-def literal_terms(method: Any, batch: Any, templates: Sequence[str] = TEMPLATES) -> dict[str, Tensor]:
+def reference_terms(method: Any, batch: Any, templates: Sequence[str] = TEMPLATES) -> dict[str, Tensor]:
     scale = method.backbone.logit_scale
     image, text = prompted(method, batch.images, NAMES)
     image0, text0 = encode_images(method.backbone, batch.images), references(method, templates)
@@ -68,40 +68,40 @@ def literal_terms(method: Any, batch: Any, templates: Sequence[str] = TEMPLATES)
 
 
 @pytest.mark.parametrize("depths", [(1, 1), (2, 3), (3, 4)])
-def test_every_term_and_the_gradient_are_the_published_ones(depths: tuple[int, int]) -> None:
+def test_loss_terms_and_gradient_equal_published_ones(depths: tuple[int, int]) -> None:
     method = ready(PromptSrc, text_depth=depths[0], vision_depth=depths[1])
     randomise(method)
     batch = batch_of()
-    known = literal_terms(method, batch)
-    torch.testing.assert_close(method.loss(batch), known)
-    check_loss(method, batch, total_loss(known))
+    expected = reference_terms(method, batch)
+    torch.testing.assert_close(method.loss(batch), expected)
+    check_loss(method, batch, total_loss(expected))
     for names in (NAMES, UNSEEN):
         image, text = prompted(method, batch.images, names)
         got = method.classifier(names)(batch.images)
         torch.testing.assert_close(got, method.backbone.logit_scale * image @ text.T)
 
 
-def test_weights_and_templates_are_options() -> None:
+def test_weights_and_reference_templates_change_their_terms() -> None:
     templates = ("a {}.", "one {}.")
     options = {"text_weight": 5.0, "image_weight": 2.0, "logit_weight": 3.0}
     method = ready(PromptSrc, **options, reference_templates=templates)
     batch = batch_of()
-    terms, known = method.loss(batch), literal_terms(method, batch, templates)
+    terms, expected = method.loss(batch), reference_terms(method, batch, templates)
     for name, factor in (("loss_text", 5 / 25), ("loss_image", 2 / 10), ("loss_logits", 3.0)):
-        torch.testing.assert_close(terms[name], factor * known[name])
+        torch.testing.assert_close(terms[name], factor * expected[name])
 
 
-def test_regularisers_vanish_where_prompts_change_nothing() -> None:
-    """Text vectors that are the words of the only reference template; depth 1."""
+def test_text_regulariser_vanishes_if_prompts_equal_the_template() -> None:
+    """The text vectors are the words of the only reference template, at depth 1."""
     method = ready(PromptSrc, text_depth=1, vision_depth=1, reference_templates=("a photo of a {}.",))
     assert float(method.loss(batch_of())["loss_text"].detach()) == pytest.approx(0, abs=1e-5)
 
 
-def test_sixty_different_templates_with_one_place() -> None:
+def test_templates_are_sixty_distinct_ones_with_one_placeholder() -> None:
     assert len(set(TEMPLATES)) == 60 and all(t.count("{}") == 1 for t in TEMPLATES)
 
 
-def test_prompts_of_both_towers_are_trained_at_three_quarters_of_the_blocks() -> None:
+def test_prompts_of_both_towers_are_trained_in_three_quarters_of_the_blocks() -> None:
     method = ready(PromptSrc)
     assert method.average == "gaussian"
     assert method.resolved() == {"text_depth": 2, "vision_depth": 3, "reference_templates": 60}
@@ -122,6 +122,6 @@ def test_prompts_of_both_towers_are_trained_at_three_quarters_of_the_blocks() ->
         ({"context_tokens": 21}, "--context-tokens 21: the prompt of"),
     ],
 )
-def test_what_does_not_fit_is_refused(options: dict[str, Any], message: str) -> None:
+def test_invalid_options_raise(options: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         ready(PromptSrc, **options)

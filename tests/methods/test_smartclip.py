@@ -24,8 +24,8 @@ def episode(squares: ImageFolder) -> Episode:
     return build_episode("domain-shift", squares, "grey", 0)
 
 
-def push_masks(method: Any, logit: float) -> None:
-    """Give every mask logit nearly this value, whatever the caption."""
+def set_mask_logits(method: Any, logit: float) -> None:
+    """Set every mask logit to this value, for any caption."""
     with torch.no_grad():
         method.network.projection = torch.nn.Linear(24, 24)
         method.network.projection.weight.zero_()
@@ -33,12 +33,12 @@ def push_masks(method: Any, logit: float) -> None:
 
 
 def parts(method: Any, batch: Any) -> tuple[Tensor, Tensor, Tensor]:
-    found = method.features(batch)
-    return found["image"], found["text"], found["mask"]
+    actual = method.features(batch)
+    return actual["image"], actual["text"], actual["mask"]
 
 
 def scores(image: Tensor, text: Tensor, mask: Tensor, scale: float, own: bool = False) -> Tensor:
-    """S, pair by pair; `own`: under the mask of the image's own caption."""
+    """Return S pair by pair; with `own`, under the mask of the image's caption."""
     n = range(len(image))
     rows = []
     for i in n:
@@ -48,7 +48,7 @@ def scores(image: Tensor, text: Tensor, mask: Tensor, scale: float, own: bool = 
 
 
 @pytest.mark.parametrize("options", [{}, {"mask": "soft"}, {"modular": False}, {"mask_scale": 100.0}])
-def test_it_is_the_published_loss(tiny: Backbone, episode: Episode, options: dict[str, Any]) -> None:
+def test_loss_equals_published_loss(tiny: Backbone, episode: Episode, options: dict[str, Any]) -> None:
     method = ready("smartclip", tiny, episode, **options)
     batch = captioned(episode, tiny)
     image, text, mask = parts(method, batch)
@@ -58,9 +58,9 @@ def test_it_is_the_published_loss(tiny: Backbone, episode: Episode, options: dic
     y = torch.arange(len(S))
     align = F.cross_entropy(S, y) + F.cross_entropy(S.T, y)
     terms = method.loss(batch)
-    wanted = 10 * align + 2 * mask.mean()
-    torch.testing.assert_close(total_loss(terms), wanted)
-    theirs = gradient(method, wanted)
+    expected = 10 * align + 2 * mask.mean()
+    torch.testing.assert_close(total_loss(terms), expected)
+    theirs = gradient(method, expected)
     assert (gradient(method, total_loss(terms)) - theirs).norm() < 1e-4 * theirs.norm()
     torch.testing.assert_close(terms["sparsity"], mask.mean())
     active = (mask >= 0.5).sum(dim=1).float()
@@ -71,21 +71,21 @@ def test_it_is_the_published_loss(tiny: Backbone, episode: Episode, options: dic
 
 @pytest.mark.parametrize("modular", [True, False])
 @pytest.mark.parametrize("mask", ["hard", "soft"])
-def test_with_masks_of_ones_it_is_infonce(tiny: Backbone, episode: Episode, modular: bool, mask: str) -> None:
+def test_masks_of_ones_give_infonce(tiny: Backbone, episode: Episode, modular: bool, mask: str) -> None:
     options = {"align_weight": 0.5, "sparsity_weight": 0.0, "modular": modular, "mask": mask}
     method = ready_unstretched("smartclip", tiny, episode, **options)
-    push_masks(method, 40.0)
+    set_mask_logits(method, 40.0)
     batch = captioned(episode, tiny)
     plain = ready_unstretched("infonce", tiny, episode, fixed_scale=method.mask_scale)
     torch.testing.assert_close(total_loss(method.loss(batch)), total_loss(plain.loss(batch)))
 
 
 @pytest.mark.parametrize("modular", [True, False])
-def test_masks_of_zeros_are_defined_and_warned_of_once(
+def test_empty_masks_have_a_finite_loss_and_warn_once(
     tiny: Backbone, episode: Episode, modular: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
     method = ready_unstretched("smartclip", tiny, episode, modular=modular)
-    push_masks(method, -40.0)
+    set_mask_logits(method, -40.0)
     batch = captioned(episode, tiny)
     with caplog.at_level(logging.WARNING):
         for step in range(1, 103):
@@ -99,7 +99,9 @@ def test_masks_of_zeros_are_defined_and_warned_of_once(
 
 
 @pytest.mark.parametrize("options", [{"modular": False}, {"mask": "soft"}])
-def test_its_variants_too_can_be_split(tiny: Backbone, episode: Episode, options: dict[str, Any]) -> None:
+def test_variants_split_into_the_same_loss_and_gradient(
+    tiny: Backbone, episode: Episode, options: dict[str, Any]
+) -> None:
     method, batch = ready("smartclip", tiny, episode, **options), captioned(episode, tiny)
     whole, many = total_loss(method.loss(batch)), in_shards(method, batch, (3, 8))
     torch.testing.assert_close(many, whole)
@@ -107,14 +109,16 @@ def test_its_variants_too_can_be_split(tiny: Backbone, episode: Episode, options
     assert (gradient(method, many) - one).norm() < 1e-4 * one.norm()
 
 
-def test_the_text_tower_learns_nothing_through_the_masks(tiny: Backbone, episode: Episode) -> None:
+def test_masks_have_no_gradient_to_the_text_tower(tiny: Backbone, episode: Episode) -> None:
     method = ready("smartclip", tiny, episode, align_weight=0.0)
     total_loss(method.loss(captioned(episode, tiny))).backward()
     assert all(p.grad is None or not p.grad.any() for p in method.backbone.model.parameters())
     assert method.network.in_proj.weight.grad.any()
 
 
-def test_groups_have_their_own_rates_and_the_scale_is_held(tiny: Backbone, episode: Episode) -> None:
+def test_param_groups_separate_the_mask_network_and_freeze_the_scale(
+    tiny: Backbone, episode: Episode
+) -> None:
     method = ready("smartclip", tiny, episode, mask_lr=2e-3)
     towers, mask = method.param_groups()
     assert set(towers) == {"params"} and {id(p) for p in mask["params"]} == {
@@ -124,19 +128,17 @@ def test_groups_have_their_own_rates_and_the_scale_is_held(tiny: Backbone, episo
     assert all(p is not method.backbone.model.logit_scale for p in towers["params"])
 
 
-def test_masks_of_texts_are_those_of_training_whatever_stands_beside(
-    tiny: Backbone, episode: Episode
-) -> None:
+def test_caption_masks_equal_training_masks_whatever_the_batch(tiny: Backbone, episode: Episode) -> None:
     method, batch = ready("smartclip", tiny, episode, mask="soft"), captioned(episode, tiny)
-    wanted = parts(method, batch)[2]
-    torch.testing.assert_close(method.caption_masks(batch.captions), wanted.detach())
+    expected = parts(method, batch)[2]
+    torch.testing.assert_close(method.caption_masks(batch.captions), expected.detach())
     beside = method.caption_masks(["a very long text. " * 20, *batch.captions], batch_size=3)
-    torch.testing.assert_close(beside[1:], wanted.detach(), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(beside[1:], expected.detach(), rtol=1e-4, atol=1e-5)
     hard = ready("smartclip", tiny, episode).caption_masks(batch.captions)
     assert set(hard.unique().tolist()) <= {0.0, 1.0} and hard.shape == (8, 24)
 
 
-def test_text_width_and_joint_size_may_differ(episode: Episode, tmp_path: Any) -> None:
+def test_text_width_and_joint_size_can_differ(episode: Episode, tmp_path: Any) -> None:
     backbone = load(write_backbone(tmp_path / "wide", embed_dim=40))
     method, batch = ready("smartclip", backbone, episode), captioned(episode, backbone)
     assert method.caption_masks(batch.captions).shape == (8, 40)
@@ -144,7 +146,7 @@ def test_text_width_and_joint_size_may_differ(episode: Episode, tmp_path: Any) -
     assert method.network.projection.weight.grad.any()
 
 
-def test_values_out_of_range_are_refused() -> None:
+def test_options_out_of_range_raise() -> None:
     for name, value in (
         ("align_weight", -1.0),
         ("sparsity_weight", -1.0),

@@ -23,13 +23,13 @@ from clipalign.runs.folder import RunFolder
 from tests.helpers.methods import ready
 
 
-def test_it_is_erm_with_another_average() -> None:
+def test_swad_is_erm_with_another_average() -> None:
     swad, erm = get_method("swad"), get_method("erm")
     assert swad.average == "swad" and issubclass(swad, erm) and swad.published == erm.published
 
 
 @pytest.mark.parametrize("name", ["swad", "erm"])
-def test_the_run_averages_the_weights_of_its_valley(
+def test_run_averages_the_weights_of_the_valley(
     name: str, tiny: Backbone, squares: ImageFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     episode = build_episode("domain-shift", squares, "grey", 0)
@@ -56,17 +56,17 @@ def test_the_run_averages_the_weights_of_its_valley(
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     losses = [line["validation_loss"] for line in lines if "validation_loss" in line]
     assert len(losses) == len(path) // 2
-    chosen = literal(losses)
+    chosen = valley(losses)
     segments = [torch.stack(path[2 * i : 2 * i + 2]).mean(0) for i in chosen]
-    found = torch.cat([tensor.flatten() for tensor in average.average])
-    torch.testing.assert_close(found, torch.stack(segments).mean(0), atol=1e-6, rtol=1e-4)
-    assert not torch.equal(found, path[-1])
+    actual = torch.cat([tensor.flatten() for tensor in average.average])
+    torch.testing.assert_close(actual, torch.stack(segments).mean(0), atol=1e-6, rtol=1e-4)
+    assert not torch.equal(actual, path[-1])
     with average.applied():
-        assert torch.allclose(torch.cat([p.detach().flatten() for p in method.parameters()]), found)
+        assert torch.allclose(torch.cat([p.detach().flatten() for p in method.parameters()]), actual)
 
 
-def literal(losses: list[float], converge: int = 3, tolerance: int = 6, ratio: float = 0.05) -> list[int]:
-    """See tests/test_swad.py."""
+def valley(losses: list[float], converge: int = 3, tolerance: int = 6, ratio: float = 0.05) -> list[int]:
+    """Return the segments of the valley; see tests/engine/test_swad.py."""
     for k in range(converge - 1, len(losses)):
         if losses[k - converge + 1] == min(losses[k - converge + 1 : k + 1]):
             break

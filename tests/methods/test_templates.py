@@ -1,4 +1,4 @@
-"""--template is the user's choice: a method either uses it or refuses it."""
+"""--template: a method either uses it or rejects it."""
 
 from __future__ import annotations
 
@@ -17,11 +17,8 @@ TEMPLATES = ("a photo of a {}.", "something else about the {}")
 
 
 @pytest.mark.parametrize("cls", all_methods(), ids=lambda cls: cls.name)
-def test_the_flag_says_what_predictions_do(cls: type[Method]) -> None:
-    """Other templates in `setup` change predictions of those that use templates, and of no others.
-
-    Linear heads on the trained classes are made without text by some options and with it by others.
-    """
+def test_uses_templates_tells_whether_predictions_depend_on_them(cls: type[Method]) -> None:
+    """Linear heads are excepted: some of their options use text, others do not."""
     logits = []
     for template in TEMPLATES:
         method = cls()
@@ -36,13 +33,13 @@ def test_the_flag_says_what_predictions_do(cls: type[Method]) -> None:
 
 
 @pytest.mark.parametrize("name", ["coop", "cocoop", "maple", "promptsrc", "dpl", "linear-probe"])
-def test_a_template_that_would_be_ignored_is_refused(name: str) -> None:
+def test_template_that_would_be_ignored_raises(name: str) -> None:
     with pytest.raises(UserError, match=f"--template does not apply to --method {name}"):
         check_template(get_method(name), ("a {}.",))
     check_template(get_method(name), ())
 
 
-def test_train_refuses_before_anything_is_written(
+def test_train_rejects_templates_before_writing(
     tiny_spec: str, squares_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     arguments = ["train", "--method", "coop", "--data", str(squares_folder), "--target", "grey"]
@@ -60,6 +57,6 @@ def test_train_refuses_before_anything_is_written(
     assert main([*arguments, "--template", "a {}."]) == 2
     assert "--template does not apply to --method coop" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
-    assert main(arguments) == 0  # the templates of the data are nobody's mistake
+    assert main(arguments) == 0  # templates of the data set are ignored silently
     evaluate = ["eval", str(tmp_path / "run"), "--data", str(squares_folder), "--template", "a {}."]
     assert main([*evaluate, "--out", str(tmp_path / "scores")]) == 2

@@ -33,7 +33,7 @@ def filled(name: str, backbone: Backbone, episode: Episode, **options: Any) -> A
 
 
 @pytest.mark.parametrize("names", [None, ("red square", "snow", "blue-square")])
-def test_at_alpha_zero_it_is_zero_shot(tiny: Backbone, episode: Episode, names: Any) -> None:
+def test_alpha_zero_equals_zero_shot(tiny: Backbone, episode: Episode, names: Any) -> None:
     method, zeroshot = filled("tip-adapter", tiny, episode, cache_alpha=0.0), ready("zeroshot", tiny, episode)
     images = batch_of(episode, tiny).images
     with torch.no_grad():
@@ -41,7 +41,7 @@ def test_at_alpha_zero_it_is_zero_shot(tiny: Backbone, episode: Episode, names: 
     assert torch.equal(ours, theirs)
 
 
-def test_keys_are_means_of_features_before_normalisation(tiny: Backbone, episode: Episode) -> None:
+def test_keys_average_features_before_normalisation(tiny: Backbone, episode: Episode) -> None:
     method = filled("tip-adapter", tiny, episode, cache_views=3, cache_shots=0)
     count = len(episode.train_rows)
     images = torch.cat([b.images for b in source_validation(episode, tiny).training(3)])
@@ -50,23 +50,23 @@ def test_keys_are_means_of_features_before_normalisation(tiny: Backbone, episode
     assert torch.equal(labels[:count], labels[count : 2 * count])
     with torch.no_grad():
         features = tiny.encode_image(images)
-    wanted = {}
+    expected = {}
     for i in range(count):
         mean = (features[i] + features[count + i] + features[2 * count + i]) / 3
-        wanted[i] = mean / mean.norm()
+        expected[i] = mean / mean.norm()
     keys = method.cache.keys
     assert len(keys) == count
-    for i, key in wanted.items():
+    for i, key in expected.items():
         nearest = int((keys @ key).argmax())
         assert torch.allclose(keys[nearest], key, atol=1e-5)
         assert method.cache.labels[nearest] == labels[i]
 
 
-def test_logits_are_their_equation_and_new_classes_get_no_votes(tiny: Backbone, episode: Episode) -> None:
+def test_logits_equal_equation_and_new_classes_score_without_cache(tiny: Backbone, episode: Episode) -> None:
     method = filled("tip-adapter", tiny, episode, cache_alpha=2.0, cache_beta=5.0)
     images, names = batch_of(episode, tiny).images, ("snow", episode.class_names[2], episode.class_names[0])
     with torch.no_grad():
-        found = method.classifier(names)(images)
+        actual = method.classifier(names)(images)
         image = F.normalize(tiny.encode_image(images), dim=-1)
         text = method.text_features(names)
     keys, labels, s = method.cache.keys, method.cache.labels.tolist(), float(method.scale)
@@ -76,10 +76,10 @@ def test_logits_are_their_equation_and_new_classes_get_no_votes(tiny: Backbone, 
             for key, label in zip(keys, labels, strict=True):
                 if label == trained:
                     z += 2.0 * math.exp(-5.0 * (1 - float(image[b] @ key)))
-            assert found[b, c].item() == pytest.approx(z, abs=1e-3)
+            assert actual[b, c].item() == pytest.approx(z, abs=1e-3)
 
 
-def test_alpha_and_beta_are_the_best_of_the_grid_on_validation(tiny: Backbone, episode: Episode) -> None:
+def test_alpha_and_beta_maximise_validation_accuracy(tiny: Backbone, episode: Episode) -> None:
     options = {"cache_alpha_scale": 40.0, "cache_beta_scale": 30.0}
     method = ready("tip-adapter", tiny, episode, **FAST, **options)
     rows = source_validation(episode, tiny)
@@ -97,30 +97,30 @@ def test_alpha_and_beta_are_the_best_of_the_grid_on_validation(tiny: Backbone, e
     assert scores[near] == max(scores.values()) and len(set(scores.values())) > 1
 
 
-def test_constants_go_with_the_scale(tiny: Backbone, episode: Episode) -> None:
+def test_constants_scale_with_the_logit_scale(tiny: Backbone, episode: Episode) -> None:
     for scale in (100.0, 25.0):
         with torch.no_grad():
             tiny.model.logit_scale.fill_(math.log(scale))
-        found = ready("tip-adapter", tiny, episode).resolved()
-        wanted = {"alpha": 1.17, "beta": 1.0, "alpha_scale": 3.0, "beta_scale": 7.0}
-        for name, value in wanted.items():
-            assert found[f"cache_{name}"] == pytest.approx(value * scale / 100, rel=1e-5)
+        actual = ready("tip-adapter", tiny, episode).resolved()
+        expected = {"alpha": 1.17, "beta": 1.0, "alpha_scale": 3.0, "beta_scale": 7.0}
+        for name, value in expected.items():
+            assert actual[f"cache_{name}"] == pytest.approx(value * scale / 100, rel=1e-5)
 
 
-def test_shots_limit_the_cache_and_are_drawn(tiny: Backbone, episode: Episode) -> None:
+def test_cache_shots_limit_the_cache_and_loading_restores_its_size(tiny: Backbone, episode: Episode) -> None:
     method = filled("tip-adapter", tiny, episode, cache_shots=2)
     assert torch.bincount(method.cache.labels).tolist() == [2, 2, 2, 2]
     whole = filled("tip-adapter", tiny, episode)
     assert len(whole.cache.labels) == len(episode.train_rows)
     state = method.state_dict()
-    whole.load_state_dict(state)  # a stored cache brings its size along
+    whole.load_state_dict(state)  # loading changes the size of the cache
     images = batch_of(episode, tiny).images
     with torch.no_grad():
         pair = [m.classifier(episode.class_names)(images) for m in (method, whole)]
     assert torch.equal(*pair)
 
 
-def test_a_cache_with_a_class_missing_is_refused(tiny: Backbone, episode: Episode) -> None:
+def test_class_without_images_raises(tiny: Backbone, episode: Episode) -> None:
     labels = episode.source.labels[episode.train_rows]
     gap = replace(episode, train_rows=episode.train_rows[labels != 3])
     with pytest.raises(UserError, match=f'"{episode.class_names[3]}" has none'):
@@ -129,27 +129,25 @@ def test_a_cache_with_a_class_missing_is_refused(tiny: Backbone, episode: Episod
         TipAdapterConfig(cache_views=0)
 
 
-def test_it_does_not_iterate(tiny: Backbone, episode: Episode) -> None:
+def test_tip_adapter_trains_nothing(tiny: Backbone, episode: Episode) -> None:
     method = filled("tip-adapter", tiny, episode)
     assert not method.iterates and method.parameters() == []
 
 
-# Tip-Adapter-F
+# Tip-Adapter-F (tip-adapter-f)
 
 
-def test_the_loss_is_cross_entropy_of_tip_adapters_logits(tiny: Backbone, episode: Episode) -> None:
+def test_tip_adapter_f_loss_is_cross_entropy_of_tip_adapter_logits(tiny: Backbone, episode: Episode) -> None:
     tuned = filled("tip-adapter-f", tiny, episode, cache_alpha=2.0, cache_beta=5.0)
     plain = filled("tip-adapter", tiny, episode, cache_alpha=2.0, cache_beta=5.0)
     plain.cache.load_state_dict(tuned.cache.state_dict())
     batch = batch_of(episode, tiny)
     with torch.no_grad():
-        wanted = F.cross_entropy(plain.classifier(episode.class_names)(batch.images), batch.labels)
-    assert tuned.loss(batch)["loss_ce"].item() == pytest.approx(wanted.item(), rel=1e-5)
+        expected = F.cross_entropy(plain.classifier(episode.class_names)(batch.images), batch.labels)
+    assert tuned.loss(batch)["loss_ce"].item() == pytest.approx(expected.item(), rel=1e-5)
 
 
-def test_the_keys_alone_learn_and_the_constants_are_chosen_at_the_end(
-    tiny: Backbone, episode: Episode
-) -> None:
+def test_tip_adapter_f_trains_only_keys_and_then_chooses_constants(tiny: Backbone, episode: Episode) -> None:
     method = filled("tip-adapter-f", tiny, episode, cache_alpha=None)
     keys, constants = method.cache.keys.clone(), method.cache.constants.clone()
     assert torch.allclose(constants, torch.tensor([method.alpha, method.beta]))

@@ -18,27 +18,27 @@ def episode(squares: ImageFolder) -> Episode:
 
 
 @pytest.mark.parametrize("alpha", [0.0, 0.3, 1.0])
-def test_weights_lie_on_the_line_and_the_ends_are_the_two_models(
+def test_weights_interpolate_between_zero_shot_and_erm(
     tiny: Backbone, episode: Episode, alpha: float
 ) -> None:
     method, erm = ready("wise-ft", tiny, episode, wise_alpha=alpha), ready("erm", tiny, episode)
     start = image_weights(method)
-    assert train(method) == train(erm)  # nothing differs before the end
+    assert train(method) == train(erm)  # only `finish` differs
     method.finish(source_validation(episode, tiny))
-    found, end = image_weights(method), image_weights(erm)
+    actual, end = image_weights(method), image_weights(erm)
     assert not torch.equal(start, end)
     if alpha in (0.0, 1.0):
-        assert torch.equal(found, end if alpha else start)
+        assert torch.equal(actual, end if alpha else start)
         other = erm if alpha else ready("zeroshot", tiny, episode)
         images = batch_of(episode, tiny).images
         with torch.no_grad():
-            wanted = other.classifier(("snow", "rust"))(images)
-            assert torch.equal(method.classifier(("snow", "rust"))(images), wanted)
+            expected = other.classifier(("snow", "rust"))(images)
+            assert torch.equal(method.classifier(("snow", "rust"))(images), expected)
     else:
-        torch.testing.assert_close(found, (1 - alpha) * start + alpha * end, atol=1e-7, rtol=1e-5)
+        torch.testing.assert_close(actual, (1 - alpha) * start + alpha * end, atol=1e-7, rtol=1e-5)
 
 
-def test_alpha_is_the_best_of_the_curve(tiny: Backbone, episode: Episode) -> None:
+def test_alpha_maximises_validation_accuracy(tiny: Backbone, episode: Episode) -> None:
     method = ready("wise-ft", tiny, episode, wise_steps=4)
     train(method, steps=6, lr=1e-2)
     tuned, rows = image_weights(method), source_validation(episode, tiny)
@@ -58,9 +58,7 @@ def test_alpha_is_the_best_of_the_curve(tiny: Backbone, episode: Episode) -> Non
     assert measured.items() <= chosen["curve"][-1].items()
 
 
-def test_statistics_of_batch_norms_are_interpolated_and_counters_are_not(
-    resnet_spec: str, episode: Episode
-) -> None:
+def test_batch_norm_statistics_are_interpolated_but_not_counters(resnet_spec: str, episode: Episode) -> None:
     method = ready("wise-ft", load(resnet_spec), episode, wise_alpha=0.5, wise_steps=1)
     norm = method.backbone.model.visual.bn1
     norm.running_mean += 2.0
@@ -70,6 +68,6 @@ def test_statistics_of_batch_norms_are_interpolated_and_counters_are_not(
     assert torch.allclose(norm.running_mean, mean - 1) and int(norm.num_batches_tracked) == 0
 
 
-def test_alpha_is_a_share() -> None:
+def test_alpha_out_of_range_raises() -> None:
     with pytest.raises(UserError, match="--wise-alpha"):
         WiseFtConfig(wise_alpha=1.5)

@@ -1,18 +1,12 @@
-"""Registry of methods: the files of this folder and the entry point group `clipalign.methods`."""
+"""Methods by name: one file of this folder each, and the entry point group `clipalign.methods`."""
 
 from __future__ import annotations
 
-import difflib
-import importlib
-import pkgutil
-from collections.abc import Callable
 from dataclasses import fields
-from functools import cache
-from importlib.metadata import entry_points
-from typing import TypeVar
+from typing import Any
 
 from ..core.config import TrainConfig
-from ..core.errors import UserError
+from ..core.registry import Registry
 from .base import Method, check_template
 from .capabilities import (
     LinearHead,
@@ -26,6 +20,7 @@ from .capabilities import (
 )
 
 __all__ = [
+    "METHODS",
     "LinearHead",
     "Method",
     "SupportsCaptions",
@@ -42,56 +37,40 @@ __all__ = [
     "text_head",
 ]
 
-ENTRY_POINTS = "clipalign.methods"
-M = TypeVar("M", bound=type[Method])
-_registry: dict[str, type[Method]] = {}
+
+def _name_and_check(name: str, cls: type[Method[Any]]) -> None:
+    """Set the name of a method, whose options must not be those of every run."""
+    clash = {f.name for f in fields(cls.Config)} & {f.name for f in fields(TrainConfig)}
+    if clash:
+        raise TypeError(f"method {name}: {sorted(clash)} are options of every run, choose other names")
+    cls.name = name
 
 
-def register(name: str) -> Callable[[M], M]:
-    """Return a class decorator that registers a method under the name of `--method NAME`."""
-
-    def add(cls: M) -> M:
-        clash = {f.name for f in fields(cls.Config)} & {f.name for f in fields(TrainConfig)}
-        if clash:
-            raise TypeError(f"method {name}: {sorted(clash)} are options of every run, choose other names")
-        if name in _registry and _registry[name].__qualname__ != cls.__qualname__:
-            raise TypeError(f"two methods are named {name}: {_registry[name]} and {cls}")
-        cls.name = name
-        _registry[name] = cls
-        return cls
-
-    return add
+METHODS: Registry[type[Method[Any]]] = Registry(
+    "method",
+    "clipalign.methods",
+    package=__name__,
+    skip=("base", "capabilities", "shared"),
+    flag="--method",
+    check=_name_and_check,
+)
+register = METHODS.register  # class decorator: @register("name")
 
 
-@cache
-def _import_all() -> None:
-    for module in pkgutil.iter_modules(__path__):
-        if module.name not in ("base", "capabilities", "shared"):
-            importlib.import_module(f"{__name__}.{module.name}")
-    for point in entry_points(group=ENTRY_POINTS):
-        point.load()  # a class decorated with @register, or a module that defines some
-
-
-def all_methods() -> list[type[Method]]:
-    """Return every registered method, sorted by name."""
-    _import_all()
-    return [_registry[name] for name in sorted(_registry)]
+def all_methods() -> list[type[Method[Any]]]:
+    """Return every method, sorted by name; imports all of them."""
+    return [METHODS.get(name) for name in list_methods()]
 
 
 def list_methods() -> list[str]:
-    """Return the values of --method, sorted."""
-    return [method.name for method in all_methods()]
+    """Return the values of --method, sorted; imports nothing."""
+    return sorted(METHODS.names())
 
 
-def get_method(name: str) -> type[Method]:
+def get_method(name: str) -> type[Method[Any]]:
     """Return the class of a method.
 
     Raises:
         UserError: no method has this name; the message suggests the nearest one.
     """
-    names = list_methods()
-    if name not in _registry:
-        near = difflib.get_close_matches(name, names, n=1)
-        hint = f"; did you mean {near[0]}?" if near else ""
-        raise UserError(f'--method: unknown "{name}"{hint} (known: {", ".join(names)})')
-    return _registry[name]
+    return METHODS.get(name)

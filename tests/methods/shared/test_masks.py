@@ -15,8 +15,8 @@ def network(width: int = 16, embed_dim: int = 16) -> MaskNetwork:
     return MaskNetwork(width, 4, embed_dim)
 
 
-def literal(net: MaskNetwork, states: Tensor, length: int) -> Tensor:
-    """One caption, one head after the other, padding cut off."""
+def reference_logits(net: MaskNetwork, states: Tensor, length: int) -> Tensor:
+    """Return the mask logits of one caption, head by head, without its padding."""
     x = states[:length]
     W, H = x.shape[1], net.heads
     y = F.layer_norm(x, (W,), net.ln_1.weight, net.ln_1.bias)
@@ -37,17 +37,17 @@ def literal(net: MaskNetwork, states: Tensor, length: int) -> Tensor:
 
 
 @pytest.mark.parametrize("embed_dim", [16, 24])
-def test_it_is_one_block_and_attention_pooling(embed_dim: int) -> None:
+def test_mask_network_equals_block_and_attention_pooling(embed_dim: int) -> None:
     net, lengths = network(16, embed_dim), torch.tensor([7, 3, 1])
     states = torch.randn(3, 7, 16)
-    found = net(states, lengths)
-    wanted = torch.stack([literal(net, states[i], int(n)) for i, n in enumerate(lengths)])
-    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(net(states)[0], found[0])
-    assert found.shape == (3, embed_dim)
+    actual = net(states, lengths)
+    expected = torch.stack([reference_logits(net, states[i], int(n)) for i, n in enumerate(lengths)])
+    torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(net(states)[0], actual[0])
+    assert actual.shape == (3, embed_dim)
 
 
-def test_padding_changes_nothing_whatever_it_holds() -> None:
+def test_mask_network_ignores_padding() -> None:
     net, lengths = network(), torch.tensor([4, 2])
     short = torch.randn(2, 4, 16)
     long = torch.cat([short, 100 * torch.randn(2, 5, 16)], dim=1)
@@ -55,7 +55,7 @@ def test_padding_changes_nothing_whatever_it_holds() -> None:
     torch.testing.assert_close(net(long, lengths), net(short, lengths))
 
 
-def test_its_input_is_detached_and_every_parameter_learns() -> None:
+def test_mask_network_detaches_input_and_trains_every_parameter() -> None:
     net = network(16, 24)
     states = torch.randn(3, 5, 16, requires_grad=True)
     net(states, torch.tensor([5, 4, 2])).square().sum().backward()
@@ -63,21 +63,21 @@ def test_its_input_is_detached_and_every_parameter_learns() -> None:
     assert all(p.grad is not None and bool(p.grad.isfinite().all()) for p in net.parameters())
 
 
-def test_it_starts_as_clips_blocks_do() -> None:
+def test_mask_network_is_initialised_like_clip() -> None:
     net = network(256, 256)
-    wanted = {
+    expected = {
         net.in_proj: 256**-0.5,
         net.out_proj: 512**-0.5,
         net.c_fc: 512**-0.5,
         net.c_proj: 512**-0.5,
         net.score: 256**-0.5,
     }
-    for layer, std in wanted.items():
+    for layer, std in expected.items():
         assert layer.weight.std().item() == pytest.approx(std, rel=0.15 if layer is net.score else 0.02)
     assert not net.score.bias.any() and isinstance(net.projection, nn.Identity)
 
 
-def test_the_hard_mask_is_a_threshold_with_the_gradient_of_the_sigmoid() -> None:
+def test_hard_mask_is_a_threshold_with_the_gradient_of_the_sigmoid() -> None:
     logits = torch.tensor([-30.0, -0.1, 0.0, 1e-3, 0.7, 30.0], requires_grad=True)
     mask = hard_mask(logits)
     assert mask.tolist() == [0, 0, 1, 1, 1, 1]
