@@ -21,7 +21,7 @@ import torch
 from clipalign.core.checkpoint import write_text
 from clipalign.data import load_source
 from clipalign.engine.setup import preprocess_for
-from clipalign.evaluation import Views
+from clipalign.evaluation import EvalLoader
 from clipalign.evaluation.masks import mask_report
 from clipalign.evaluation.rows import score
 from clipalign.methods.shared.masks import MaskNetwork
@@ -38,7 +38,7 @@ def after(run: Run, views: dict[str, Any]) -> dict[str, Any]:
     if "views" not in views:
         source = load_source("pictograms")
         views["episode"] = build_episode("domain-shift", source, "twemoji")
-        views["views"] = Views(source, preprocess_for(backbone))
+        views["views"] = EvalLoader(source, preprocess_for(backbone))
     episode, templates = views["episode"], views["episode"].source.templates
     scored = score(views["views"], lambda names: run.method.classifier(names, templates), episode.tests)
     assert scored[0].accuracy is not None

@@ -19,7 +19,7 @@ from clipalign.core.errors import UserError
 from clipalign.core.precision import Precision
 from clipalign.core.types import Episode
 from clipalign.data import load_source
-from clipalign.data.batches import CaptionSteps
+from clipalign.data.batches import CaptionTrainBatches
 from clipalign.engine.accumulation import backward, pieces
 from clipalign.engine.setup import preprocess_for
 from clipalign.methods import Method, get_method
@@ -37,8 +37,8 @@ def episode(captions_csv: Path, squares_folder: Path) -> Episode:
     return build_episode("retrieval", load_source(str(captions_csv), **options), None)
 
 
-def steps_of(episode: Episode, tiny: Backbone, batch_size: int = 7, **options: Any) -> CaptionSteps:
-    return CaptionSteps(episode, batch_size, 0, preprocess_for(tiny), **options)
+def steps_of(episode: Episode, tiny: Backbone, batch_size: int = 7, **options: Any) -> CaptionTrainBatches:
+    return CaptionTrainBatches(episode, batch_size, 0, preprocess_for(tiny), **options)
 
 
 def gradients(method: Method) -> dict[str, Tensor]:
