@@ -69,7 +69,9 @@ def bootstrap(parts: Sequence[UnitValues], seed: int = 0, draws: int = DRAWS) ->
     means = []
     for start in range(0, draws, BLOCK):
         size = min(BLOCK, draws - start)
-        counts = generator.multinomial(n, np.full(n, 1 / n), size=size)  # [size, n] times that a unit is drawn
+        counts = generator.multinomial(
+            n, np.full(n, 1 / n), size=size
+        )  # [size, n] times that a unit is drawn
         drawn = counts @ views  # [size, parts]
         with np.errstate(invalid="ignore", divide="ignore"):
             means.append(np.where(drawn > 0, counts @ values / drawn, 0).mean(axis=1))  # [size]

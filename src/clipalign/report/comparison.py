@@ -169,9 +169,7 @@ def line_accuracies(runs: Sequence[StoredRun]) -> list[LineAccuracy]:
                 shares = validation.get((task, key))
                 estimate = bootstrap([UnitValues(line.units, line.right, line.views)], draws=1000)
                 mean = float(np.mean(shares)) if shares else None
-                found.append(
-                    LineAccuracy(task.title, key.target, key.test, key.label, estimate, mean)
-                )
+                found.append(LineAccuracy(task.title, key.target, key.test, key.label, estimate, mean))
     return found
 
 

@@ -79,14 +79,19 @@ def plot_curves(
         return None
     figure, (loss, validation) = new_figure(8.4, 2.9, columns=2)
     recall = any("validation_recall" in line for seeds in runs.values() for one in seeds for line in one)
-    titles = ("training loss (sum of terms)", "recall@1 on validation (%)" if recall else "source validation (%)")
+    titles = (
+        "training loss (sum of terms)",
+        "recall@1 on validation (%)" if recall else "source validation (%)",
+    )
     for axes, title, make in zip((loss, validation), titles, (loss_curve, validation_curve), strict=True):
         axes.set_title(title, fontsize=9, color=INK, loc="left")
         for label, seeds in runs.items():
             _plot(axes, label, styles[label], _curves(seeds, make))
         _step_axis(axes)
     if zero_shot is not None:
-        validation.axhline(100 * zero_shot, color=ZEROSHOT_COLOUR, linestyle=":", linewidth=1.2, label="zeroshot")
+        validation.axhline(
+            100 * zero_shot, color=ZEROSHOT_COLOUR, linestyle=":", linewidth=1.2, label="zeroshot"
+        )
     for axes in (loss, validation):
         if axes.get_legend_handles_labels()[0]:
             axes.legend(fontsize=8, frameon=False)

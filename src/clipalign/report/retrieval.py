@@ -70,7 +70,7 @@ def _notes(rows: list[ReportRow], table: ResultTable, kinds: set[str]) -> tuple[
         cut = [int(count) for row in results if (count := row.value("cut"))]
         size = f"{test} {span([row.n for row in results])} images"
         size += f" and {span(texts)} texts" if texts else ""
-        sizes.append(size + (f" ({span(cut)} of them longer than the text window, and cut)" if cut else ""))
+        sizes.append(size + (f" ({span(cut)} of them truncated to the text window)" if cut else ""))
     notes.append(f"Test sets: {'; '.join(sizes)}.")
     notes += shared_notes(rows, table, unscored="Not scored", group="test")
     return tuple(notes)

@@ -123,9 +123,9 @@ def curve_section(runs: Sequence[StoredRun], folder: Path, styles: Mapping[str, 
             if figure is not None:
                 path = save(figure, folder / f"curves-{len(parts) + 1}.png")
                 caption = (
-                    f"{task.data}, {_task(task.protocol, target)}, {task.backbone}. Loss: mean over the steps since the "
-                    "previous point; methods have different terms. Validation: held-out rows of the source domains, "
-                    "with averaged weights if the method averages."
+                    f"{task.data}, {_task(task.protocol, target)}, {task.backbone}. Loss: mean over the steps "
+                    "since the previous point; methods have different terms. Validation: held-out rows of the source "
+                    "domains, with averaged weights if the method averages."
                 )
                 parts.append(Picture(path, "Loss and validation over steps", caption))
     return [Heading("Curves"), *parts] if parts else []
@@ -142,9 +142,7 @@ def row_section(rows: Sequence[ReportRow]) -> list[Part]:
         facts = (row.run, r.target or "", r.test, r.seed, r.steps, r.n)
         shares = (_percent(value) for value in (r.accuracy, r.top5, r.class_accuracy, r.h))
         lines.append((*map(str, facts), *shares, "" if r.seconds is None else f"{r.seconds:.0f}"))
-    note = (
-        "In percent. Class mean: accuracy within each class, averaged over classes. n: images (rows times fixed views)."
-    )
+    note = "In percent. Class mean: accuracy within each class, averaged. n: images (rows times fixed views)."
     parts: list[Part] = [Heading("Every row"), Grid(heads, tuple(lines), note, labels=3)]
     several = [row for row in rows if len(row.result.domain_accuracy) > 1]
     if several:

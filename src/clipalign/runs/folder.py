@@ -16,7 +16,7 @@ from ..core.checkpoint import load_weights, write_text
 from ..core.errors import UserError
 from .options import RECORD, TrainOptions, dump_yaml, plain, read_yaml, train_options
 from .results import FILE as RESULTS
-from .results import JsonValue, ResultRow, read_results
+from .results import ResultRow, read_results
 
 if TYPE_CHECKING:
     import torch
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from ..methods import Method
 
 # A line of metrics.jsonl: "step", loss terms, validation values; "chosen" holds what `Method.finish` chose.
-MetricLine = dict[str, JsonValue]
+MetricLine = dict[str, Any]
 
 # Options that do not change what a run computes, so that --resume may change them.
 FREE = frozenset(

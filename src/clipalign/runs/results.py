@@ -19,7 +19,7 @@ FILE = "results.jsonl"
 DIRECTIONS = ("text_to_image", "image_to_text")
 RECALL_AT = (1, 5, 10)
 
-JsonValue: TypeAlias = bool | int | float | str | None | Sequence["JsonValue"] | Mapping[str, "JsonValue"]
+JsonValue: TypeAlias = bool | int | float | str | Sequence["JsonValue"] | Mapping[str, "JsonValue"] | None
 
 
 def recall_field(direction: str, k: int) -> str:
