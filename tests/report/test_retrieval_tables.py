@@ -11,10 +11,10 @@ from rich.console import Console
 
 from clipalign.commands.report import run_report
 from clipalign.data.captions.sets import caption_sets
-from clipalign.report.render import print_tables
 from clipalign.report.accuracy import accuracy_tables
 from clipalign.report.document import Grid
 from clipalign.report.published import published_recall_section, published_recalls
+from clipalign.report.render import print_tables
 from clipalign.report.result_table import ResultTable
 from clipalign.report.retrieval import COLUMNS, recall_tables
 from clipalign.report.rows import ReportRow
