@@ -26,7 +26,7 @@ from clipalign.methods import Method, get_method
 from clipalign.methods.shared.contrastive import ContrastiveMethod
 from clipalign.protocols import build_episode
 from clipalign.runs.results import read_results
-from processes import several
+from tests.helpers.processes import several
 
 PRECISION = Precision("fp32", torch.device("cpu"))
 
