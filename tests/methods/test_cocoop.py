@@ -7,7 +7,13 @@ from typing import Any
 
 import pytest
 import torch
-from prompt_towers import (
+from torch import Tensor
+from torch.nn import functional as F
+
+from clipalign.core.errors import UserError
+from clipalign.methods.cocoop import CoCoOp
+from clipalign.methods.coop import CoOp
+from tests.helpers.prompts import (
     NAMES,
     UNSEEN,
     backbone,
@@ -16,17 +22,11 @@ from prompt_towers import (
     check_trained,
     encode_images,
     encode_window,
+    prompt_names,
     randomise,
     ready,
-    spoken,
     window_with,
 )
-from torch import Tensor
-from torch.nn import functional as F
-
-from clipalign.core.errors import UserError
-from clipalign.methods.cocoop import CoCoOp
-from clipalign.methods.coop import CoOp
 
 
 def literal(method: Any, images: Tensor, names: Sequence[str]) -> Tensor:
@@ -35,7 +35,7 @@ def literal(method: Any, images: Tensor, names: Sequence[str]) -> Tensor:
     for image in encode_images(tower, images):
         pi = second.weight @ (first.weight @ image + first.bias).clamp_min(0) + second.bias
         logits = []
-        for name in spoken(names):
+        for name in prompt_names(names):
             text = encode_window(tower, *window_with(tower, method.context + pi, name))
             logits.append(tower.logit_scale * image @ text)
         rows.append(torch.stack(logits))

@@ -7,7 +7,13 @@ from typing import Any
 
 import pytest
 import torch
-from prompt_towers import (
+from torch import Tensor
+from torch.nn import functional as F
+
+from clipalign.core.errors import UnseenClasses, UserError
+from clipalign.methods.coop import CoOp
+from clipalign.methods.zeroshot import ZeroShot
+from tests.helpers.prompts import (
     NAMES,
     UNSEEN,
     WINDOW,
@@ -17,25 +23,19 @@ from prompt_towers import (
     check_trained,
     encode_images,
     encode_window,
+    prompt_names,
     randomise,
     ready,
-    spoken,
     window_with,
     zeroshot_logits,
 )
-from torch import Tensor
-from torch.nn import functional as F
-
-from clipalign.core.errors import UnseenClasses, UserError
-from clipalign.methods.coop import CoOp
-from clipalign.methods.zeroshot import ZeroShot
 
 
 def literal(method: Any, images: Tensor, names: Sequence[str]) -> Tensor:
     """Logits with "X ... X name." embedded, the X's replaced, and the name moved to its place."""
     tower, position = method.backbone, method.config.class_position
     features = []
-    for i, name in enumerate(spoken(names)):
+    for i, name in enumerate(prompt_names(names)):
         vectors = method.context[i] if method.context.dim() == 3 else method.context
         m = len(vectors)
         x, end = window_with(tower, vectors, name)

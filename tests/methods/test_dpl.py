@@ -7,7 +7,13 @@ from typing import Any
 
 import pytest
 import torch
-from prompt_towers import (
+from torch import Tensor
+from torch.nn import functional as F
+
+from clipalign.core.errors import UserError
+from clipalign.methods.coop import CoOp
+from clipalign.methods.dpl import Dpl
+from tests.helpers.prompts import (
     NAMES,
     UNSEEN,
     batch_of,
@@ -15,17 +21,11 @@ from prompt_towers import (
     check_trained,
     encode_images,
     encode_window,
+    prompt_names,
     randomise,
     ready,
-    spoken,
     window_with,
 )
-from torch import Tensor
-from torch.nn import functional as F
-
-from clipalign.core.errors import UserError
-from clipalign.methods.coop import CoOp
-from clipalign.methods.dpl import Dpl
 
 
 def domain_text(method: Any, images: Tensor, names: Sequence[str]) -> Tensor:
@@ -40,7 +40,7 @@ def domain_text(method: Any, images: Tensor, names: Sequence[str]) -> Tensor:
         made.append(layers[-1].weight @ x + layers[-1].bias)
     g = torch.stack(made).mean(0).view(m, -1)
     features = []
-    for name in spoken(names):
+    for name in prompt_names(names):
         features.append(encode_window(tower, *window_with(tower, g, name)))
     return torch.stack(features)
 

@@ -7,7 +7,12 @@ from typing import Any
 
 import pytest
 import torch
-from prompt_towers import (
+from torch import Tensor
+from torch.nn import functional as F
+
+from clipalign.core.errors import UserError
+from clipalign.methods.maple import Maple
+from tests.helpers.prompts import (
     NAMES,
     UNSEEN,
     backbone,
@@ -16,18 +21,13 @@ from prompt_towers import (
     check_trained,
     encode_images,
     encode_window,
+    prompt_names,
     randomise,
     ready,
-    spoken,
     window,
     window_with,
     zeroshot_logits,
 )
-from torch import Tensor
-from torch.nn import functional as F
-
-from clipalign.core.errors import UserError
-from clipalign.methods.maple import Maple
 
 
 def literal(method: Any, images: Tensor, names: Sequence[str]) -> Tensor:
@@ -55,7 +55,7 @@ def literal(method: Any, images: Tensor, names: Sequence[str]) -> Tensor:
         return x
 
     features = []
-    for name in spoken(names):
+    for name in prompt_names(names):
         x, end = window(tower, f"a photo of a {name}.")
         x = x.clone()
         x[:, 1:3] = p[0]  # "a photo" gives way, "of a" stays
@@ -94,7 +94,7 @@ def test_text_side_starts_as_the_phrase() -> None:
 def test_more_vectors_than_words_stand_alone() -> None:
     method = ready(Maple, context_tokens=5, prompt_depth=1)
     tower, features = method.backbone, []
-    for name in spoken(NAMES):
+    for name in prompt_names(NAMES):
         features.append(encode_window(tower, *window_with(tower, method.vectors[0], name)))
     with method.hooks():
         torch.testing.assert_close(method.prompt_features(method.prompts), torch.stack(features))

@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 import torch
-from baselines import ready
 
 from clipalign.backbone import Backbone
 from clipalign.core.config import TrainConfig
@@ -21,6 +20,7 @@ from clipalign.evaluation import EvalLoader
 from clipalign.methods import get_method
 from clipalign.protocols import build_episode
 from clipalign.runs.folder import RunFolder
+from tests.helpers.methods import ready
 
 
 def test_it_is_erm_with_another_average() -> None:
