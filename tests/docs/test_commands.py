@@ -26,7 +26,7 @@ SUBCOMMANDS = {"data": ("check", "list", "prepare"), "bench": ("methods",)}
 
 def shell_lines(text: str) -> Iterator[str]:
     """Yield the lines of shell code blocks (fenced as sh or indented), with continuation lines joined."""
-    for block in re.findall(r"^```sh\n(.*?)^```|((?:^    .*\n)+)", text, re.M | re.S):
+    for block in re.findall(r"^```sh\n(.*?)^```|((?:^    [^\n]*\n)+)", text, re.M | re.S):
         yield from re.sub(r"\\\n\s*", "", "".join(block)).splitlines()
 
 
@@ -78,10 +78,11 @@ def problems(arguments: list[str]) -> Iterator[str]:
             return
     text = help_text(tuple(helped(arguments)))
     for flag in (token for token in arguments if token.startswith("--") and token != "--help"):
-        entry = re.search(rf"(?<![\w-]){flag}(?![\w-])[ =]*(\{{[^}}\n]*\}}(?!\|))?", text)
-        if entry is None:
+        entries = re.findall(rf"(?<![\w-]){flag}(?![\w-])[ =]*(\{{[^}}\n]*\}}(?!\|))?", text)
+        choices = {choice for entry in entries if entry for choice in entry.strip("{}").split(",")}
+        if not entries:
             yield flag
-        elif entry[1] and values[flag] not in entry[1].strip("{}").split(","):
+        elif choices and values[flag] not in choices:
             yield f"{flag} {values[flag]}"
 
 
@@ -127,7 +128,7 @@ def test_pages_show_commands() -> None:
         ("train --method erm --margin 1", "--margin"),
         ("train --method nope", "--method nope"),
         ("train --protocol nope", "--protocol nope"),
-        ("export runs/a --to tar", "--to tar"),
+        ("train --schedule linear", "--schedule linear"),
         ("data check x --roots y", "--roots"),
     ],
 )
