@@ -93,7 +93,7 @@ def prepare(options: TrainOptions, ranks: Ranks, shared: Shared) -> Prepared:
     precision = Precision(config.precision, ranks.device)
     backbone = load(config.backbone, ranks.device, config.cache_dir)
     preprocess = preprocess_for(backbone, config.interpolation, source)
-    backbone.kept_texts, shared.views.limit = shared.texts, 1e9 * config.keep_views
+    backbone.text_cache, shared.views.limit = shared.texts, 1e9 * config.keep_views
     views = EvalLoader(source, preprocess, config.eval_batch_size, ranks, precision, shared.views)
     method = options.method(options.hyper)
     task = task_of(episode, views, templates)
@@ -123,7 +123,7 @@ def preprocess_for(
     backbone: Backbone, told: Interpolation | None = None, source: Source | None = None
 ) -> Preprocess:
     """What a backbone wants to see: resized as told, or as the data are usually, or as it was itself."""
-    chosen: Interpolation = told or getattr(source, "interpolation", None) or backbone.interpolation
+    chosen: Interpolation = told or (source.interpolation if source else None) or backbone.interpolation
     red, green, blue = backbone.mean
     std_red, std_green, std_blue = backbone.std
     return Preprocess(backbone.image_size, (red, green, blue), (std_red, std_green, std_blue), chosen)

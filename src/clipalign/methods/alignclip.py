@@ -19,7 +19,7 @@ from .erm import Erm
 from .shared.monitor import Monitor
 
 if TYPE_CHECKING:
-    from ..backbone import Backbone, Dense
+    from ..backbone import Backbone, DenseFeatures
     from ..core.types import Batch, Episode
 
 log = logging.getLogger(__name__)
@@ -224,7 +224,7 @@ class AlignClip(Erm[AlignClipConfig]):
         targets = self.targets[labels]  # [B, C]
         return {"loss_sls": losses.soft_cross_entropy(logits, targets), "target_mass": targets.sum(1).mean()}
 
-    def aal(self, dense: Dense, labels: Tensor) -> dict[str, Tensor]:
+    def aal(self, dense: DenseFeatures, labels: Tensor) -> dict[str, Tensor]:
         """Attention alignment, equation (6): AL and AS."""
         v = self.variant
         terms: dict[str, Tensor] = {}

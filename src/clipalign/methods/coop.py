@@ -88,7 +88,7 @@ class CoOp(ClassPromptMethod[CoOpConfig]):
         context = self.context if context is None else context
         if context.dim() == 2 and prompts.position == "end":
             return prompts.encode(context.unsqueeze(0))[0]  # [1, m, W] -> [1, C, d] -> [C, d]
-        return prompts.encode_inside(context)
+        return prompts.encode_classes(context)
 
     @torch.no_grad()
     def class_features(self, class_names: Sequence[str]) -> Tensor:

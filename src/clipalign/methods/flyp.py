@@ -51,13 +51,13 @@ class Flyp(ContrastiveMethod[FlypConfig]):
     }
 
     def setup(self, backbone: Backbone, episode: Episode, templates: Sequence[str]) -> None:
-        from ..backbone.text.features import prompts
+        from ..backbone.text.features import fill_templates
 
         super().setup(backbone, episode, templates)
         backbone.model.requires_grad_(True)
-        by_class = prompts(episode.class_names, self.templates)
+        by_class = fill_templates(episode.class_names, self.templates)
         tokens = backbone.tokenize([text for texts in by_class for text in texts])
-        tokens.warn_if_cut()
+        tokens.warn_if_truncated()
         self.tokens = tokens.ids.unflatten(0, (len(by_class), -1))  # [C, templates, L]
         self.ceiling = scale_ceiling(backbone)
 

@@ -49,7 +49,7 @@ class LongClip(InfoNce[LongClipConfig]):
     back, not normalised again, as in the released code); T_short encodes the first sentence of each caption.
 
     Unlike the released code, the components are those of the whole batch instead of each GPU's part, and are treated as
-    constants (`losses.reduced_to_components`). Only --captions long is as published.
+    constants (`losses.project_to_components`). Only --captions long is as published.
     """
 
     summary = "long captions beside short ones against 32 principal components"
@@ -74,7 +74,7 @@ class LongClip(InfoNce[LongClipConfig]):
             first=first,
             label_smoothing=o.label_smoothing,
         )
-        coarse = losses.reduced_to_components(gathered["image"], gathered["image"], o.components)  # [N, d]
+        coarse = losses.project_to_components(gathered["image"], gathered["image"], o.components)  # [N, d]
         image_to_short, short_to_image = losses.contrastive_loss(
             coarse[first : first + len(local["image"])],  # [b, d]
             local["short"],

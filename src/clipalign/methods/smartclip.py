@@ -151,8 +151,8 @@ class SmartClip(CaptionMethod[SmartClipConfig]):
     def own_mask_loss(self, local: Features, gathered: Features, first: int) -> tuple[Tensor, Tensor]:
         """Return both directions of the loss with every image under the mask of its own caption."""
         everything = all_rows(local, gathered)
-        images = losses.masked_rows(local["image"], local["mask"])  # [b, d]
-        all_images = losses.masked_rows(everything["image"], everything["mask"]) if everything else None
+        images = losses.masked_features(local["image"], local["mask"])  # [b, d]
+        all_images = losses.masked_features(everything["image"], everything["mask"]) if everything else None
         return losses.contrastive_loss(
             images, local["text"], self.mask_scale, all_images, everything.get("text"), first=first
         )
@@ -187,13 +187,13 @@ class SmartClip(CaptionMethod[SmartClipConfig]):
 
     @torch.no_grad()
     def encode_captions(self, texts: Sequence[str], batch_size: int = 256) -> tuple[Tensor, Tensor]:
-        from ..backbone.text.features import by_like_length
+        from ..backbone.text.features import length_batches
 
         tokens = self.backbone.tokenize(texts)
-        tokens.warn_if_cut()
+        tokens.warn_if_truncated()
         shape = (len(tokens.lengths), self.backbone.embed_dim)
         features, masks = (torch.empty(shape, device=self.backbone.device) for _ in range(2))  # [T, d]
-        for rows in by_like_length(tokens, batch_size):
+        for rows in length_batches(tokens, batch_size):
             text, logits = self.encode(tokens, rows)
             at = rows.to(masks.device)
             features[at], masks[at] = text, self.mask(logits)

@@ -13,12 +13,12 @@ from torch.nn import functional as F
 
 from ...core.config import at_least
 from ...core.errors import UserError
-from ...core.types import CaptionUse
+from ...core.types import CaptionSource, CaptionUse
 from .contrastive import ContrastiveMethod
 
 if TYPE_CHECKING:
     from ...backbone import Backbone, Tokens
-    from ...backbone.positions import KeptPositions
+    from ...backbone.positions import FrozenPositions
     from ...core.types import Batch, Episode
 
 log = logging.getLogger(__name__)
@@ -62,7 +62,7 @@ class CaptionMethod(ContrastiveMethod[CaptionConfigT]):
             bias.requires_grad_(False)
         self.own_length: int = backbone.context_length
         self.captions_cut: float | None = None  # share of training captions over the window
-        self.kept: KeptPositions | None = None
+        self.kept: FrozenPositions | None = None
         self.stretch(self.chosen_length())
         self.warned_of_cut = False
 
@@ -77,13 +77,13 @@ class CaptionMethod(ContrastiveMethod[CaptionConfigT]):
         Raises:
             UserError: --too-long error, and a training caption is longer.
         """
-        from ...backbone.positions import CLIP_LENGTH, published_length
+        from ...backbone.positions import CLIP_LENGTH, long_clip_length
 
         o, length = self.config, self.own_length
         if o.context_length is not None:
             length = o.context_length
         elif length <= CLIP_LENGTH:
-            length = published_length(length, o.keep_positions)
+            length = long_clip_length(length, o.keep_positions)
         texts = self.training_captions()
         if not texts:  # an opened run has no training rows; `load_state_dict` sets the window of its weights
             return length
@@ -102,22 +102,21 @@ class CaptionMethod(ContrastiveMethod[CaptionConfigT]):
 
     def training_captions(self) -> list[str]:
         """Return the training captions; if their lengths are only reported, an evenly spaced sample."""
-        texts = getattr(self.episode.source, "texts", None)
-        rows = self.episode.train_rows
-        if texts is None or len(rows) == 0:
+        source, rows = self.episode.source, self.episode.train_rows
+        if not isinstance(source, CaptionSource) or len(rows) == 0:
             return []
         stride = max(1, len(rows) // LENGTH_SAMPLE) if self.config.too_long == "truncate" else 1
-        return [texts[row][0] for row in rows[::stride].tolist()]
+        return [source.texts[row][0] for row in rows[::stride].tolist()]
 
     def stretch(self, length: int) -> None:
         """Set the text window to `length` tokens; if that is longer, freeze the first positions."""
-        from ...backbone.positions import KeptPositions, stretch_positions
+        from ...backbone.positions import FrozenPositions, stretch_positions
 
         stretch_positions(self.backbone, length, self.config.keep_positions)
         if self.kept is not None:
             self.kept.remove()
         longer = self.backbone.context_length > self.own_length
-        self.kept = KeptPositions(self.backbone, self.config.keep_positions if longer else 0)
+        self.kept = FrozenPositions(self.backbone, self.config.keep_positions if longer else 0)
 
     def resolved(self) -> dict[str, object]:
         facts: dict[str, object] = {"context_length": self.backbone.context_length}
@@ -158,7 +157,7 @@ class CaptionMethod(ContrastiveMethod[CaptionConfigT]):
                     "write one"
                 )
         tokens = self.backbone.tokenize(texts)
-        if tokens.cut and not self.warned_of_cut:
+        if tokens.num_truncated and not self.warned_of_cut:
             self.warned_of_cut = True
             log.warning(
                 "captions of more than %d tokens are truncated (--too-long truncate); metrics.jsonl logs the share "
