@@ -22,11 +22,6 @@ from clipalign.protocols import build_episode
 
 
 @pytest.fixture
-def episode(squares: ImageFolder) -> Episode:
-    return build_episode("domain-shift", squares, "grey", 0)
-
-
-@pytest.fixture
 def batch(episode: Episode, tiny: Backbone) -> Batch:
     return TrainBatches(episode, 8, 0, preprocess_for(tiny))[0]
 

@@ -8,15 +8,8 @@ import torch
 from clipalign.backbone import Backbone
 from clipalign.core.errors import UserError
 from clipalign.core.types import Episode
-from clipalign.data.sources.folder import ImageFolder
 from clipalign.methods.clip_adapter import ClipAdapterConfig
-from clipalign.protocols import build_episode
 from tests.helpers.methods import batch_of, image_weights, names_with_gradient, ready, train
-
-
-@pytest.fixture
-def episode(squares: ImageFolder) -> Episode:
-    return build_episode("domain-shift", squares, "grey", 0)
 
 
 def test_loss_equals_equation(tiny: Backbone, episode: Episode) -> None:

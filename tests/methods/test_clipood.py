@@ -8,16 +8,9 @@ import torch
 from clipalign.backbone import Backbone
 from clipalign.core.errors import UserError
 from clipalign.core.types import Episode
-from clipalign.data.sources.folder import ImageFolder
 from clipalign.methods import get_method
 from clipalign.methods.clipood import ClipoodConfig
-from clipalign.protocols import build_episode
 from tests.helpers.methods import batch_of, image_weights, ready, train
-
-
-@pytest.fixture
-def episode(squares: ImageFolder) -> Episode:
-    return build_episode("domain-shift", squares, "grey", 0)
 
 
 def test_margin_zero_trains_like_erm(tiny: Backbone, episode: Episode) -> None:

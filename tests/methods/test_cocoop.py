@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from clipalign.core.errors import UserError
 from clipalign.methods.cocoop import CoCoOp
 from clipalign.methods.coop import CoOp
 from tests.helpers.prompts import (
@@ -103,16 +102,3 @@ def test_context_and_meta_net_are_trained_with_published_shapes() -> None:
         "context_tokens": 4,
         "meta_net_units": 4,
     }
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"prompts_at_once": 0}, "--prompts-at-once"),
-        ({"meta_net_reduction": 0}, "--meta-net-reduction"),
-        ({"context_tokens": 21, "context_init": ""}, "--context-tokens 21: the prompt of"),
-    ],
-)
-def test_invalid_options_raise(options: dict[str, Any], message: str) -> None:
-    with pytest.raises(UserError, match=message):
-        ready(CoCoOp, **options)

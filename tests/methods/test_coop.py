@@ -114,20 +114,6 @@ def test_loaded_context_replaces_the_initial_one() -> None:
     assert torch.equal(method.classifier(UNSEEN)(images), other.classifier(UNSEEN)(images))
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"context_tokens": 20}, '--context-tokens 20: the prompt of "red apple" would have 25 tokens'),
-        ({"context_tokens": 0}, "--context-tokens must be at least 1"),
-        ({"context_tokens": 5, "context_init": "a photo of a"}, "has 4 tokens"),
-        ({"context_init": "a " * 30}, "--context-init"),
-    ],
-)
-def test_invalid_options_raise(options: dict[str, Any], message: str) -> None:
-    with pytest.raises(UserError, match=message):
-        ready(CoOp, **options)
-
-
 def test_new_class_name_too_long_for_the_window_raises() -> None:
     method = ready(CoOp, context_tokens=15)
     with pytest.raises(UserError, match="very old wooden"):

@@ -16,11 +16,6 @@ from clipalign.protocols import build_episode
 from tests.helpers.methods import batch_of, image_weights, ready, train
 
 
-@pytest.fixture
-def episode(squares: ImageFolder) -> Episode:
-    return build_episode("domain-shift", squares, "grey", 0)
-
-
 def test_weight_zero_trains_like_erm(tiny: Backbone, episode: Episode) -> None:
     ours, theirs = ready("coral", tiny, episode, coral_weight=0.0), ready("erm", tiny, episode)
     assert train(ours) == pytest.approx(train(theirs), rel=1e-5)

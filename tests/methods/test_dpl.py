@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from clipalign.core.errors import UserError
 from clipalign.methods.coop import CoOp
 from clipalign.methods.dpl import Dpl
 from tests.helpers.prompts import (
@@ -112,19 +111,3 @@ def test_only_generator_is_trained_with_published_shapes() -> None:
     assert len(method.parameters()) == 8
     assert method.resolved() == {"generator_width": 16}
     assert not method.mean_over_rows
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"context_tokens": 21}, "--context-tokens 21: the prompt of"),
-        ({"context_tokens": 0}, "--context-tokens must be at least 1"),
-        ({"generator_depth": 1}, "--generator-depth"),
-        ({"generator_width": 0}, "--generator-width"),
-        ({"generator_dropout": 1.0}, "--generator-dropout"),
-        ({"prompt_batch": 0}, "--prompt-batch"),
-    ],
-)
-def test_invalid_options_raise(options: dict[str, Any], message: str) -> None:
-    with pytest.raises(UserError, match=message):
-        ready(Dpl, **options)

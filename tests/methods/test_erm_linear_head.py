@@ -7,14 +7,7 @@ from torch.nn import functional as F
 from clipalign.backbone import Backbone
 from clipalign.core.errors import UnseenClasses
 from clipalign.core.types import Episode
-from clipalign.data.sources.folder import ImageFolder
-from clipalign.protocols import build_episode
 from tests.helpers.methods import batch_of, image_weights, ready, train
-
-
-@pytest.fixture
-def episode(squares: ImageFolder) -> Episode:
-    return build_episode("domain-shift", squares, "grey", 0)
 
 
 def test_loss_equals_equation(tiny: Backbone, episode: Episode) -> None:

@@ -11,15 +11,8 @@ from torch.nn import functional as F
 
 from clipalign.backbone import Backbone
 from clipalign.core.types import Batch, Episode
-from clipalign.data.sources.folder import ImageFolder
 from clipalign.methods import get_method
-from clipalign.protocols import build_episode
 from tests.helpers.methods import batch_of, names_with_gradient, ready, train
-
-
-@pytest.fixture
-def episode(squares: ImageFolder) -> Episode:
-    return build_episode("domain-shift", squares, "grey", 0)
 
 
 def features(method: Any, batch: Batch) -> tuple[Tensor, Tensor]:

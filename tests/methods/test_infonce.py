@@ -14,16 +14,10 @@ from clipalign.core.types import Episode
 from clipalign.data.sources.folder import ImageFolder
 from clipalign.methods import get_method
 from clipalign.methods.infonce import InfoNceConfig
-from clipalign.protocols import build_episode
 from tests.helpers.captions import captioned, gradient, in_shards, ready_unstretched
 from tests.helpers.methods import ready, total_loss
 
 METHODS = ["infonce", "long-clip", "smartclip"]
-
-
-@pytest.fixture
-def episode(squares: ImageFolder) -> Episode:
-    return build_episode("domain-shift", squares, "grey", 0)
 
 
 class Captions:

@@ -13,15 +13,8 @@ from torch.nn import functional as F
 from clipalign.backbone import Backbone
 from clipalign.core.errors import UserError
 from clipalign.core.types import Episode
-from clipalign.data.sources.folder import ImageFolder
 from clipalign.methods.linear_probe import GRID, coefficients, search
-from clipalign.protocols import build_episode
 from tests.helpers.methods import ready, source_validation
-
-
-@pytest.fixture
-def episode(squares: ImageFolder) -> Episode:
-    return build_episode("domain-shift", squares, "grey", 0)
 
 
 def test_head_equals_scikit_learn_regression_at_the_chosen_c(tiny: Backbone, episode: Episode) -> None:

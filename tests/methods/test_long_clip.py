@@ -10,15 +10,8 @@ from torch.nn import functional as F
 
 from clipalign.backbone import Backbone
 from clipalign.core.types import Episode
-from clipalign.data.sources.folder import ImageFolder
-from clipalign.protocols import build_episode
 from tests.helpers.captions import captioned, ready_unstretched
 from tests.helpers.methods import total_loss
-
-
-@pytest.fixture
-def episode(squares: ImageFolder) -> Episode:
-    return build_episode("domain-shift", squares, "grey", 0)
 
 
 def normalised(features: Tensor) -> np.ndarray:

@@ -1,20 +1,12 @@
 from __future__ import annotations
 
 import numpy as np
-import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
 
 from clipalign.backbone import Backbone
 from clipalign.core.types import Episode
-from clipalign.data.sources.folder import ImageFolder
-from clipalign.protocols import build_episode
 from tests.helpers.methods import batch_of, image_weights, ready, source_validation, train
-
-
-@pytest.fixture
-def episode(squares: ImageFolder) -> Episode:
-    return build_episode("domain-shift", squares, "grey", 0)
 
 
 def test_probe_is_the_best_regression_with_standardisation_folded_in(

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from clipalign.core.errors import UserError
 from clipalign.methods.maple import Maple
 from tests.helpers.prompts import (
     NAMES,
@@ -115,17 +114,3 @@ def test_prompts_and_couplings_are_trained_and_deep_couplings_start_equal() -> N
     first, second, third = ready(Maple, prompt_depth=3).couplings
     assert torch.equal(second.weight, third.weight) and second.weight is not third.weight
     assert not torch.equal(first.weight, second.weight)
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"prompt_depth": 4}, "--prompt-depth 4: this backbone allows 1 to 3"),
-        ({"prompt_depth": 0}, "--prompt-depth 0"),
-        ({"context_tokens": 0}, "--context-tokens"),
-        ({"context_tokens": 21}, "--context-tokens 21: the prompt of"),
-    ],
-)
-def test_invalid_options_raise(options: dict[str, Any], message: str) -> None:
-    with pytest.raises(UserError, match=message):
-        ready(Maple, **options)

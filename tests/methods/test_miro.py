@@ -11,14 +11,7 @@ from torch.nn import functional as F
 from clipalign.backbone import Backbone, load
 from clipalign.core.errors import UserError
 from clipalign.core.types import Episode
-from clipalign.data.sources.folder import ImageFolder
-from clipalign.protocols import build_episode
 from tests.helpers.methods import batch_of, image_weights, names_with_gradient, ready, train
-
-
-@pytest.fixture
-def episode(squares: ImageFolder) -> Episode:
-    return build_episode("domain-shift", squares, "grey", 0)
 
 
 @pytest.mark.parametrize(("head", "name"), [("random", "erm-linear-head"), ("text", "erm")])

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from clipalign.core.errors import UserError
 from clipalign.methods.promptsrc import TEMPLATES, PromptSrc
 from tests.helpers.methods import total_loss
 from tests.helpers.prompts import (
@@ -110,18 +109,3 @@ def test_prompts_of_both_towers_are_trained_in_three_quarters_of_the_blocks() ->
     assert all(bool(p.grad.any()) for p in method.parameters())
     words = embed_text(method.backbone, "a photo of a")[0, 1:5]
     assert torch.equal(method.text_vectors[0], words)
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"text_depth": 4}, "--text-depth 4: this backbone allows 1 to 3"),
-        ({"vision_depth": 5}, "--vision-depth 5: this backbone allows 1 to 4"),
-        ({"vision_tokens": 0}, "--vision-tokens"),
-        ({"text_weight": -1.0}, "--text-weight"),
-        ({"context_tokens": 21}, "--context-tokens 21: the prompt of"),
-    ],
-)
-def test_invalid_options_raise(options: dict[str, Any], message: str) -> None:
-    with pytest.raises(UserError, match=message):
-        ready(PromptSrc, **options)

@@ -11,17 +11,10 @@ from torch.nn import functional as F
 from clipalign.backbone import Backbone, load
 from clipalign.core.errors import UserError
 from clipalign.core.types import Episode
-from clipalign.data.sources.folder import ImageFolder
 from clipalign.methods import get_method
-from clipalign.protocols import build_episode
 from tests.helpers.backbones import write_backbone
 from tests.helpers.captions import captioned, gradient, in_shards, ready_unstretched
 from tests.helpers.methods import ready, total_loss
-
-
-@pytest.fixture
-def episode(squares: ImageFolder) -> Episode:
-    return build_episode("domain-shift", squares, "grey", 0)
 
 
 def set_mask_logits(method: Any, logit: float) -> None:

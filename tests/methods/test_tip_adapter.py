@@ -11,17 +11,10 @@ from torch.nn import functional as F
 from clipalign.backbone import Backbone
 from clipalign.core.errors import UserError
 from clipalign.core.types import Episode
-from clipalign.data.sources.folder import ImageFolder
 from clipalign.methods.tip_adapter import TipAdapterConfig
-from clipalign.protocols import build_episode
 from tests.helpers.methods import batch_of, ready, source_validation, train
 
 FAST = {"cache_views": 2, "cache_alpha_steps": 4, "cache_beta_steps": 5}
-
-
-@pytest.fixture
-def episode(squares: ImageFolder) -> Episode:
-    return build_episode("domain-shift", squares, "grey", 0)
 
 
 def filled(name: str, backbone: Backbone, episode: Episode, **options: Any) -> Any:

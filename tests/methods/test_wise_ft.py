@@ -6,15 +6,8 @@ import torch
 from clipalign.backbone import Backbone, load
 from clipalign.core.errors import UserError
 from clipalign.core.types import Episode
-from clipalign.data.sources.folder import ImageFolder
 from clipalign.methods.wise_ft import WiseFtConfig
-from clipalign.protocols import build_episode
 from tests.helpers.methods import batch_of, image_weights, ready, source_validation, train
-
-
-@pytest.fixture
-def episode(squares: ImageFolder) -> Episode:
-    return build_episode("domain-shift", squares, "grey", 0)
 
 
 @pytest.mark.parametrize("alpha", [0.0, 0.3, 1.0])

@@ -1,7 +1,7 @@
 """Optional capabilities of methods, as protocols.
 
-A caller tests `isinstance(method, SupportsMasks)`; a method gains a capability by defining its members, whatever its
-base class. Contrastive losses are the exception: they need `shared.contrastive.ContrastiveMethod`.
+A caller tests `isinstance(method, SupportsMasks)`; a method gains a capability by defining its members, with any base
+class. Contrastive losses are the exception: they need `shared.contrastive.ContrastiveMethod`.
 """
 
 from __future__ import annotations

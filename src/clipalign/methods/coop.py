@@ -44,7 +44,7 @@ class CoOp(ClassPromptMethod[CoOpConfig]):
     """L = CE(s I T(V)ᵀ, y) with gradients to the context V only (equations 1 and 2).
 
     Prompts are start token, V_1 ... V_m, class name, full stop, end token. With a shared context in front, the text
-    tower encodes the context once, whatever the number of classes.
+    tower encodes the context once for all classes.
     """
 
     summary = "learned context vectors in front of the class name"

@@ -41,7 +41,7 @@ class DplConfig:
     domain_loss: Literal["paper", "released"] = "paper"
     """Prompts an image is compared with: its domain's (paper), or all domains', the first correct (released)."""
     prompt_from: Literal["batch", "training"] = "batch"
-    """Images behind the prompt in predictions: the test batch (published), or a running mean of training."""
+    """Images that generate the prompt in predictions: the test batch (published), or all training batches."""
     prompt_batch: int = 64
     """Test images per prompt with --prompt-from batch, in order of arrival (published: 64)."""
 
