@@ -22,7 +22,7 @@ from clipalign.data import load_source
 from clipalign.engine.setup import preprocess_for
 from clipalign.evaluation import EvalLoader
 from clipalign.evaluation.masks import mask_report
-from clipalign.evaluation.rows import score
+from clipalign.evaluation.scoring import score
 from clipalign.methods.shared.masks import MaskNetwork
 from clipalign.protocols import build_episode
 from clipalign.runs.folder import Run, open_run
@@ -41,7 +41,7 @@ def after(run: Run, views: dict[str, Any]) -> dict[str, Any]:
     episode, templates = views["episode"], views["episode"].source.templates
     scored = score(views["views"], lambda names: run.method.classifier(names, templates), episode.tests)
     assert scored[0].accuracy is not None
-    found: dict[str, Any] = {"accuracy": scored[0].accuracy.top1}
+    found: dict[str, Any] = {"accuracy": scored[0].accuracy}
     if run.method.caption_masks(["a dog"]) is not None:
         found["masks"] = mask_report(run.method)
         network = run.method.extra["mask"]

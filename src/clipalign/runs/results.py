@@ -103,6 +103,17 @@ class ResultRow:
         )
 
 
+def make_row(facts: Mapping[str, Any], values: Mapping[str, Any]) -> ResultRow:
+    """Return a row of facts and measured values; values that are not fields of `ResultRow` go to `extra`.
+
+    Args:
+        facts: fields of `ResultRow`, and further ones under "extra".
+        values: fields of the test set and of metrics.
+    """
+    extra = facts.get("extra", {})
+    return ResultRow.from_dict({**{k: v for k, v in facts.items() if k != "extra"}, **extra, **values})
+
+
 def harmonic_mean(base: float, new: float) -> float:
     """H = 2 b n / (b + n); 0 where both are 0."""
     return 2 * base * new / (base + new) if base + new else 0.0
