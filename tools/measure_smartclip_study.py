@@ -26,7 +26,8 @@ from clipalign.evaluation.scoring import score
 from clipalign.methods.shared.masks import MaskNetwork
 from clipalign.protocols import build_episode
 from clipalign.runs.folder import Run, open_run
-from clipalign.runs.results import DIRECTIONS, read_results, recall_field
+from clipalign.evaluation.metrics.recall import DIRECTIONS, recall_field
+from clipalign.evaluation.results import read_results
 
 COLUMNS = [recall_field(way, k) for way in DIRECTIONS for k in (1, 10)]
 

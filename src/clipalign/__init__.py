@@ -48,7 +48,7 @@ _HOMES = {
     "load_run": ("runs.folder", "open_run"),
     "load_source": ("data", "load_source"),
     "predict": ("commands.predict", "predict"),
-    "read_results": ("runs.results", "read_results"),
+    "read_results": ("evaluation.results", "read_results"),
     "register": ("methods", "register"),
     "sweep_study": ("commands.sweep", "sweep"),
     "train": ("commands.train", "train"),
@@ -70,7 +70,7 @@ if TYPE_CHECKING:
     from .methods import Method, list_methods, register
     from .protocols import list_protocols
     from .runs.folder import open_run as load_run
-    from .runs.results import read_results
+    from .evaluation.results import read_results
 
 
 def __getattr__(name: str) -> Any:

@@ -12,7 +12,7 @@ from clipalign.commands.explain import explain
 from clipalign.core.errors import UserError
 from clipalign.data.builtin import pictograms
 from clipalign.runs.options import train_options
-from clipalign.runs.results import read_results
+from clipalign.evaluation.results import read_results
 
 
 @pytest.fixture(scope="module")

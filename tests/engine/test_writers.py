@@ -13,7 +13,7 @@ from clipalign.commands import train as training
 from clipalign.commands.cli import main
 from clipalign.engine import writers
 from clipalign.runs.folder import RunFolder
-from clipalign.runs.results import read_results
+from clipalign.evaluation.results import read_results
 
 FAKE = """
 import json

@@ -18,7 +18,7 @@ from clipalign.evaluation.scoring import result_rows, score, write_predictions
 from clipalign.protocols import build_episode
 from clipalign.report.forgetting import forgetting
 from clipalign.report.tables import make_tables
-from clipalign.runs.results import read_results, write_results
+from clipalign.evaluation.results import read_results, write_results
 
 FACTS = {
     "method": "head",

@@ -19,7 +19,7 @@ from clipalign.data.sources.folder import ImageFolder
 from clipalign.data.sources.table import ImageTable
 from clipalign.engine.setup import Shared
 from clipalign.evaluation import ViewCache
-from clipalign.runs.results import read_results
+from clipalign.evaluation.results import read_results
 
 PREPROCESS = Preprocess((32, 32), (0.4, 0.5, 0.6), (0.2, 0.3, 0.4))
 SIZE = 3 * 32 * 32 * 4

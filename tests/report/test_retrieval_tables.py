@@ -19,7 +19,7 @@ from clipalign.report.result_table import ResultTable
 from clipalign.report.retrieval import COLUMNS, recall_tables
 from clipalign.report.rows import ReportRow
 from clipalign.report.tables import all_tables
-from clipalign.runs.results import ResultRow, write_results
+from clipalign.evaluation.results import ResultRow, write_results
 
 
 def numbers(value: float, *prefixes: str) -> dict[str, float]:

@@ -23,7 +23,7 @@ from clipalign.report.document import Grid
 from clipalign.report.published import published_accuracies, published_accuracy_section
 from clipalign.report.rows import ReportRow
 from clipalign.report.sections import difference_section
-from clipalign.runs.results import ResultRow, write_results
+from clipalign.evaluation.results import ResultRow, write_results
 
 
 def write_run(

@@ -16,7 +16,7 @@ from clipalign.report.markdown import table_markdown
 from clipalign.report.render import print_tables, tables_csv
 from clipalign.report.result_table import Cell, ResultTable
 from clipalign.report.rows import ReportRow
-from clipalign.runs.results import ResultRow
+from clipalign.evaluation.results import ResultRow
 
 
 def row(

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from clipalign.commands.cli import main
 from clipalign.runs.card import licences, limits
-from clipalign.runs.results import ResultRow
+from clipalign.evaluation.results import ResultRow
 
 
 def test_every_run_says_what_it_is(tiny_spec: str, squares_folder: Path, tmp_path: Path) -> None:

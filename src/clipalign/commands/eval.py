@@ -29,7 +29,7 @@ from ..methods import Method
 from ..protocols import RETRIEVAL, episode_from
 from ..runs.folder import check_out, is_run, open_run, zeroshot
 from ..runs.options import parse_config, to_arguments
-from ..runs.results import FILE, ResultRow, write_results
+from ..evaluation.results import FILE, ResultRow, write_results
 from .train import row_facts
 
 

@@ -27,7 +27,7 @@ from ..protocols import write_skipped, write_split
 from ..runs.card import write_card
 from ..runs.folder import Run, RunFolder, check_out, check_same, open_run, write_config
 from ..runs.options import TrainOptions, to_arguments, train_options
-from ..runs.results import ResultRow, read_results, write_results
+from ..evaluation.results import ResultRow, read_results, write_results
 
 
 def train(**options: Any) -> Run:

@@ -21,7 +21,7 @@ from ..evaluation.scoring import result_rows, score, write_predictions
 from ..methods import Method
 from ..protocols import usual_protocol
 from ..runs.folder import zeroshot
-from ..runs.results import ResultRow
+from ..evaluation.results import ResultRow
 from .validation import CaptionValidation, SourceValidation
 
 FALSE_NEGATIVES_OVER = 20  # steps whose batches are looked through

@@ -10,7 +10,7 @@ import torch
 from torch.nn import functional as F
 
 from ..core.types import CaptionTest, Stage
-from ..runs.results import ResultRow, make_row
+from .results import ResultRow, make_row
 from .loader import EvalLoader
 from .metrics import METRICS, RetrievalMetric
 from .outputs import RetrievalOutputs

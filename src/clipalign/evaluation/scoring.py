@@ -14,7 +14,7 @@ from ..core.checkpoint import replacing
 from ..core.errors import UnseenClasses
 from ..core.types import Source, TestSet
 from ..protocols.rows import usable
-from ..runs.results import ResultRow, make_row
+from .results import ResultRow, make_row
 from .loader import EvalLoader, class_names, outputs_by_test
 from .metrics import METRICS, ClassificationMetric, EpisodeMetric, MetricValue
 from .outputs import ClassifierFactory, Outputs

@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from ..runs.results import DIRECTIONS, RECALL_AT, recall_field
+from ..evaluation.results import DIRECTIONS, RECALL_AT, recall_field
 from .document import Grid, Heading, Part, Results
 from .notes import shared_notes, span
 from .result_table import Cell, ResultTable, TableLine, sampling_variance

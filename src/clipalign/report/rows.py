@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from ..protocols import RETRIEVAL
-from ..runs.results import ResultRow
+from ..evaluation.results import ResultRow
 
 # Fields of a result row that are settings; all other settings come from the options of the run.
 SETTINGS = ("steps", "lr", "average", "template")

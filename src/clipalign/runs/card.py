@@ -9,7 +9,8 @@ from ..core.checkpoint import write_text
 from ..core.config import is_pocket
 from ..methods import get_method
 from .folder import RunFolder
-from .results import RECALLS, ResultRow
+from ..evaluation.metrics import arrange, measured_fields
+from ..evaluation.results import ResultRow
 
 SHIPPED = "ships with clipalign; the licences of its makers stand in the package's NOTICE"
 MOST_NAMES = 12
@@ -77,24 +78,32 @@ def model_card(record: Mapping[str, Any], options: Mapping[str, Any], rows: Sequ
 
 
 def results(rows: Sequence[ResultRow]) -> list[str]:
-    """The table of a run, of recalls or of accuracies, and how to read it."""
-    if rows and RECALLS[0] in rows[0].extra:
-        lines = [
-            "| test | text to image @1 | @5 | @10 | image to text @1 | @5 | @10 | images | texts |",
-            "| --- | --: | --: | --: | --: | --: | --: | --: | --: |",
-        ]
-        for row in rows:
-            shares = [f"{100 * (row.value(name) or 0.0):.1f}" for name in RECALLS]
-            lines.append(f"| {' | '.join([row.test, *shares, str(row.n), str(row.extra['texts'])])} |")
-        return [*lines, "", "Recall in percent, one run: another seed moves it."]
+    """Return the table of results, a line per test set, and the definitions of its columns."""
+    fields = measured_fields(rows)
+    heads, variants = arrange(fields)
+    classes, texts = any(row.classes for row in rows), any("texts" in row.extra for row in rows)
+    facts = ["images", *(["class names", "zero-shot before"] if classes else []), *(["texts"] if texts else [])]
+    lines = [["test", *heads, *facts], ["---", *["--:"] * (len(heads) + len(facts))]]
+    for row in rows:
+        for variant, by_head in (variants or {"": {}}).items():
+            values = {head: row.value(field.name) for head, field in by_head.items()}
+            if variant and all(value is None for value in values.values()):
+                continue
+            cells = [
+                "–" if values.get(head) is None else by_head[head].format(values[head]) for head in heads
+            ]
+            before = "" if row.zeroshot is None else f"{100 * row.zeroshot:.1f}"
+            cells += [str(row.n), *([str(row.classes or ""), before] if classes else [])]
+            cells += [str(row.extra["texts"])] if texts else []
+            lines.append([f"{row.test}, {variant}" if variant else row.test, *cells])
+    units = dict.fromkeys("percent" if field.unit == "%" else f"{field.title} in {field.unit}" for field in fields)
+    notes = [*dict.fromkeys(field.note for field in fields if field.note)]
+    if classes:
+        notes.append("Zero-shot: accuracy of the same backbone before training, on classes that were not trained.")
     return [
-        "| test | accuracy | top-5 | class mean | h | images | class names | zero-shot before |",
-        "| --- | --: | --: | --: | --: | --: | --: | --: |",
-        *(_result(row) for row in rows),
+        *(f"| {' | '.join(line)} |" for line in lines),
         "",
-        "In percent, one run: another seed moves them. Class mean: accuracy within each class, averaged. h: "
-        "harmonic mean of base and new classes. Zero-shot: the same backbone before training, on classes that were "
-        "not trained.",
+        f"In {', '.join(units) or 'percent'}; one run, so another seed gives other numbers. {' '.join(notes)}",
     ]
 
 
@@ -140,15 +149,6 @@ def licences(record: Mapping[str, Any], options: Mapping[str, Any]) -> list[str]
             f"Data {record['data']}: not known to clipalign; say here under which terms it was used."
         )
     return terms
-
-
-def _result(row: ResultRow) -> str:
-    shares = [
-        "–" if value is None else f"{100 * value:.1f}"
-        for value in (row.accuracy, row.top5, row.class_accuracy, row.h)
-    ]
-    before = "" if row.zeroshot is None else f"{100 * row.zeroshot:.1f}"
-    return f"| {' | '.join([row.test, *shares, str(row.n), str(row.classes or ''), before])} |"
 
 
 def _some(names: Sequence[str]) -> str:

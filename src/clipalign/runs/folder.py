@@ -15,8 +15,8 @@ import yaml
 from ..core.checkpoint import load_weights, write_text
 from ..core.errors import UserError
 from .options import RECORD, TrainOptions, dump_yaml, plain, read_yaml, train_options
-from .results import FILE as RESULTS
-from .results import ResultRow, read_results
+from ..evaluation.results import FILE as RESULTS
+from ..evaluation.results import ResultRow, read_results
 
 if TYPE_CHECKING:
     import torch

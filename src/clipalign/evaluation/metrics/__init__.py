@@ -1,21 +1,16 @@
-"""Metrics: one file each. Result rows, tables, cards and trackers take their fields from here.
+"""Metrics, one file each. Result rows, tables, cards and trackers take their fields from here.
 
 A metric of another package is declared by an entry point in `clipalign.metrics`; see docs/extending.md.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from ...core.errors import UserError
 from ...core.registry import Registry
-from .base import (
-    ClassificationMetric,
-    EpisodeMetric,
-    Field,
-    Metric,
-    MetricValue,
-    RetrievalMetric,
-    check_metric,
-)
+from ..results import ResultRow
+from .base import KINDS, ClassificationMetric, EpisodeMetric, Field, Metric, MetricValue, RetrievalMetric, check_metric
 
 __all__ = [
     "METRICS",
@@ -25,6 +20,9 @@ __all__ = [
     "Metric",
     "MetricValue",
     "RetrievalMetric",
+    "arrange",
+    "headline",
+    "measured_fields",
     "metric_fields",
 ]
 
@@ -33,21 +31,49 @@ METRICS: Registry[type[Metric]] = Registry(
 )
 
 
-def metric_fields(*kinds: type[Metric]) -> dict[str, Field]:
-    """Return the fields of all metrics by name, or of those that derive from one of `kinds`.
+def metric_fields() -> list[Field]:
+    """Return the fields of all metrics: of classification, of episodes, of retrieval.
 
     Raises:
         UserError: two metrics share a field, or a metric of another package fails to load.
     """
+    metrics = METRICS.all()
     owners: dict[str, str] = {}
-    fields: dict[str, Field] = {}
-    for name, metric in METRICS.all().items():
+    for name, metric in metrics.items():
         for field in metric.fields:
             if field.name in owners:
-                raise UserError(
-                    f'metrics "{owners[field.name]}" and "{name}" both have a field "{field.name}"'
-                )
+                raise UserError(f'metrics "{owners[field.name]}" and "{name}" both have a field "{field.name}"')
             owners[field.name] = name
-            if not kinds or issubclass(metric, kinds):
-                fields[field.name] = field
-    return fields
+    ordered = sorted(metrics.values(), key=lambda metric: [issubclass(metric, kind) for kind in KINDS].index(True))
+    return [field for metric in ordered for field in metric.fields]
+
+
+def measured_fields(rows: Iterable[ResultRow]) -> list[Field]:
+    """Return the fields for which at least one row has a number; fields with a number per group are left out."""
+    rows = list(rows)
+    return [
+        field
+        for field in metric_fields()
+        if not field.by and any(row.value(field.name) is not None for row in rows)
+    ]
+
+
+def headline(row: ResultRow) -> list[tuple[Field, float]]:
+    """Return the values of a row that commands print, with their fields."""
+    values = [(field, row.value(field.name)) for field in metric_fields() if field.headline]
+    return [(field, value) for field, value in values if value is not None]
+
+
+def arrange(fields: Iterable[Field]) -> tuple[list[str], dict[str, dict[str, Field]]]:
+    """Arrange fields for a table.
+
+    Returns:
+        The heads of the columns, and for each variant its fields by head.
+    """
+    heads: list[str] = []
+    variants: dict[str, dict[str, Field]] = {}
+    for field in fields:
+        if field.title not in heads:
+            heads.append(field.title)
+        variants.setdefault(field.variant, {})[field.title] = field
+    return heads, variants

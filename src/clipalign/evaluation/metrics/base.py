@@ -5,10 +5,11 @@ from __future__ import annotations
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import ClassVar, Generic, TypeVar
 
 from ..outputs import Outputs, RetrievalOutputs
+from ..results import ResultRow
 
 OutputsT = TypeVar("OutputsT")
 MetricValue = float | Mapping[str, float]  # a number, or one per group, such as per domain
@@ -25,6 +26,7 @@ class Field:
         unit: "%" for shares in [0, 1], printed times 100; otherwise the unit of the value as it is stored.
         digits: decimals to print.
         higher_is_better: None if neither direction is.
+        by: kind of group if the value is a mapping from groups to numbers, such as "domain".
         variant: appended to the name of a test set in tables. Fields with one title share a column, and have a line
             for each variant.
         note: sentence that defines the field, printed below tables.
@@ -37,6 +39,7 @@ class Field:
     unit: str = "%"
     digits: int = 1
     higher_is_better: bool | None = True
+    by: str = ""
     variant: str = ""
     note: str = ""
     headline: bool = False
@@ -84,15 +87,13 @@ class EpisodeMetric(Metric[Mapping[str, Outputs]]):
     """A metric across the test sets of an episode, by name of the test set. Its value is on each of their rows."""
 
 
+KINDS = (ClassificationMetric, EpisodeMetric, RetrievalMetric)  # in the order of columns
+
+
 def check_metric(name: str, metric: type[Metric]) -> None:
     """Raise TypeError unless a class is a metric whose fields do not clash with other facts of a result row."""
-    from dataclasses import fields
-
-    from ...runs.results import ResultRow
-
-    kinds = (ClassificationMetric, RetrievalMetric, EpisodeMetric)
-    if not (isinstance(metric, type) and issubclass(metric, kinds)):
-        raise TypeError(f"metric {name}: {metric!r} is no subclass of {', '.join(k.__name__ for k in kinds)}")
+    if not (isinstance(metric, type) and issubclass(metric, KINDS)):
+        raise TypeError(f"metric {name}: {metric!r} is no subclass of {', '.join(k.__name__ for k in KINDS)}")
     if not getattr(metric, "fields", ()):
         raise TypeError(f"metric {name}: {metric.__name__}.fields is empty")
     facts = {field.name for field in fields(ResultRow)}

@@ -13,7 +13,7 @@ from .base import ClassificationMetric, Field
 class DomainAccuracy(ClassificationMetric):
     """Accuracy by domain; domains without images are left out."""
 
-    fields = (Field("domain_accuracy", "accuracy by domain", table=False),)
+    fields = (Field("domain_accuracy", "accuracy by domain", by="domain", table=False),)
 
     def compute(self, outputs: Outputs) -> dict[str, dict[str, float]]:
         return {
