@@ -9,7 +9,8 @@ import torch
 
 from clipalign.commands.report import write_report
 from clipalign.commands.train import run_training
-from clipalign.explain.compare import MaskedSource, draw_views
+from clipalign.core.types import MaskedSource
+from clipalign.explain.compare import draw_views
 
 
 @pytest.fixture(scope="module")
