@@ -22,8 +22,8 @@ from typing import Any
 import yaml
 
 from clipalign.commands.cli import main as clipalign
-from clipalign.methods import get_method, list_methods
 from clipalign.evaluation.results import read_results
+from clipalign.methods import get_method, list_methods
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs" / "pocket"
 NO_TARGET = "none"

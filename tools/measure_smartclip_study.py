@@ -22,12 +22,12 @@ from clipalign.data import load_source
 from clipalign.engine.setup import preprocess_for
 from clipalign.evaluation import EvalLoader
 from clipalign.evaluation.masks import mask_report
+from clipalign.evaluation.metrics.recall import DIRECTIONS, recall_field
+from clipalign.evaluation.results import read_results
 from clipalign.evaluation.scoring import score
 from clipalign.methods.shared.masks import MaskNetwork
 from clipalign.protocols import build_episode
 from clipalign.runs.folder import Run, open_run
-from clipalign.evaluation.metrics.recall import DIRECTIONS, recall_field
-from clipalign.evaluation.results import read_results
 
 COLUMNS = [recall_field(way, k) for way in DIRECTIONS for k in (1, 10)]
 

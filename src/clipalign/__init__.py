@@ -67,10 +67,10 @@ if TYPE_CHECKING:
     from .commands.train import train
     from .core.errors import UserError
     from .data import list_data, load_source
+    from .evaluation.results import read_results
     from .methods import Method, list_methods, register
     from .protocols import list_protocols
     from .runs.folder import open_run as load_run
-    from .evaluation.results import read_results
 
 
 def __getattr__(name: str) -> Any:

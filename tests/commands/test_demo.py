@@ -11,8 +11,8 @@ from clipalign.commands import demo
 from clipalign.commands.explain import explain
 from clipalign.core.errors import UserError
 from clipalign.data.builtin import pictograms
-from clipalign.runs.options import train_options
 from clipalign.evaluation.results import read_results
+from clipalign.runs.options import train_options
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from clipalign.evaluation.metrics import METRICS, ClassificationMetric, MetricValue
+from sklearn.metrics import accuracy_score, balanced_accuracy_score, top_k_accuracy_score
+from torch import Tensor
+
+from clipalign.core.types import Preprocess, TestSet
+from clipalign.data.sources.folder import ImageFolder
+from clipalign.evaluation import EvalLoader, Outputs, outputs_by_test
+from clipalign.evaluation.metrics import METRICS, ClassificationMetric, MetricValue, compute
 from clipalign.evaluation.metrics.class_accuracy import accuracy_by_class
 from clipalign.evaluation.metrics.harmonic_mean import harmonic_mean
 from clipalign.evaluation.scoring import (
@@ -16,12 +22,6 @@ from clipalign.evaluation.scoring import (
     score,
     write_predictions,
 )
-from sklearn.metrics import accuracy_score, balanced_accuracy_score, top_k_accuracy_score
-from torch import Tensor
-
-from clipalign.core.types import Preprocess, TestSet
-from clipalign.data.sources.folder import ImageFolder
-from clipalign.evaluation import EvalLoader, Outputs, outputs_by_test
 from clipalign.protocols import build_episode
 
 PREPROCESS = Preprocess((32, 32), (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
@@ -34,7 +34,7 @@ def outputs(logits: np.ndarray, labels: np.ndarray, rows: np.ndarray, domains: n
 def values(of: Outputs) -> dict[str, MetricValue]:
     """Return the values of all metrics of one test set."""
     metrics = [metric() for metric in METRICS.all().values() if issubclass(metric, ClassificationMetric)]
-    return {name: value for metric in metrics for name, value in metric.compute(of).items()}
+    return compute(metrics, of)
 
 
 def test_metrics_match_scikit_learn() -> None:

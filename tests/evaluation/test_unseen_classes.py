@@ -14,11 +14,11 @@ from clipalign.core.types import Preprocess
 from clipalign.data.sources.folder import ImageFolder
 from clipalign.evaluation import EvalLoader
 from clipalign.evaluation.outputs import Classifier
+from clipalign.evaluation.results import read_results, write_results
 from clipalign.evaluation.scoring import result_rows, score, write_predictions
 from clipalign.protocols import build_episode
 from clipalign.report.forgetting import forgetting
 from clipalign.report.tables import make_tables
-from clipalign.evaluation.results import read_results, write_results
 
 FACTS = {
     "method": "head",

@@ -3,8 +3,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from clipalign.commands.cli import main
-from clipalign.runs.card import licences, limits
 from clipalign.evaluation.results import ResultRow
+from clipalign.runs.card import licences, limits
 
 
 def test_every_run_says_what_it_is(tiny_spec: str, squares_folder: Path, tmp_path: Path) -> None:

@@ -23,13 +23,13 @@ from ..engine.console import conclusion
 from ..engine.progress import Reporter
 from ..engine.setup import preprocess_for
 from ..evaluation import EvalLoader
+from ..evaluation.results import FILE, ResultRow, write_results
 from ..evaluation.retrieval import retrieval_outputs, retrieval_rows
 from ..evaluation.scoring import domain_tests, result_rows, score, write_predictions
 from ..methods import Method
 from ..protocols import RETRIEVAL, episode_from
 from ..runs.folder import check_out, is_run, open_run, zeroshot
 from ..runs.options import parse_config, to_arguments
-from ..evaluation.results import FILE, ResultRow, write_results
 from .train import row_facts
 
 

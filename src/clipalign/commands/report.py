@@ -16,6 +16,7 @@ from ..report.collect import find_runs
 from ..report.comparison import differences, differences_csv
 from ..report.html import to_html
 from ..report.markdown import to_markdown
+from ..report.metric_table import metric_section, metric_tables
 from ..report.pictures import picture_section
 from ..report.plots import plots
 from ..report.published import published_accuracy_section, published_recall_section
@@ -101,12 +102,13 @@ def _run(config: ReportConfig) -> Report:
     runs = find_runs(config.folder)
     rows = [row for run in runs for row in run.rows()]
     accuracy_rows = [row for row in rows if not is_retrieval(row)]
-    accuracies, recalls = accuracy_tables(rows), recall_tables(rows)
+    accuracies, further, recalls = accuracy_tables(rows), metric_tables(rows), recall_tables(rows)
     figures, styles = out / "pictures", report_styles(rows)
     found = differences(runs, config.baseline)
     parts = [
         *summary(runs),
         *accuracy_section(accuracies),
+        *metric_section(further),
         *recall_section(recalls),
         *difference_section(found),
         *published_accuracy_section(accuracy_rows),
@@ -124,6 +126,6 @@ def _run(config: ReportConfig) -> Report:
     report = Report(out / "report.md", out / "report.html", out / "tables.csv", out / "differences.csv")
     write_text(report.markdown, to_markdown(config.title, parts, out))
     write_text(report.html, to_html(config.title, parts))
-    write_text(report.csv, tables_csv([*accuracies, *recalls]))
+    write_text(report.csv, tables_csv([*accuracies, *further, *recalls]))
     write_text(report.differences, differences_csv(found))
     return report

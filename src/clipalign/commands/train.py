@@ -22,12 +22,12 @@ from ..engine.fit import fit
 from ..engine.progress import Reporter
 from ..engine.setup import Prepared, Shared, prepare
 from ..engine.writers import Writers, check_writers
+from ..evaluation.results import ResultRow, read_results, write_results
 from ..methods import get_method
 from ..protocols import write_skipped, write_split
 from ..runs.card import write_card
 from ..runs.folder import Run, RunFolder, check_out, check_same, open_run, write_config
 from ..runs.options import TrainOptions, to_arguments, train_options
-from ..evaluation.results import ResultRow, read_results, write_results
 
 
 def train(**options: Any) -> Run:

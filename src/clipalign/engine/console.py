@@ -7,10 +7,10 @@ from typing import Any
 
 from ..core.precision import Precision
 from ..data.batches import TrainBatches
-from ..methods import Method
-from ..runs.options import TrainOptions
 from ..evaluation.metrics import headline
 from ..evaluation.results import ResultRow
+from ..methods import Method
+from ..runs.options import TrainOptions
 from .tasks import ClassTask
 
 
@@ -55,7 +55,9 @@ def conclusion(rows: Sequence[ResultRow]) -> Iterator[str]:
         if row.reason is not None:
             yield f"{row.test}: not scored, {row.reason}"
             continue
-        values = ", ".join(f"{field.title} {field.format(value)} {field.unit}" for field, value in headline(row))
+        values = ", ".join(
+            f"{field.title} {field.format(value)} {field.unit}" for field, value in headline(row)
+        )
         among = f"{row.classes} classes" if row.classes is not None else f"{row.extra['texts']} texts"
         yield f"{row.test}: {values}; {row.n} images, {among}"
     for row in rows:

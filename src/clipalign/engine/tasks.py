@@ -16,12 +16,12 @@ from ..core.types import Episode, Source
 from ..data.batches import CaptionTrainBatches, TrainBatches
 from ..data.captions.sentences import captions_only
 from ..evaluation import EvalLoader
+from ..evaluation.results import ResultRow
 from ..evaluation.retrieval import retrieval_outputs, retrieval_rows
 from ..evaluation.scoring import result_rows, score, write_predictions
 from ..methods import Method
 from ..protocols import usual_protocol
 from ..runs.folder import zeroshot
-from ..evaluation.results import ResultRow
 from .validation import CaptionValidation, SourceValidation
 
 FALSE_NEGATIVES_OVER = 20  # steps whose batches are looked through

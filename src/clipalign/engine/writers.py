@@ -17,9 +17,9 @@ from types import TracebackType
 from typing import Any, Protocol
 
 from ..core.errors import UserError
-from ..runs.options import plain
 from ..evaluation.metrics import metric_fields
 from ..evaluation.results import ResultRow
+from ..runs.options import plain
 
 NAMES = ("tensorboard", "wandb")
 

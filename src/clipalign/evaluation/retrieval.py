@@ -10,10 +10,10 @@ import torch
 from torch.nn import functional as F
 
 from ..core.types import CaptionTest, Stage
-from .results import ResultRow, make_row
 from .loader import EvalLoader
-from .metrics import METRICS, RetrievalMetric
+from .metrics import METRICS, RetrievalMetric, compute
 from .outputs import RetrievalOutputs
+from .results import ResultRow, make_row
 
 if TYPE_CHECKING:
     from ..methods.base import Method
@@ -82,7 +82,6 @@ def retrieval_rows(
     rows = []
     for test, output in zip(tests, outputs, strict=True):
         measured = {"test": test.name, "n": len(test.rows), "rows": len(test.rows), "accuracy": None}
-        values = {name: value for metric in metrics for name, value in metric.compute(output).items()}
         counts = {"texts": len(test.texts), "cut": output.truncated}
-        rows.append(make_row(facts, {**measured, **values, **counts}))
+        rows.append(make_row(facts, {**measured, **compute(metrics, output), **counts}))
     return rows

@@ -14,10 +14,10 @@ from ..core.checkpoint import replacing
 from ..core.errors import UnseenClasses
 from ..core.types import Source, TestSet
 from ..protocols.rows import usable
-from .results import ResultRow, make_row
 from .loader import EvalLoader, class_names, outputs_by_test
-from .metrics import METRICS, ClassificationMetric, EpisodeMetric, MetricValue
+from .metrics import METRICS, ClassificationMetric, EpisodeMetric, MetricValue, compute
 from .outputs import ClassifierFactory, Outputs
+from .results import ResultRow, make_row
 
 
 @dataclass(frozen=True)
@@ -61,15 +61,14 @@ def score(
     of_episode = [metric() for metric in chosen.values() if issubclass(metric, EpisodeMetric)]
     outputs = outputs_by_test(loader, classifier_of, tests)
     scored = {name: out for name, out in outputs.items() if isinstance(out, Outputs)}
-    shared = {name: value for metric in of_episode for name, value in metric.compute(scored).items()}
+    shared = compute(of_episode, scored)
     scores = []
     for test in tests:
         out = outputs[test.name]
         if isinstance(out, UnseenClasses):
             scores.append(Score(test, None, reason=str(out)))
         else:
-            values = {name: value for metric in of_test for name, value in metric.compute(out).items()}
-            scores.append(Score(test, out, values | shared))
+            scores.append(Score(test, out, compute(of_test, out) | shared))
     return scores
 
 

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from ..core.errors import UserError
+from ..evaluation.results import FILE, ResultRow, read_results
 from ..runs.folder import FREE, MetricLine, RunFolder
 from ..runs.options import read_yaml
-from ..evaluation.results import FILE, ResultRow, read_results
 from .rows import ReportRow, is_retrieval, order_labels
 
 # Options that are fields of a row already, or that distinguish seeds of one table line.

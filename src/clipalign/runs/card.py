@@ -7,10 +7,10 @@ from typing import Any
 
 from ..core.checkpoint import write_text
 from ..core.config import is_pocket
+from ..evaluation.metrics import arrange, measured_fields, row_cells
+from ..evaluation.results import ResultRow
 from ..methods import get_method
 from .folder import RunFolder
-from ..evaluation.metrics import arrange, measured_fields
-from ..evaluation.results import ResultRow
 
 SHIPPED = "ships with clipalign; the licences of its makers stand in the package's NOTICE"
 MOST_NAMES = 12
@@ -78,33 +78,31 @@ def model_card(record: Mapping[str, Any], options: Mapping[str, Any], rows: Sequ
 
 
 def results(rows: Sequence[ResultRow]) -> list[str]:
-    """Return the table of results, a line per test set, and the definitions of its columns."""
+    """Return the table of results, with the definitions of its columns."""
     fields = measured_fields(rows)
-    heads, variants = arrange(fields)
     classes, texts = any(row.classes for row in rows), any("texts" in row.extra for row in rows)
-    facts = ["images", *(["class names", "zero-shot before"] if classes else []), *(["texts"] if texts else [])]
+    facts = [
+        "images",
+        *(["class names", "zero-shot before"] if classes else []),
+        *(["texts"] if texts else []),
+    ]
+    heads, _ = arrange(fields)
     lines = [["test", *heads, *facts], ["---", *["--:"] * (len(heads) + len(facts))]]
     for row in rows:
-        for variant, by_head in (variants or {"": {}}).items():
-            values = {head: row.value(field.name) for head, field in by_head.items()}
-            if variant and all(value is None for value in values.values()):
-                continue
-            cells = [
-                "–" if values.get(head) is None else by_head[head].format(values[head]) for head in heads
-            ]
-            before = "" if row.zeroshot is None else f"{100 * row.zeroshot:.1f}"
-            cells += [str(row.n), *([str(row.classes or ""), before] if classes else [])]
-            cells += [str(row.extra["texts"])] if texts else []
-            lines.append([f"{row.test}, {variant}" if variant else row.test, *cells])
-    units = dict.fromkeys("percent" if field.unit == "%" else f"{field.title} in {field.unit}" for field in fields)
-    notes = [*dict.fromkeys(field.note for field in fields if field.note)]
+        counts = [str(row.n)]
+        if classes:
+            counts += [str(row.classes or ""), "" if row.zeroshot is None else f"{100 * row.zeroshot:.1f}"]
+        if texts:
+            counts.append(str(row.extra["texts"]))
+        for variant, cells in row_cells(row, fields):
+            test = f"{row.test}, {variant}" if variant else row.test
+            lines.append([test, *(cell or "–" for cell in cells), *counts])
+    units = [f"{field.title}: {field.unit}." for field in fields if field.unit != "%"]
+    notes = ["In percent if no unit is given; one run: another seed moves them.", *units]
+    notes += dict.fromkeys(field.note for field in fields if field.note)
     if classes:
-        notes.append("Zero-shot: accuracy of the same backbone before training, on classes that were not trained.")
-    return [
-        *(f"| {' | '.join(line)} |" for line in lines),
-        "",
-        f"In {', '.join(units) or 'percent'}; one run, so another seed gives other numbers. {' '.join(notes)}",
-    ]
+        notes.append("Zero-shot: the same backbone before training, on classes that were not trained.")
+    return [*(f"| {' | '.join(line)} |" for line in lines), "", " ".join(notes)]
 
 
 def limits(record: Mapping[str, Any], options: Mapping[str, Any], rows: Sequence[ResultRow]) -> list[str]:

@@ -14,9 +14,9 @@ import yaml
 
 from ..core.checkpoint import load_weights, write_text
 from ..core.errors import UserError
-from .options import RECORD, TrainOptions, dump_yaml, plain, read_yaml, train_options
 from ..evaluation.results import FILE as RESULTS
 from ..evaluation.results import ResultRow, read_results
+from .options import RECORD, TrainOptions, dump_yaml, plain, read_yaml, train_options
 
 if TYPE_CHECKING:
     import torch

@@ -14,9 +14,9 @@ from rich.live import Live
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from ...runs.folder import RunFolder
 from ...evaluation.metrics import headline
 from ...evaluation.results import read_results
+from ...runs.folder import RunFolder
 from .pool import Event
 from .study import Job
 

@@ -5,12 +5,22 @@ A metric of another package is declared by an entry point in `clipalign.metrics`
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from ...core.errors import UserError
 from ...core.registry import Registry
 from ..results import ResultRow
-from .base import KINDS, ClassificationMetric, EpisodeMetric, Field, Metric, MetricValue, RetrievalMetric, check_metric
+from .base import (
+    KINDS,
+    ClassificationMetric,
+    EpisodeMetric,
+    Field,
+    Metric,
+    MetricValue,
+    OutputsT,
+    RetrievalMetric,
+    check_metric,
+)
 
 __all__ = [
     "METRICS",
@@ -21,14 +31,33 @@ __all__ = [
     "MetricValue",
     "RetrievalMetric",
     "arrange",
+    "compute",
     "headline",
     "measured_fields",
     "metric_fields",
+    "row_cells",
 ]
 
 METRICS: Registry[type[Metric]] = Registry(
     "metric", "clipalign.metrics", package=__name__, skip=("base",), check=check_metric
 )
+
+
+def compute(metrics: Iterable[Metric[OutputsT]], outputs: OutputsT) -> dict[str, MetricValue]:
+    """Return the values of metrics by field name.
+
+    Raises:
+        TypeError: a metric returns a value that it does not declare.
+    """
+    values: dict[str, MetricValue] = {}
+    for metric in metrics:
+        computed = metric.compute(outputs)
+        if undeclared := computed.keys() - {field.name for field in metric.fields}:
+            raise TypeError(
+                f"{type(metric).__name__}.compute returns {sorted(undeclared)}, not declared in fields"
+            )
+        values |= computed
+    return values
 
 
 def metric_fields() -> list[Field]:
@@ -42,9 +71,13 @@ def metric_fields() -> list[Field]:
     for name, metric in metrics.items():
         for field in metric.fields:
             if field.name in owners:
-                raise UserError(f'metrics "{owners[field.name]}" and "{name}" both have a field "{field.name}"')
+                raise UserError(
+                    f'metrics "{owners[field.name]}" and "{name}" both have a field "{field.name}"'
+                )
             owners[field.name] = name
-    ordered = sorted(metrics.values(), key=lambda metric: [issubclass(metric, kind) for kind in KINDS].index(True))
+    ordered = sorted(
+        metrics.values(), key=lambda metric: [issubclass(metric, kind) for kind in KINDS].index(True)
+    )
     return [field for metric in ordered for field in metric.fields]
 
 
@@ -62,6 +95,22 @@ def headline(row: ResultRow) -> list[tuple[Field, float]]:
     """Return the values of a row that commands print, with their fields."""
     values = [(field, row.value(field.name)) for field in metric_fields() if field.headline]
     return [(field, value) for field, value in values if value is not None]
+
+
+def row_cells(row: ResultRow, fields: Sequence[Field]) -> list[tuple[str, list[str]]]:
+    """Format the values of a row as lines of a table with the heads of `arrange`.
+
+    Returns:
+        A variant and its cells per line; a single empty line if the row has no values.
+    """
+    heads, variants = arrange(fields)
+    lines = []
+    for variant, by_head in variants.items():
+        by_column = map(by_head.get, heads)
+        cells = ["" if field is None else field.format(row.value(field.name)) for field in by_column]
+        if any(cells):
+            lines.append((variant, cells))
+    return lines or [("", [""] * len(heads))]
 
 
 def arrange(fields: Iterable[Field]) -> tuple[list[str], dict[str, dict[str, Field]]]:
