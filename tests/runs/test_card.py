@@ -54,7 +54,12 @@ def test_runs_on_captions_show_recalls(
     ]
     assert main(arguments) == 0
     text = (tmp_path / "run" / "README.md").read_text()
-    assert "text to image @1" in text and "| long |" in text and "Protocol: retrieval." in text
+    assert (
+        "| T2I R@1 |" in text
+        and "T2I: captions whose image is" in text
+        and "| long |" in text
+        and "Protocol: retrieval." in text
+    )
     assert "Trained classes" not in text and "None" not in text
 
 

@@ -6,12 +6,13 @@ import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from ..evaluation.metrics import Field, arrange, measured_fields
+from ..evaluation.metrics import ClassificationMetric, EpisodeMetric, Field, arrange, measured_fields
 from .document import Heading, Part, Results
 from .notes import shared_notes, span
 from .result_table import Cell, ResultTable, TableLine, sampling_variance
 from .rows import ReportRow, by_task, is_retrieval, label_rows, order_labels
 
+CLASSIFICATION = (ClassificationMetric, EpisodeMetric)
 OWN_TABLE = ("accuracy", "h")  # fields of the tables of accuracies
 
 
@@ -22,7 +23,7 @@ def metric_tables(rows: Iterable[ReportRow]) -> list[ResultTable]:
     for task, group in groups.items():
         fields = [
             field
-            for field in measured_fields(row.result for row in group)
+            for field in measured_fields((row.result for row in group), CLASSIFICATION)
             if field.table and field.name not in OWN_TABLE
         ]
         if fields:

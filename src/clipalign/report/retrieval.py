@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from ..evaluation.metrics import arrange, measured_fields, row_cells
+from ..evaluation.metrics import RetrievalMetric, arrange, measured_fields, row_cells
 from .document import Grid, Heading, Part, Results
 from .metric_table import metric_table
 from .result_table import ResultTable
@@ -19,8 +19,8 @@ def recall_tables(rows: Iterable[ReportRow]) -> list[ResultTable]:
     groups = by_task(row for row in rows if is_retrieval(row))
     tables = []
     for task, group in groups.items():
-        fields = [field for field in measured_fields(row.result for row in group) if field.table]
-        tables.append(metric_table(task.title, group, fields))
+        fields = measured_fields((row.result for row in group), (RetrievalMetric,))
+        tables.append(metric_table(task.title, group, [field for field in fields if field.table]))
     return tables
 
 

@@ -60,8 +60,11 @@ def compute(metrics: Iterable[Metric[OutputsT]], outputs: OutputsT) -> dict[str,
     return values
 
 
-def metric_fields() -> list[Field]:
+def metric_fields(kinds: tuple[type[Metric], ...] = KINDS) -> list[Field]:
     """Return the fields of all metrics: of classification, of episodes, of retrieval.
+
+    Args:
+        kinds: base classes of the metrics to take.
 
     Raises:
         UserError: two metrics share a field, or a metric of another package fails to load.
@@ -78,15 +81,15 @@ def metric_fields() -> list[Field]:
     ordered = sorted(
         metrics.values(), key=lambda metric: [issubclass(metric, kind) for kind in KINDS].index(True)
     )
-    return [field for metric in ordered for field in metric.fields]
+    return [field for metric in ordered if issubclass(metric, kinds) for field in metric.fields]
 
 
-def measured_fields(rows: Iterable[ResultRow]) -> list[Field]:
+def measured_fields(rows: Iterable[ResultRow], kinds: tuple[type[Metric], ...] = KINDS) -> list[Field]:
     """Return the fields for which at least one row has a number; fields with a number per group are left out."""
     rows = list(rows)
     return [
         field
-        for field in metric_fields()
+        for field in metric_fields(kinds)
         if not field.by and any(row.value(field.name) is not None for row in rows)
     ]
 
