@@ -16,7 +16,7 @@ from tyro.conf import Positional
 
 from .. import __version__
 from ..backbone import load
-from ..backbone.text.features import DEFAULT_TEMPLATES, prompts
+from ..backbone.text.features import DEFAULT_TEMPLATES, fill_templates
 from ..core.errors import UserError
 from ..engine.setup import preprocess_for
 from ..methods import Method
@@ -106,7 +106,7 @@ def _export(config: ExportConfig) -> tuple[Export, list[str]]:
     check_place(config.out, config.overwrite)
     method, names, templates, record = open_any(config)
     backbone = method.backbone
-    texts = [p for group in prompts(names, templates) for p in group] if names else []
+    texts = [p for group in fill_templates(names, templates) for p in group] if names else []
     probe = Probe.draw(backbone, texts)
     if form.text_only:
         check_texts(method, config)
