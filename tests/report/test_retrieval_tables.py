@@ -13,7 +13,8 @@ from clipalign.commands.report import run_report
 from clipalign.data.captions.sets import caption_sets
 from clipalign.report.render import print_tables
 from clipalign.report.retrieval import COLUMNS, all_tables, published_recalls, recall_tables, recalls_beside
-from clipalign.report.tables import Table, make_tables
+from clipalign.report.table import Table
+from clipalign.report.tables import make_tables
 from clipalign.runs.results import ResultRow, write_results
 
 

@@ -10,7 +10,8 @@ from rich.console import Console
 
 from clipalign.report.forgetting import forgetting
 from clipalign.report.render import print_tables, to_csv, to_html, to_markdown
-from clipalign.report.tables import Table, make_tables
+from clipalign.report.table import Table
+from clipalign.report.tables import make_tables
 
 
 def row(method: str = "erm", accuracy: float = 0.5, **changes: Any) -> dict[str, Any]:

@@ -15,14 +15,17 @@ from typing import Any, Literal
 
 from tyro.conf import Positional
 
-from .. import __version__
 from ..backbone import load
 from ..backbone.text.features import DEFAULT_TEMPLATES, prompts
 from ..core.errors import UserError
+from ..core.version import __version__
 from ..engine.setup import preprocess_for
 from ..methods import Method
-from ..runs.folder import is_run, open_run, zeroshot
+from ..runs.export.head import head_of
+from ..runs.export.model import Exported, Probe, same_or_raise, spelt
+from ..runs.folder import is_run
 from ..runs.options import parse_config, to_arguments
+from ..runs.run import open_run, zeroshot
 from .predict import read_classes
 
 FACTS = "export.json"
@@ -106,9 +109,6 @@ def run_export(arguments: Sequence[str], prog: str = "clipalign export") -> Expo
 
 
 def _export(config: ExportConfig) -> tuple[Export, list[str]]:
-    from ..runs.export.head import head_of
-    from ..runs.export.model import Exported, Probe, same_or_raise, spelt
-
     form = import_module(f"..runs.export.{MODULES[config.to]}", __package__)
     check_place(config.out, config.overwrite)
     method, names, templates, record = open_any(config)

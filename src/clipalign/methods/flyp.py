@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from .. import losses
+from ..backbone.text.features import prompts
 from . import register
 from .shared.contrastive import ContrastiveMethod, Features, beyond, clip_scale, scale_ceiling
 
@@ -50,8 +51,6 @@ class Flyp(ContrastiveMethod):
     }
 
     def setup(self, backbone: Backbone, episode: Episode, templates: Sequence[str]) -> None:
-        from ..backbone.text.features import prompts
-
         super().setup(backbone, episode, templates)
         backbone.model.requires_grad_(True)
         by_class = prompts(episode.class_names, self.templates)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..backbone.text.features import prompts
 from ..backbone.text.prompts import (
     STD,
     ClassPrompts,
@@ -173,8 +174,6 @@ class PromptSrc(DeepPromptMethod):
     @torch.no_grad()
     def reference_features(self, class_names: Sequence[str]) -> Tensor:
         """T0, [C, d] unit rows: the mean over templates of features as the tower gives them, normalised."""
-        from ..backbone.text.features import prompts
-
         total = torch.zeros(len(class_names), self.backbone.embed_dim, device=self.backbone.device)
         by_class = prompts(class_names, self.config.reference_templates or TEMPLATES)
         with torch.autocast(total.device.type, enabled=False):

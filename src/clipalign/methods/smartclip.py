@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from .. import losses
+from ..backbone.text.features import by_like_length
 from ..core.errors import UserError
 from ..core.types import CaptionUse
 from . import register
@@ -193,8 +194,6 @@ class SmartClip(CaptionMethod):
     @torch.no_grad()
     def caption_encodings(self, texts: Sequence[str], batch_size: int = 256) -> tuple[Tensor, Tensor]:
         """Unit features and masks of texts, both [T, d] float32, without gradient."""
-        from ..backbone.text.features import by_like_length
-
         tokens = self.backbone.tokenize(texts)
         tokens.warn_if_cut()
         shape = (len(tokens.lengths), self.backbone.embed_dim)

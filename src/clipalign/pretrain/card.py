@@ -24,7 +24,7 @@ from ..data.builtin.pictograms import Pictograms
 from ..engine.setup import preprocess_for
 from ..evaluation import Views
 from ..evaluation.rows import domain_tests, score
-from ..runs.folder import zeroshot
+from ..runs.run import zeroshot
 from .art import KEPT_OUT, TEMPLATES, Art
 
 BATCH = 256  # images per step

@@ -10,7 +10,7 @@ from html import escape
 from pathlib import Path
 
 from .render import to_html, to_markdown
-from .tables import Table
+from .table import Table
 
 # Readable on light and dark screens, and printed; nothing is loaded from elsewhere.
 STYLE = """

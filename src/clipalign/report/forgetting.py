@@ -7,7 +7,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from .tables import Row, label_rows, order_labels
+from .table import Row
+from .tables import label_rows, order_labels
 
 
 @dataclass(frozen=True)

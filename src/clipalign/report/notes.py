@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from .tables import Row, Table
+from .table import Row, Table
 
 
 def accuracy_notes(rows: Sequence[Row], table: Table) -> tuple[str, ...]:

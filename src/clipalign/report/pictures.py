@@ -20,7 +20,7 @@ from ..explain.figures import save
 from ..explain.scores import MapScores
 from ..methods import get_method
 from ..protocols import RETRIEVAL, episode_from
-from ..runs.folder import open_run, zeroshot
+from ..runs.run import open_run, zeroshot
 from .collect import Found
 from .document import Grid, Paragraph, Part, Picture
 from .tables import order_labels

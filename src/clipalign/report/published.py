@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from .document import Grid, Heading, Part
-from .tables import Row
+from .table import Row
 
 FILE = Path(__file__).resolve().parents[1] / "assets" / "published.csv"
 SOURCE = "AlignCLIP, tables 1 to 6"

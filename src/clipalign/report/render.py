@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from .tables import Cell, Table
+from .table import Cell, Table
 
 NOT_MEASURED = "–"
 LABEL = 9  # characters that a label keeps on a narrow terminal

@@ -12,7 +12,8 @@ from ..runs.results import DIRECTIONS, RECALL_AT, recall_field
 from .document import Accuracies, Grid, Heading, Part
 from .notes import ranged, shared_notes
 from .published import read_numbers
-from .tables import Cell, Line, Row, Table, is_retrieval, label_rows, make_tables, order_labels
+from .table import Cell, Line, Row, Table
+from .tables import is_retrieval, label_rows, make_tables, order_labels
 
 FILE = Path(__file__).resolve().parents[1] / "assets" / "published_retrieval.csv"
 SHORT = dict(zip(DIRECTIONS, ("T2I", "I2T"), strict=True))

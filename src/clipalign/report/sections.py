@@ -13,7 +13,8 @@ from .curves import plot_curves
 from .document import Accuracies, Bullets, Code, Grid, Heading, Paragraph, Part, Picture
 from .forgetting import forgetting
 from .pictures import picture_parts
-from .tables import Row, Table, label_rows, order_labels
+from .table import Row, Table
+from .tables import label_rows, order_labels
 
 POCKET = (
     "The pocket model is a test vehicle: a small CLIP, pre-trained for hours on drawings, that makes every "

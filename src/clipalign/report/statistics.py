@@ -19,7 +19,8 @@ import numpy as np
 
 from ..core.errors import UserError
 from .collect import Found
-from .tables import Row, label_rows, order_labels
+from .table import Row
+from .tables import label_rows, order_labels
 
 DRAWS = 4000  # bootstrap samples; the ends of an interval then move by some 2 % of its width
 POWER = 1.96 + 0.84  # standard errors that are found 4 times of 5 at a level of 5 %

@@ -7,6 +7,9 @@ from typing import Any
 
 from ..core.checkpoint import write_text
 from ..core.config import is_pocket
+from ..data.captions.sets import caption_sets
+from ..data.published.tables import declarations
+from ..data.registry import BUILT_IN
 from ..methods import get_method
 from .folder import RunFolder
 from .results import RECALLS, ResultRow
@@ -123,10 +126,6 @@ def limits(record: Mapping[str, Any], options: Mapping[str, Any], rows: Sequence
 
 def licences(record: Mapping[str, Any], options: Mapping[str, Any]) -> list[str]:
     """Whose terms apply to the weights."""
-    from ..data.captions.sets import caption_sets
-    from ..data.published.tables import declarations
-    from ..data.registry import BUILT_IN
-
     backbone, data = str(options["backbone"]), str(options["data"])
     terms = [
         f"Backbone {backbone}: {SHIPPED if is_pocket(backbone) else 'the licence of its weights applies to these'}."

@@ -26,7 +26,7 @@ from clipalign.protocols.names_only import NamesOnly, names_episode
 from clipalign.runs.export import to_hf, to_open_clip
 from clipalign.runs.export.head import head_of
 from clipalign.runs.export.model import Exported, Features, Probe
-from clipalign.runs.folder import open_run
+from clipalign.runs.run import open_run
 
 NAMES = ("red square", "green_square", "café au lait", "dog's toy")
 TEMPLATES = ("a photo of a {}.", "art of the {}.")

@@ -20,7 +20,7 @@ from clipalign.core.types import Preprocess
 from clipalign.methods.zeroshot import ZeroShot
 from clipalign.runs.export import to_hf_text
 from clipalign.runs.export.model import Exported, Features, Probe, same_or_raise
-from clipalign.runs.folder import open_run, zeroshot
+from clipalign.runs.run import open_run, zeroshot
 
 hf = pytest.importorskip("transformers", reason="the extra [hf] is not installed")
 

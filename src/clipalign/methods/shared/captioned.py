@@ -11,6 +11,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ...backbone.positions import (
+    CLIP_LENGTH,
+    KeptPositions,
+    position_tower,
+    published_length,
+    stretch_positions,
+)
 from ...core.errors import UserError
 from ...core.types import CaptionUse
 from .contrastive import ContrastiveMethod
@@ -82,8 +89,6 @@ class CaptionMethod(ContrastiveMethod):
         Raises:
             UserError: --too-long error, and one is too long.
         """
-        from ...backbone.positions import CLIP_LENGTH, published_length
-
         o, length = self.config, self.own_length
         if o.context_length is not None:
             length = o.context_length
@@ -116,8 +121,6 @@ class CaptionMethod(ContrastiveMethod):
 
     def stretch(self, length: int) -> None:
         """Give the text tower a window of `length`, and hold its first positions if that made it longer."""
-        from ...backbone.positions import KeptPositions, stretch_positions
-
         stretch_positions(self.backbone, length, self.config.keep_positions)
         if self.kept is not None:
             self.kept.remove()
@@ -131,8 +134,6 @@ class CaptionMethod(ContrastiveMethod):
         return facts
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        from ...backbone.positions import position_tower
-
         tower = position_tower(self.backbone)
         prefix = "" if tower is self.backbone.model else "text."
         table = state.get(f"{prefix}positional_embedding")

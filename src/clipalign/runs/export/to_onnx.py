@@ -15,6 +15,7 @@ import open_clip
 import torch
 from torch import Tensor, nn
 
+from ...backbone import load
 from ...core.errors import UserError
 from .model import Exported, Features, Probe
 
@@ -106,8 +107,6 @@ def usage(folder: Path) -> str:
 
 
 def _tokenizer(spec: str) -> Any:
-    from ...backbone import load
-
     # The architecture alone: its tokenizer is what the towers were trained with.
     return load(spec, pretrained=False).tokenizer if ":" in spec else open_clip.get_tokenizer("ViT-B-32")
 
