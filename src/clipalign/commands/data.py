@@ -135,11 +135,11 @@ def run_prepare(arguments: Sequence[str], prog: str = "clipalign data prepare") 
 def list_published() -> None:
     """Print what published.yaml declares."""
     from rich.console import Console
-    from rich.table import Table as Lines
+    from rich.table import Table as RichTable
 
     console = Console(highlight=False)
     if console.is_terminal:
-        lines = Lines(
+        lines = RichTable(
             "name", "folder", "classes", "images", "template", "licence", "get it from", show_lines=True
         )
         for d in declarations().values():

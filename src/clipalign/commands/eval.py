@@ -22,7 +22,7 @@ from ..data.registry import source_from
 from ..engine.console import conclusion
 from ..engine.progress import Reporter
 from ..engine.setup import preprocess_for
-from ..evaluation import Views
+from ..evaluation import EvalLoader
 from ..evaluation.captions import caption_rows, found_by_caption
 from ..evaluation.rows import domain_tests, result_rows, score, write_predictions
 from ..methods import Method
@@ -62,7 +62,7 @@ def run_evaluation(arguments: Sequence[str], prog: str = "clipalign eval") -> li
     command = shlex.join(["clipalign", "eval", *arguments])
     method, facts, templates = open_model(config, source, device, command)
     preprocess = preprocess_for(method.backbone, config.interpolation, source)
-    views = Views(source, preprocess, config.eval_batch_size, Ranks(device=device), precision)
+    views = EvalLoader(source, preprocess, config.eval_batch_size, Ranks(device=device), precision)
     extra = {**facts.get("extra", {}), "interpolation": preprocess.interpolation}
     facts = facts | facts_of_split | {"data": config.data, "extra": extra}
     if episode is not None and episode.caption_tests:

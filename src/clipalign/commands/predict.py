@@ -13,7 +13,8 @@ from typing import Any
 
 import torch
 from rich.console import Console
-from rich.table import Column, Table
+from rich.table import Column
+from rich.table import Table as RichTable
 
 from ..backbone import load
 from ..backbone.text.features import DEFAULT_TEMPLATES, clean_class_names
@@ -97,7 +98,7 @@ def run_prediction(arguments: Sequence[str], prog: str = "clipalign predict") ->
 
 def print_table(predictions: Sequence[Prediction]) -> None:
     """One line per image and class."""
-    table = Table(Column("image", overflow="fold"), "class", "probability")
+    table = RichTable(Column("image", overflow="fold"), "class", "probability")
     for prediction in predictions:
         for rank, (name, p) in enumerate(zip(prediction.classes, prediction.probabilities, strict=True)):
             table.add_row("" if rank else printable(prediction.image), name, f"{100 * p:.1f} %")

@@ -22,7 +22,7 @@ from ..backbone.pocket import FOLDER
 from ..core.checkpoint import load_weights, save_weights, write_text
 from ..data.builtin.pictograms import Pictograms
 from ..engine.setup import preprocess_for
-from ..evaluation import Views
+from ..evaluation import EvalLoader
 from ..evaluation.rows import domain_tests, score
 from ..runs.run import zeroshot
 from .art import KEPT_OUT, TEMPLATES, Art
@@ -62,7 +62,7 @@ def without_unseen_words(state: dict[str, Tensor], art: Art, backbone: Backbone)
 
 def zero_shot(backbone: Backbone, source: Pictograms) -> dict[str, dict[str, float]]:
     """Accuracy of all class names per domain, over all drawings and test renders; and over base and new drawings."""
-    views = Views(source, preprocess_for(backbone))
+    views = EvalLoader(source, preprocess_for(backbone))
     result = {}
     for scored in score(views, zeroshot(backbone, source.templates[:1]).classifier, domain_tests(source)):
         outputs, found = scored.outputs, scored.accuracy
