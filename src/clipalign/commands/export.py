@@ -9,7 +9,6 @@ import os
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,21 +20,13 @@ from ..core.errors import UserError
 from ..core.version import __version__
 from ..engine.setup import preprocess_for
 from ..methods import Method
-from ..runs.export.head import head_of
-from ..runs.export.model import Exported, Probe, same_or_raise, spelt
+from ..runs.export import EXPORTS
 from ..runs.folder import is_run
 from ..runs.options import parse_config, to_arguments
 from ..runs.run import open_run, zeroshot
 from .predict import read_classes
 
 FACTS = "export.json"
-MODULES = {
-    "open_clip": "to_open_clip",
-    "hf": "to_hf",
-    "hf-text": "to_hf_text",
-    "safetensors": "to_safetensors",
-    "onnx": "to_onnx",
-}
 
 
 @dataclass(frozen=True)
@@ -46,10 +37,10 @@ class ExportConfig:
     """Run folder, or a backbone as in `clipalign train --backbone`, which is converted as it is."""
     out: Path
     """Folder to write. Must be new or empty, unless --overwrite is given. It appears complete or not at all."""
-    to: Literal["open_clip", "hf", "hf-text", "safetensors", "onnx"] = "open_clip"
+    to: str = "open_clip"
     """open_clip: checkpoint and configuration. hf: CLIPModel with processor (extra [hf]). hf-text: the text tower
     alone, as CLIPTextModel with tokenizer, for text-to-image pipelines (extra [hf]). safetensors: every tensor by
-    name. onnx: image and text tower (extra [onnx])."""
+    name. onnx: image and text tower (extra [onnx]). Other packages may add formats."""
     classes_file: Path | None = None
     """Text file with one class name per line, for the classifier that goes along. Default: the classes the run
     was trained on."""
@@ -109,36 +100,37 @@ def run_export(arguments: Sequence[str], prog: str = "clipalign export") -> Expo
 
 
 def _export(config: ExportConfig) -> tuple[Export, list[str]]:
-    form = import_module(f"..runs.export.{MODULES[config.to]}", __package__)
+    from ..runs.export.base import ExportedModel, Probe, check_features, format_differences
+    from ..runs.export.head import head_of
+
+    form = EXPORTS.get(config.to)()
     check_place(config.out, config.overwrite)
     method, names, templates, record = open_any(config)
     backbone = method.backbone
     texts = [p for group in prompts(names, templates) for p in group] if names else []
     probe = Probe.draw(backbone, texts)
-    text_only = config.to == "hf-text"
-    if text_only:
+    if form.text_only:
         check_texts(method, config)
-    wants_head = bool(names) and not config.towers_only and not text_only
+    wants_head = bool(names) and not config.towers_only and not form.text_only
     head = head_of(method, names, templates, probe.images) if wants_head else None
-    if wants_head and head is None and config.to != "safetensors":
+    if wants_head and head is None and not form.all_tensors:
         raise UserError(
             f"--to {config.to}: predictions of --method {method.name} need more than the two towers "
             f"({method.trains}), which this format does not hold. --to safetensors keeps every tensor; "
             "--towers-only exports the towers, whose predictions are zero-shot ones"
         )
     preprocess = preprocess_for(backbone, record.get("interpolation"))
-    model = Exported(backbone, preprocess, method.state_dict(), config.cache_dir)
+    model = ExportedModel(backbone, preprocess, method.state_dict(), config.cache_dir)
     with new_folder(config.out) as folder:
         with _quiet():
             form.write(model, folder)
-            ours = form.ask(backbone, probe) if text_only else probe.ask(backbone)
-            differences = same_or_raise(ours, form.read(folder, probe), form.LIBRARY)
+            original = form.features(backbone, probe)
+            differences = check_features(original, form.read(folder, probe), form.library)
         if head is not None:
             head.write(folder)
         if is_run(config.model) and (card := Path(config.model) / "README.md").is_file():
             shutil.copyfile(card, folder / "README.md")
-        if text_only:
-            form.write_card(method, folder)
+        form.write_card(method, folder)
         facts = {
             "format": config.to,
             "from": config.model,
@@ -151,7 +143,7 @@ def _export(config: ExportConfig) -> tuple[Export, list[str]]:
             },
             **(
                 {"largest_relative_difference_of_hidden_states": differences["hidden states"]}
-                if text_only
+                if "hidden states" in differences
                 else {}
             ),
             "classifier": None if head is None else head.kind,
@@ -159,20 +151,19 @@ def _export(config: ExportConfig) -> tuple[Export, list[str]]:
         }
         (folder / FACTS).write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
     lines = [
-        f"{config.out}: written for {form.LIBRARY} and loaded again with it; largest difference of unit features: "
-        + spelt(differences, ".1e")
+        f"{config.out}: written for {form.library} and loaded again with it; largest difference of L2-normalised "
+        f"features: {format_differences(differences, '.1e')}"
     ]
     if head is not None:
         lines.append(f"classifier.safetensors: {len(names)} classes, {head.rule}. {head.others}")
-    elif text_only:
-        lines.append(form.note(method))
     elif wants_head:
         lines.append(
             f"no classifier: predictions of {method.name} need its own tensors, which are in the file under "
             '"method."'
         )
-    elif names:
+    elif names and not form.text_only:
         lines.append("no classifier: the towers alone give zero-shot predictions, which are not the method's")
+    lines += form.notes(method)
     lines.append(form.usage(config.out))
     done = Export(
         config.out,
