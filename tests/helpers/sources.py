@@ -9,11 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from clipalign.core.types import Preprocess, Stage
-from clipalign.data.splits import FixedSplits
+from clipalign.core.types import FixedSplits, Preprocess, Source, Stage
 
 
-class TableSource:
+class TableSource(Source):
     """A `Source` whose images are all zeros.
 
     Args:
@@ -44,9 +43,6 @@ class TableSource:
         """Return a source with `images` rows of each class in each domain, ordered by domain, then class."""
         labels = np.tile(np.repeat(np.arange(classes), images), domains)
         return cls(labels, np.repeat(np.arange(domains), classes * images), classes, domains)
-
-    def views(self, stage: Stage) -> int:
-        return 1
 
     def images(
         self, rows: np.ndarray, stage: Stage, draws: np.ndarray, seed: int, preprocess: Preprocess

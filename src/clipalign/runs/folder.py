@@ -19,6 +19,9 @@ from .results import FILE as RESULTS
 if TYPE_CHECKING:
     pass
 
+# A line of metrics.jsonl: "step", loss terms, validation values; "chosen" holds what `Method.finish` chose.
+MetricLine = dict[str, Any]
+
 # Options that do not change what a run computes, so that --resume may change them.
 FREE = frozenset(
     {
@@ -115,8 +118,8 @@ class RunFolder:
         for folder in (self.checkpoint.parent, self.path / "tensorboard", self.path / "wandb"):
             shutil.rmtree(folder, ignore_errors=True)
 
-    def read_metrics(self) -> list[dict[str, Any]]:
-        """Lines of metrics.jsonl, complete ones."""
+    def read_metrics(self) -> list[MetricLine]:
+        """Return the complete lines of metrics.jsonl; a killed run may leave a partial one."""
         if not self.metrics.is_file():
             return []
         lines = self.metrics.read_text(encoding="utf-8").splitlines(keepends=True)

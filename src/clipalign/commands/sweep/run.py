@@ -12,7 +12,7 @@ from ...core.config import at_least
 from ...core.errors import UserError
 from ...report.collect import find_runs
 from ...report.render import print_tables
-from ...report.retrieval import all_tables
+from ...report.tables import all_tables
 from ...runs.folder import RunFolder
 from ...runs.options import parse, reject_unknown, scan, to_arguments
 from .pool import run_all
