@@ -15,7 +15,7 @@ from typing import Any, Literal
 from tyro.conf import Positional
 
 from ..backbone import load
-from ..backbone.text.features import DEFAULT_TEMPLATES, prompts
+from ..backbone.text.features import DEFAULT_TEMPLATES, fill_templates
 from ..core.errors import UserError
 from ..core.version import __version__
 from ..engine.setup import preprocess_for
@@ -107,7 +107,7 @@ def _export(config: ExportConfig) -> tuple[Export, list[str]]:
     check_place(config.out, config.overwrite)
     method, names, templates, record = open_any(config)
     backbone = method.backbone
-    texts = [p for group in prompts(names, templates) for p in group] if names else []
+    texts = [p for group in fill_templates(names, templates) for p in group] if names else []
     probe = Probe.draw(backbone, texts)
     if form.text_only:
         check_texts(method, config)
