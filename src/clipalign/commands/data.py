@@ -11,6 +11,11 @@ from tyro.conf import Positional
 
 from ..core.config import at_least
 from ..core.errors import UserError
+from ..data.check import report
+from ..data.published.archives import prepare
+from ..data.published.tables import declarations, declared
+from ..data.registry import source_from
+from ..data.sources.table import any_names
 from ..runs.options import parse_config, to_arguments
 
 USAGE = """usage: clipalign data check DATA [OPTIONS]     what a data set holds, before training
@@ -98,10 +103,6 @@ def run_check(arguments: Sequence[str], prog: str = "clipalign data check") -> l
     Raises:
         UserError: data that cannot be opened; or, after the whole report, class names that training refuses.
     """
-    from ..data.check import report
-    from ..data.registry import source_from
-    from ..data.sources.table import any_names
-
     config = parse_config(CheckConfig, arguments, prog)
     with any_names():
         source = source_from(vars(config))
@@ -114,9 +115,6 @@ def run_prepare(arguments: Sequence[str], prog: str = "clipalign data prepare") 
     Raises:
         UserError: bad input, or counts that are not the published ones; the files are kept then.
     """
-    from ..data.published.archives import prepare
-    from ..data.published.tables import declarations, declared
-
     config = parse_config(PrepareConfig, arguments, prog)
     declaration = declared(config.name)
     if declaration is None:
@@ -138,8 +136,6 @@ def list_published() -> None:
     """Print what published.yaml declares."""
     from rich.console import Console
     from rich.table import Table as RichTable
-
-    from ..data.published.tables import declarations
 
     console = Console(highlight=False)
     if console.is_terminal:

@@ -11,6 +11,7 @@ from ..runs.options import parse_config
 def run_list(arguments: Sequence[str], prog: str = "clipalign list") -> None:
     """Print the names of one kind."""
     what = parse_config(ListConfig, arguments, prog).what
+    # Imported per kind of name: a list of protocols needs neither the methods nor open_clip.
     if what == "backbones":
         from ..backbone import list_backbones
 

@@ -29,8 +29,9 @@ from ..data.sources.folder import images_in
 from ..engine.setup import preprocess_for
 from ..methods import Method
 from ..protocols.names_only import NamesOnly
-from ..runs.folder import RunFolder, is_run, open_run, zeroshot
+from ..runs.folder import RunFolder, is_run
 from ..runs.options import parse_config, to_arguments
+from ..runs.run import open_run, zeroshot
 
 BATCH = 64
 SHOWN = 10  # files that are named when they are skipped
