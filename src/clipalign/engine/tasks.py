@@ -41,7 +41,7 @@ class ClassTask:
 
     def steps(self, method: Method, config: TrainConfig, ranks: Ranks) -> Steps:
         """The batches to train on."""
-        return Steps(self.episode, config.batch_size, config.seed, self.views.preprocess, ranks)
+        return Steps(self.episode, config.optimiser.batch_size, config.run.seed, self.views.preprocess, ranks)
 
     def validation(self, seed: int) -> SourceValidation:
         """What may be measured while training."""
@@ -79,7 +79,8 @@ class CaptionTask(ClassTask):
     def steps(self, method: Method, config: TrainConfig, ranks: Ranks) -> CaptionSteps:
         """The batches to train on, with as much of each caption as the method wants."""
         use = method.config.captions
-        return CaptionSteps(self.episode, config.batch_size, config.seed, self.views.preprocess, ranks, use)
+        size, seed = config.optimiser.batch_size, config.run.seed
+        return CaptionSteps(self.episode, size, seed, self.views.preprocess, ranks, use)
 
     def validation(self, seed: int) -> CaptionValidation:
         """What may be measured while training."""

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from ..core.errors import UserError
-from ..runs.folder import FREE, RunFolder
-from ..runs.options import read_yaml
+from ..core.yaml_files import read_yaml
+from ..runs.folder import RESULT_NEUTRAL, RunFolder
 from ..runs.results import FILE, ResultRow, read_results
 from .tables import order_labels
 
 # Options that are a row's own fields, or decide nothing about its number beside other seeds of the same line.
-NOT_SETTINGS = FREE | {"method", "data", "protocol", "target", "backbone", "seed"}
+NOT_SETTINGS = RESULT_NEUTRAL | {"method", "data", "protocol", "target", "backbone", "seed"}
 
 
 @dataclass(frozen=True)

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import fields
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ..backbone import load
-from ..core.config import DataConfig
+from ..core.config import DataOptions, SplitOptions
 from ..core.errors import UserError
+from ..core.fields import options_of
 from ..core.types import Episode, Source, TestSet
 from ..data.registry import source_from
 from ..engine.setup import preprocess_for
@@ -20,7 +21,7 @@ from ..explain.figures import save
 from ..explain.scores import MapScores
 from ..methods import get_method
 from ..protocols import RETRIEVAL, episode_from
-from ..runs.folder import open_run, zeroshot
+from ..runs.folder import open_run, read_options, zeroshot
 from .collect import Found
 from .document import Grid, Paragraph, Part, Picture
 from .tables import order_labels
@@ -28,7 +29,7 @@ from .tables import order_labels
 MOST_MODELS = 4  # more columns cannot be read at the width of a page
 SCORED = 256  # images with masks behind the map scores
 # Runs with the same values of these can be shown on the same images.
-TASK = (*(f.name for f in fields(DataConfig)), "protocol", "backbone", "template")
+TASK = (*options_of(DataOptions, SplitOptions), "backbone", "template")
 
 
 def picture_parts(runs: Sequence[Found], folder: Path, count: int, seed: int = 0) -> list[Part]:
@@ -53,11 +54,11 @@ def picture_parts(runs: Sequence[Found], folder: Path, count: int, seed: int = 0
 
 
 def _draw(group: Sequence[Found], folder: Path, count: int, seed: int) -> list[Part]:
-    options = {**group[0].options, "protocol": _protocol(group[0])}
-    source = source_from(options)
-    episode = episode_from(options, source)
+    config = read_options(group[0].folder).config
+    source = source_from(config.data)
+    episode = episode_from(replace(config.split, protocol=_protocol(group[0])), source)
     models = _models(group)
-    preprocess = preprocess_for(models[0].backbone, options.get("interpolation"), source)
+    preprocess = preprocess_for(models[0].backbone, config.data.interpolation, source)
     test = next((t for t in episode.tests if t.name == "all"), episode.tests[-1])
     views, notes = _choose(episode, source, test, count, seed)
     figure = compare_figure(models, source, test, views, preprocess, notes)

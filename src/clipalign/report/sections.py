@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ..core.config import is_pocket
 from ..explain.figures import save
+from ..runs.options import is_pocket
 from .collect import Found
 from .curves import plot_curves
 from .document import Accuracies, Bullets, Code, Grid, Heading, Paragraph, Part, Picture

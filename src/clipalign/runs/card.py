@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..core.checkpoint import write_text
-from ..core.config import is_pocket
+from .options import is_pocket
 from ..methods import get_method
 from .results import RECALLS, ResultRow
 from .folder import RunFolder

@@ -13,8 +13,11 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from ..core.checkpoint import load_weights, write_text
+from ..core.config import TrainConfig
 from ..core.errors import UserError
-from .options import RECORD, TrainOptions, dump_yaml, plain, read_yaml, train_options
+from ..core.fields import options_of
+from ..core.yaml_files import RECORD, dump_yaml, plain, read_yaml
+from .options import TrainOptions, train_options_from
 from .results import FILE as RESULTS
 from .results import ResultRow, read_results
 
@@ -25,22 +28,9 @@ if TYPE_CHECKING:
     from ..methods import Method
     from ..core.types import Episode
 
-# Options that do not change what a run computes, so that --resume may change them.
-FREE = frozenset(
-    {
-        "out",
-        "resume",
-        "overwrite",
-        "device",
-        "workers",
-        "cache_dir",
-        "log_every",
-        "log_to",
-        "validate_every",
-        "checkpoint_every",
-        "eval_batch_size",
-        "keep_views",
-    }
+# Options of every method that do not change what a run computes.
+RESULT_NEUTRAL = frozenset(
+    n for n, option in options_of(TrainConfig).items() if not option.facts.affects_result
 )
 
 
@@ -150,14 +140,15 @@ def check_out(path: Path, *, overwrite: bool, resume: bool = False) -> None:
 
 
 def check_same(folder: RunFolder, options: TrainOptions) -> None:
-    """Refuse to go on with a run under other options.
+    """Refuse to resume a run with other options, unless they do not affect the result.
 
     Raises:
         UserError: naming the first option that differs.
     """
     stored = read_yaml(folder.config)
+    known = options_of(TrainConfig, options.method.Config)
     for name, value in options.flat().items():
-        if name not in FREE and name in stored and stored[name] != value:
+        if known[name].facts.affects_result and name in stored and stored[name] != value:
             raise UserError(
                 f"--resume: {folder.path} was started with {name.replace('_', '-')} = {stored[name]}, "
                 f"not {value}; drop the option, or start a new run in another --out"
@@ -204,12 +195,11 @@ class Run:
 
 
 def read_options(folder: RunFolder) -> TrainOptions:
-    """The options of a run, as it was started."""
+    """Return the options that a run was started with."""
     if not folder.config.is_file():
         raise UserError(f"{folder.path} is not a run folder (no config.yaml)")
-    options = train_options(["--config", str(folder.config), "--out", str(folder.path)])
-    origins = folder.record().get("origins") or {}  # who chose a value then, not that the file holds it now
-    return replace(options, run=replace(options.run, out=folder.path), origins=origins)
+    options = train_options_from({"config": folder.config, "out": folder.path})
+    return replace(options, origins=folder.record().get("origins") or {})  # the layers of then, not the file
 
 
 def open_run(
@@ -239,7 +229,9 @@ def open_run(
         raise UserError(f"{folder.path} has no {file.name}: the run is not finished; go on with --resume")
     state = load_weights(file)
     # The file holds both towers, so the pre-trained weights are not needed again, nor can they have changed.
-    backbone = load(options.run.backbone, device, cache_dir or options.run.cache_dir, pretrained=False)
+    backbone = load(
+        options.config.model.backbone, device, cache_dir or options.config.model.cache_dir, pretrained=False
+    )
     method = options.method(options.hyper)
     # Weights first, so that what `setup` derives from them is right; again after it, for the method's own.
     with contextlib.suppress(RuntimeError):

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from ...runs.options import train_options
+from ...runs.options import train_options_from
 from .machine import forget_peak, peak, resident
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ def measure(
     before = resident()
     tower = load(backbone, place)
     # "unused" is never written: nothing here makes a run.
-    options = train_options(["--method", method, "--backbone", backbone, "--out", "unused"])
+    options = train_options_from({"method": method, "backbone": backbone, "out": "unused"})
     subject = options.method(options.hyper)
     torch.manual_seed(0)
     if subject.learns_from == "captions":
@@ -89,8 +89,8 @@ def measure(
 
     step = None
     if subject.iterates:
-        kind = options.run.average or subject.average
-        optimizer = build_optimizer(subject.param_groups(), options.run)
+        kind = options.config.average.average or subject.average
+        optimizer = build_optimizer(subject.param_groups(), options.config.optimiser)
         average = make_average(kind, parameters, steps + 1)
         done = 0
 
