@@ -13,8 +13,8 @@ $(VENV)/.stamp: pyproject.toml
 setup: $(VENV)/.stamp
 
 lint: setup
-	$(PY) -m ruff check src tests tools
-	$(PY) -m ruff format --check src tests tools
+	$(PY) -m ruff check src tests tools pretrain
+	$(PY) -m ruff format --check src tests tools pretrain
 	$(PY) -m mypy
 
 test: lint

@@ -1,11 +1,11 @@
-"""What the modular loss costs, in two products and in the literal form that masks every image for every caption.
+"""Time and memory of SmartCLIP's modular loss: two matrix products against the literal [B, N, D] form.
 
     python benchmarks/masked_loss.py
 
-Forward and backward on B = N random pairs of width D. Each form runs in a process of its own, so that memory is what
-it alone took: the largest resident size during the call over the size before it, after one call on 8 pairs that
-loads what torch loads on first use. Time is processor time, the median over calls, so that other work on the machine
-counts little. A form that would not fit into the free memory is left out, with a line that says so.
+Forward and backward pass on B = N random pairs of dimension D. Each form runs in a separate process. Memory is the peak
+resident size during the call minus the size before it, after a warm-up call on 8 pairs that triggers torch's lazy
+initialisation. Time is the median processor time over calls, which is robust to other load on the machine. A form that
+exceeds the free memory is skipped with a message.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ from clipalign.losses import masked_contrastive_loss
 from clipalign.methods.shared.masks import hard_mask
 
 MIB = 2**20
-LITERAL_COPIES = 7  # [B, N, D] float32 tensors that the literal form holds at its peak, and some room
+LITERAL_COPIES = 7  # [B, N, D] float32 tensors held by the literal form at its peak, with some headroom
 
 
 def literal(image: Tensor, text: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
-    """S[i, j] = 100 <I_i (.) m_j, t_j> / ||I_i (.) m_j|| from the [B, N, D] tensor of all masked images."""
-    masked = F.normalize(image[:, None, :] * masks[None, :, :], dim=-1)
-    scores = 100 * (masked * text[None, :, :]).sum(dim=-1)
+    """S[i, j] = 100 <I_i ⊙ m_j, t_j> / ‖I_i ⊙ m_j‖, computed from the [B, N, D] tensor of all masked images."""
+    masked = F.normalize(image[:, None, :] * masks[None, :, :], dim=-1)  # [B, N, D]
+    scores = 100 * (masked * text[None, :, :]).sum(dim=-1)  # [B, N]
     targets = torch.arange(len(image))
     return F.cross_entropy(scores, targets), F.cross_entropy(scores.T, targets)
 
@@ -46,17 +46,17 @@ FORMS: dict[str, Callable[..., tuple[Tensor, Tensor]]] = {
 
 
 def call(form: str, rows: int, width: int) -> tuple[float, list[float]]:
-    """One forward and backward: seconds of processor time, and the two losses."""
+    """Run one forward and backward pass; return its processor seconds and the two losses."""
     generator = torch.Generator().manual_seed(0)
     image, text, logits = (torch.randn(rows, width, generator=generator).requires_grad_() for _ in range(3))
     began = time.process_time()
-    found = FORMS[form](image, F.normalize(text, dim=-1), hard_mask(logits))
-    sum(found).backward()  # type: ignore[union-attr]
-    return time.process_time() - began, [value.item() for value in found]
+    losses = FORMS[form](image, F.normalize(text, dim=-1), hard_mask(logits))
+    sum(losses).backward()  # type: ignore[union-attr]
+    return time.process_time() - began, [value.item() for value in losses]
 
 
 def measure(form: str, rows: int, width: int, calls: int, threads: int) -> dict[str, object]:
-    """Processor seconds per call, MiB of the first one, and its losses."""
+    """Return median processor seconds per call, and memory in MiB and losses of the first call."""
     torch.set_num_threads(threads)
     call(form, 8, width)
     before = resident()
@@ -67,8 +67,8 @@ def measure(form: str, rows: int, width: int, calls: int, threads: int) -> dict[
     return {"seconds": seconds, "memory": memory, "losses": losses}
 
 
-def in_own_process(task: dict[str, object]) -> dict[str, object]:
-    """`measure` in a fresh interpreter."""
+def measure_in_subprocess(task: dict[str, object]) -> dict[str, object]:
+    """Run `measure` in a new interpreter."""
     done = subprocess.run(
         [sys.executable, __file__, "--task", json.dumps(task)], capture_output=True, text=True, check=True
     )
@@ -76,7 +76,7 @@ def in_own_process(task: dict[str, object]) -> dict[str, object]:
 
 
 def free_memory() -> float:
-    """MiB that a new process may take, as Linux estimates it."""
+    """Return the memory available to a new process in MiB, as estimated by Linux."""
     lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable")) / 1024
 
@@ -92,21 +92,21 @@ def main() -> None:
     if options.task:
         print(json.dumps(measure(**json.loads(options.task))))
         return
-    print("| B = N | form | forward + backward | memory | times slower | times the memory |")
+    print("| B = N | Form | Forward + backward | Memory | Time ratio | Memory ratio |")
     print("| --: | --- | --: | --: | --: | --: |")
     for rows in options.rows:
         task = {"rows": rows, "width": options.width, "calls": options.calls, "threads": options.threads}
-        ours = in_own_process({"form": "products", **task})
+        ours = measure_in_subprocess({"form": "products", **task})
         print(
             f"| {rows} | products | {ours['seconds']:.4f} s | {ours['memory']:.1f} MiB | 1 | 1 |", flush=True
         )
         needed, free = LITERAL_COPIES * rows * rows * options.width * 4 / MIB, free_memory()
         if needed > free:
             print(
-                f"| {rows} | literal | needs some {needed:,.0f} MiB, {free:,.0f} are free: left out | | | |"
+                f"| {rows} | literal | skipped: needs about {needed:,.0f} MiB, {free:,.0f} MiB free | | | |"
             )
             continue
-        theirs = in_own_process({"form": "literal", **task})
+        theirs = measure_in_subprocess({"form": "literal", **task})
         if not torch.allclose(torch.tensor(theirs["losses"]), torch.tensor(ours["losses"]), rtol=1e-4):
             raise SystemExit(f"the two forms differ: {ours['losses']} and {theirs['losses']}")
         slower, larger = (theirs[key] / ours[key] for key in ("seconds", "memory"))

@@ -1,11 +1,11 @@
-"""How much of fine-tuning survives weights that are rounded to half after each step.
+"""Measure how much of fine-tuning survives rounding the weights to float16 after every step.
 
     python benchmarks/released_fp16.py
 
-Runs AdamW twice on the same gradients, once with float32 weights and once with the rounding of
-`--precision released-fp16`, on samples of the tensors that are rounded: of weights drawn from N(0, 0.02), and of
-open_clip's ViT-B-16 as it is initialised. Gradients are noise around a mean of each weight's own: Adam divides
-their size away, so that only the ratio of the mean to the noise matters. Some minutes on one core.
+Runs AdamW twice with the same gradients, once with float32 weights and once with the rounding of
+`--precision released-fp16`, on a sample of the rounded tensors: weights drawn from N(0, 0.02), and open_clip's
+ViT-B-16 at initialisation. Gradients are noise around a fixed mean per weight; Adam is invariant to their scale, so
+only the ratio of mean to noise matters. Takes a few minutes on one core.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from clipalign.engine.optimiser import lr_factor
 SAMPLE = 50_000  # weights simulated per model
 
 
-def sampled(model: str, generator: torch.Generator) -> Tensor:
-    """Weights that the released code keeps in half, one vector."""
+def sample_weights(model: str, generator: torch.Generator) -> Tensor:
+    """Return a [SAMPLE] vector of weights that the released code keeps in float16."""
     if model == "normal":
         return 0.02 * torch.randn(SAMPLE, generator=generator)
     tower = load(f"{model}:random").model.visual
@@ -33,18 +33,18 @@ def sampled(model: str, generator: torch.Generator) -> Tensor:
 
 
 def simulate(start: Tensor, lr: float, steps: int, signal: float, seed: int = 0) -> dict[str, float]:
-    """Train both ways.
+    """Run AdamW with float32 weights and with weights rounded to float16.
 
     Args:
         start: [n] weights.
-        lr: peak learning rate of AdamW, decaying along a half cosine.
+        lr: peak learning rate of AdamW, with cosine decay.
         steps: number of steps.
-        signal: standard deviation over weights of the gradient's mean; that of its noise is 1.
+        signal: standard deviation over weights of the mean gradient; the noise has standard deviation 1.
 
     Returns:
-        Shares and ratios by name.
+        Fractions and ratios by name.
     """
-    generator = torch.Generator().manual_seed(seed + 1)  # not that of the weights
+    generator = torch.Generator().manual_seed(seed + 1)  # independent of the seed of the weights
     round_to_half([start])
     exact, rounded = start.clone(), start.clone()
     parameters = [torch.nn.Parameter(exact), torch.nn.Parameter(rounded)]
@@ -64,14 +64,14 @@ def simulate(start: Tensor, lr: float, steps: int, signal: float, seed: int = 0)
         moved |= parameters[1].data != start
         for average in averages:
             average.update(step + 1)
-    way = (parameters[1].data - start).double()
+    displacement = (parameters[1].data - start).double()
     true_average = averages[1].average[0].double()
     large = start.abs() >= 1 / 64
     return {
         "ever moved": float(moved.double().mean()),
         "of those >= 1/64": float(moved[large].double().mean()),
         "share >= 1/64": float(large.double().mean()),
-        "displacement / fp32": float(way.norm() / (parameters[0].data - start).double().norm()),
+        "displacement / fp32": float(displacement.norm() / (parameters[0].data - start).double().norm()),
         "error of the half average / its displacement": float(
             (averages[0].average[0].double() - true_average).norm() / (true_average - start).norm()
         ),
@@ -79,7 +79,7 @@ def simulate(start: Tensor, lr: float, steps: int, signal: float, seed: int = 0)
 
 
 def main() -> None:
-    """Print a table."""
+    """Print the results as a Markdown table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--steps", type=int, nargs="+", default=[300, 5000])
     parser.add_argument("--lr", type=float, nargs="+", default=[3e-6, 5e-6, 1e-5])
@@ -88,15 +88,15 @@ def main() -> None:
     options = parser.parse_args()
     head: list[str] = []
     for model in options.models:
-        start = sampled(model, torch.Generator().manual_seed(0))
+        start = sample_weights(model, torch.Generator().manual_seed(0))
         for steps in options.steps:
             for signal in options.signal:
                 for lr in options.lr:
-                    found = simulate(start.clone(), lr, steps, signal)
+                    result = simulate(start.clone(), lr, steps, signal)
                     if not head:
-                        head = ["weights", "steps", "signal", "lr", *found]
+                        head = ["weights", "steps", "signal", "lr", *result]
                         print("| " + " | ".join(head) + " |\n" + "| --- " * len(head) + "|")
-                    values = (f"{value:.3f}" for value in found.values())
+                    values = (f"{value:.3f}" for value in result.values())
                     print(f"| {model} | {steps} | {signal:g} | {lr:g} | {' | '.join(values)} |", flush=True)
 
 

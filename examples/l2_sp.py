@@ -1,4 +1,4 @@
-"""L2-SP as a clipalign method in a package of its own: fine-tuning on a leash."""
+"""L2-SP as a third-party clipalign method: fine-tuning with an L2 penalty towards the pre-trained weights."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class L2SpConfig:
-    """Each field becomes a flag of `clipalign train --method l2-sp`, with its docstring as help."""
+    """Options of `clipalign train --method l2-sp`; field docstrings are the help texts."""
 
     pull: float = 0.01
     """Weight of the squared distance to the pre-trained weights (published: 0.1 to 0.01)."""
@@ -30,22 +30,22 @@ class L2SpConfig:
 
 @register("l2-sp")
 class L2Sp(Method):
-    """L = CE(s I Tᵀ, y) + pull / 2 |theta - theta_pre-trained|²."""
+    """L = CE(s I Tᵀ, y) + pull / 2 ‖theta - theta_pretrained‖² (Li et al., 2018, equation 2)."""
 
-    summary = "erm that pays for every weight's way from where it started"
+    summary = "erm with an L2 penalty towards the pre-trained weights"
     source = "Li et al., Explicit Inductive Bias for Transfer Learning, ICML 2018"
     trains = "image tower"
     Config = L2SpConfig
-    published = {"lr": 5e-6, "weight_decay": 0.0}  # noqa: RUF012 - options of the run, by name
+    published = {"lr": 5e-6, "weight_decay": 0.0}  # noqa: RUF012 - training options by name
 
     def setup(self, backbone: Backbone, episode: Episode, templates: Sequence[str]) -> None:
-        super().setup(backbone, episode, templates)  # freezes everything
+        super().setup(backbone, episode, templates)  # freezes the backbone
         self.train_image_tower()
-        self.text = self.text_features(episode.class_names)
+        self.text = self.text_features(episode.class_names)  # [C, D], L2-normalised
         self.start_weights = [p.detach().clone() for p in self.parameters()]
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
-        logits = self.scale * self.image_features(batch.images) @ self.text.T
+        logits = self.scale * self.image_features(batch.images) @ self.text.T  # [B, C]
         pairs = zip(self.parameters(), self.start_weights, strict=True)
         distance = sum((p - start).square().sum() for p, start in pairs)
         return {

@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw
 
 from clipalign.backbone import Backbone, load
 from clipalign.data.sources.folder import ImageFolder
-from towers import TINY, TINY_RESNET, write_backbone
+from tests.helpers.backbones import TINY, TINY_RESNET, write_backbone
 
 torch.set_num_threads(1)  # tiny tensors; the other cores run other tests
 

@@ -15,7 +15,7 @@ import torch
 from clipalign import methods
 from clipalign.backbone import Backbone
 from clipalign.core.errors import UserError
-from clipalign.data.batches import Steps
+from clipalign.data.batches import TrainBatches
 from clipalign.data.sources.folder import ImageFolder
 from clipalign.engine.setup import preprocess_for
 from clipalign.protocols import build_episode
@@ -69,7 +69,7 @@ def test_it_trains(installed: None, tiny: Backbone, squares: ImageFolder) -> Non
         optimizer = torch.optim.SGD(method.parameters(), lr=1e-3)
         for step in range(3):
             optimizer.zero_grad()
-            batch = Steps(episode, 6, 0, preprocess_for(tiny))[step]
+            batch = TrainBatches(episode, 6, 0, preprocess_for(tiny))[step]
             terms = method.loss(batch)
             (terms["loss_ce"] + terms["loss_pull"]).backward()
             optimizer.step()

@@ -1,8 +1,8 @@
-"""Builds the shipped Pictograms art: sprites, index and split files, from packages on npm.
+"""Build the shipped Pictograms art (sprites, index and split files) from packages on npm.
 
     python tools/build_pictograms.py --work art --out src/clipalign/assets/pictograms
 
-The same packages give the same files, byte for byte; versions are pinned below.
+Package versions are pinned below; rebuilding reproduces the shipped files byte for byte.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from iconify import IconSet, draw, npm_pack, read_package
 
 SIZE, COLUMNS = 128, 16
 MOST_CONCEPTS = 256
-FEWEST_SETS = 5  # other artists who drew the concept
-TOO_ALIKE = 0.80  # mean over domains of the correlation of two concepts' drawings
+FEWEST_SETS = 5  # minimum number of other artists who drew the concept
+TOO_ALIKE = 0.80  # mean over domains of the correlation between two concepts' drawings
 SEED = 20_240
 GROUPS = {"animals-nature", "food-drink", "travel-places", "activities", "objects"}
-# Small drawings for cluttered backgrounds: another artist's, and none of a concept.
+# Small drawings for cluttered backgrounds, by another artist and of no concept.
 CLUTTER = {"prefix": "flat-color-icons", "many": 128, "size": 48, "columns": 16}
 ICONIFY = "@iconify/json@2.2.535"
 EMOJIBASE = "emojibase-data@17.0.0"
@@ -46,7 +46,7 @@ DOMAINS = [
 
 
 def by_character(icons: IconSet, hexcode: str) -> str | None:
-    """Name of the drawing of a Unicode sequence; variation selectors may be missing on either side."""
+    """Return the name of the drawing of a Unicode sequence, with or without variation selector."""
     code = hexcode.lower()
     for key in (code, code.replace("-fe0f", ""), f"{code}-fe0f"):
         name = icons.characters.get(key)
@@ -62,7 +62,7 @@ def slug(text: str) -> str:
 
 
 def locate(sets: dict[str, IconSet], emoji: dict) -> dict[str, str] | None:
-    """Names of an emoji's drawings in all five domains, or None where one is missing."""
+    """Return the names of an emoji's drawings in all five domains, or None if one is missing."""
     names: dict[str, str] = {}
     for domain, icons in sets.items():
         guesses = [by_character(icons, emoji["hexcode"])]
@@ -81,7 +81,7 @@ def locate(sets: dict[str, IconSet], emoji: dict) -> dict[str, str] | None:
 def choose(
     candidates: list[Candidate], artists: dict[str, int], art: dict[str, np.ndarray], group: dict[str, str]
 ) -> tuple[list[Candidate], list[str]]:
-    """Applies rules 7 and 8 of concepts.txt: the concepts kept, in file order, and a log line for each one dropped."""
+    """Apply rules 7 and 8 of concepts.txt. Return the concepts kept, in file order, and a log line per dropped one."""
     log: list[str] = []
     kept: list[Candidate] = []
     ranked = sorted(
@@ -121,19 +121,21 @@ def choose(
         for members in kept_of.values()
         for c in members[round(len(members) * MOST_CONCEPTS / len(kept)) :]
     }
-    log += [f"{label}: {artists[label]} sets, below the most drawn of its group" for label in sorted(surplus)]
+    log += [
+        f"{label}: {artists[label]} sets, not among the most drawn of its group" for label in sorted(surplus)
+    ]
     kept = [c for c in kept if c.label not in surplus]
     order = {c.label: i for i, c in enumerate(candidates)}
     return sorted(kept, key=lambda c: order[c.label]), log
 
 
 def halves(concepts: list[dict], rng: np.random.Generator) -> tuple[list[str], list[str]]:
-    """Base and new classes: half each, drawn within every subgroup, so that new classes have base relatives."""
+    """Split classes into base and new halves, stratified by subgroup so that new classes have related base classes."""
     base: list[str] = []
     subgroups: dict[str, list[str]] = {}
     for concept in concepts:
         subgroups.setdefault(concept["subgroup"], []).append(concept["id"])
-    odd = False  # odd subgroups give the spare concept to base and new in turn
+    odd = False  # the extra concept of odd subgroups goes to base and new in turn
     for members in subgroups.values():
         shuffled = list(rng.permutation(members))
         take = len(members) // 2
@@ -146,7 +148,7 @@ def halves(concepts: list[dict], rng: np.random.Generator) -> tuple[list[str], l
 
 
 def clutter_sheet(sets: list[IconSet], candidates: list[Candidate]) -> tuple[np.ndarray, list[str], IconSet]:
-    """Drawings whose names share no word with any concept, as one sheet."""
+    """Return a sheet of drawings whose names share no word with any concept, their names, and their set."""
     icons = next(s for s in sets if s.prefix == CLUTTER["prefix"])
     taken = {word for candidate in candidates for name in candidate.names for word in name}
     free = [name for name in sorted(icons.icons) if not taken & set(words(name))]
@@ -161,12 +163,12 @@ def clutter_sheet(sets: list[IconSet], candidates: list[Candidate]) -> tuple[np.
 
 
 def save_sheet(sheet: np.ndarray, path: Path) -> None:
-    """Lossless, with equal bytes for equal pixels."""
+    """Save losslessly; equal pixels give equal bytes."""
     Image.fromarray(sheet).save(path, lossless=True, quality=100, method=6, exact=True)
 
 
 def make_splits(concepts: list[dict]) -> dict:
-    """All split files in one: which drawing (concept x domain) trains, validates, tests."""
+    """Return all splits: which drawings (concept x domain) train, validate and test."""
     rng = np.random.default_rng(SEED)
     base, new = halves(concepts, rng)
     ids = [concept["id"] for concept in concepts]
@@ -178,8 +180,8 @@ def make_splits(concepts: list[dict]) -> dict:
             "train": [i for i in ids if i not in held],
             "validation": [i for i in ids if i in held],
         }
-    # Five drawings a concept: 3 train, 1 validation, 1 test. Each half of the classes walks through the domains in
-    # turn, so that every domain is tested and validated equally often.
+    # Of the five drawings of a concept 3 train, 1 validates, 1 tests. Each half of the classes cycles through the
+    # domains, so that every domain is tested and validated equally often.
     base_to_new = {}
     for half in (base, new):
         for k, concept in enumerate(rng.permutation(half)):
@@ -204,7 +206,7 @@ def make_splits(concepts: list[dict]) -> dict:
 
 
 def emoji_table(folder: Path) -> dict[str, dict]:
-    """emojibase's records of the five groups: English label -> record with `group` and `subgroup` as names."""
+    """Return emojibase's records of the five groups by English label, with `group` and `subgroup` as names."""
     tree = json.loads((folder / "meta" / "groups.json").read_text())
     table = {}
     for record in json.loads((folder / "en" / "data.json").read_text()):
@@ -220,7 +222,7 @@ def emoji_table(folder: Path) -> dict[str, dict]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--work", type=Path, default=Path("art"), help="where packages are unpacked")
+    parser.add_argument("--work", type=Path, default=Path("art"), help="folder for downloaded packages")
     parser.add_argument("--out", type=Path, default=Path("src/clipalign/assets/pictograms"))
     options = parser.parse_args()
 
@@ -261,7 +263,7 @@ def main() -> None:
         sheet = np.zeros((rows * SIZE, COLUMNS * SIZE, 4), np.uint8)
         for k, c in enumerate(kept):
             sprite = art[c.label][d].copy()
-            sprite[sprite[..., 3] == 0] = 0  # colours under full transparency would only cost bytes
+            sprite[sprite[..., 3] == 0] = 0  # invisible colours would only increase the file size
             y, x = k // COLUMNS * SIZE, k % COLUMNS * SIZE
             sheet[y : y + SIZE, x : x + SIZE] = sprite
             sprites.append(

@@ -1,10 +1,10 @@
-"""Draws the art that the pocket CLIP is pre-trained on (never shipped; a few minutes and some 700 MB).
+"""Render the pre-training art of the pocket CLIP (not shipped; takes a few minutes and about 700 MB).
 
     python tools/build_pretraining_art.py --work art --out art/pretraining
 
-Writes `sprites.npy` ([N, 64, 64, 4] uint8, straight alpha), `table.json` (set, name, words, concept, colour of each)
-and `nearest.json`: for each set and benchmark domain, how often a pixel nearest neighbour among the benchmark's
-drawings shows the same concept. A set above 0.5 for any domain is the same art and is left out.
+Writes `sprites.npy` ([N, 64, 64, 4] uint8, straight alpha), `table.json` (set, name, words, concept and colour of each
+sprite) and `nearest.json`: per set and benchmark domain, the fraction of drawings whose pixel-wise nearest neighbour
+in the benchmark shows the same concept. A set above 0.5 for any domain is considered the same art and excluded.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ from iconify import IconSet, draw, npm_pack
 SIZE = 64
 ICONIFY = "@iconify/json@2.2.535"
 EMOJIBASE = "emojibase-data@17.0.0"
-OTHER_MONOTONE = 9000  # drawings of other things, so that the text tower knows more than the concepts
+OTHER_MONOTONE = 9000  # drawings of other objects, so that the text tower sees more than the concepts
 SAME_ART = 0.5
 FEWEST_FOR_SAME_ART = 10  # shared concepts needed before a set is judged
 SEED = 7
 
 
 def nouns(folder: Path) -> set[str]:
-    """Words of emojibase's labels and tags in the groups of things: what names a thing."""
+    """Return the words of emojibase's labels and tags that name objects."""
     tree = json.loads((folder / "meta" / "groups.json").read_text())
     wanted = {
         "animals-nature",
@@ -53,7 +53,7 @@ def nouns(folder: Path) -> set[str]:
 
 
 def draw_small(icons: IconSet, name: str) -> np.ndarray | None:
-    """One drawing, cropped to its ink, at 64 pixels; None where it shows nothing or fills its box with one ink."""
+    """Render one drawing, cropped, at 64 pixels; None if it is blank or a filled monochrome box."""
     try:
         big = draw(icons, name, SIZE)
     except (ValueError, OSError):
@@ -65,12 +65,12 @@ def draw_small(icons: IconSet, name: str) -> np.ndarray | None:
 
 
 def draw_set(icons: IconSet, names: list[str]) -> list[np.ndarray | None]:
-    """`draw_small` over names, for a worker process."""
+    """Apply `draw_small` to names in a worker process."""
     return [draw_small(icons, name) for name in names]
 
 
 def benchmark(folder: Path) -> tuple[dict[str, np.ndarray], list[str]]:
-    """Descriptors of the benchmark's drawings per domain, in both forms, and their labels."""
+    """Return descriptors of the benchmark drawings by domain and form (alpha, colour), and their labels."""
     index = json.loads((folder / "index.json").read_text())
     labels = [concept["label"] for concept in index["concepts"]]
     size, columns = index["sprite_size"], index["columns"]

@@ -1,12 +1,12 @@
-"""Chooses learning rates for the pocket backbone on source validation and writes configs/pocket/METHOD.yaml.
+"""Tune learning rates of the pocket backbone on source validation and write configs/pocket/METHOD.yaml.
 
     python tools/choose_pocket_options.py --out runs/choose --methods erm alignclip --steps 120 --jobs 2
     python tools/choose_pocket_options.py --out runs/choose-captions --methods smartclip --data pictoscenes \
         --backbone pocket@96 --targets none --batch-size 64 --steps 100
 
-For each method, every learning rate is run on each target (one seed); the one with the highest mean on the source
-validation rows wins: accuracy, or recall@1 where the method learns from captions. Test rows are never looked at. The
-runs are a sweep: those that are done are not run again.
+Each learning rate is run on each target with one seed. The best mean over the source validation rows is selected, by
+accuracy or, for caption methods, recall@1. Test rows are not used. The runs form a sweep, so repeating the command
+skips completed ones.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ NO_TARGET = "none"
 
 
 def study(method: str, arguments: argparse.Namespace) -> dict[str, Any]:
-    """The sweep over learning rates and targets of a method."""
+    """Return the sweep over learning rates and targets of one method."""
     captions = get_method(method).learns_from == "captions"
     options = {"backbone": arguments.backbone, "steps": arguments.steps, "validate_every": 0}
     options |= {} if arguments.batch_size is None else {"batch_size": arguments.batch_size}
@@ -47,24 +47,24 @@ def study(method: str, arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def measure(method: str, arguments: argparse.Namespace) -> dict[float, float]:
-    """Learning rate -> mean over targets of the number on source validation rows, in [0, 1]."""
+    """Return the mean source-validation score over targets, in [0, 1], by learning rate."""
     out = arguments.out / method
     out.mkdir(parents=True, exist_ok=True)
     config = out / "study.yaml"
     config.write_text(yaml.safe_dump(study(method, arguments), sort_keys=False), encoding="utf-8")
     tokens = ["sweep", "--config", str(config), "--out", str(out / "runs"), "--jobs", str(arguments.jobs)]
     if clipalign(tokens) != 0:
-        raise SystemExit(f"failed: clipalign {shlex.join(tokens)}")
-    found: dict[float, list[float]] = defaultdict(list)
+        raise SystemExit(f"command failed: clipalign {shlex.join(tokens)}")
+    scores: dict[float, list[float]] = defaultdict(list)
     for path in sorted((out / "runs").rglob("results.jsonl")):
         row = read_results(path)[0]
         if row.lr in arguments.lrs and row.validation is not None:
-            found[row.lr].append(row.validation)
-    return {lr: statistics.fmean(found[lr]) for lr in arguments.lrs}
+            scores[row.lr].append(row.validation)
+    return {lr: statistics.fmean(scores[lr]) for lr in arguments.lrs}
 
 
 def main() -> None:
-    """Run the grids and write the files."""
+    """Run the grid of each method and write its file."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -77,24 +77,25 @@ def main() -> None:
         "--targets",
         nargs="+",
         default=["noto", "twemoji", "fluent-high-contrast"],
-        help='"none" for captions',
+        help='target domains; "none" for caption data',
     )
     parser.add_argument("--steps", type=int, default=120)
-    parser.add_argument("--batch-size", type=int, help="default: the method's own")
+    parser.add_argument("--batch-size", type=int, help="default: the method's")
     parser.add_argument("--jobs", type=int, default=1)
     arguments = parser.parse_args()
     CONFIGS.mkdir(parents=True, exist_ok=True)
     for method in arguments.methods:
-        found = measure(method, arguments)
-        best = max(found, key=lambda lr: found[lr])
-        where = (
+        scores = measure(method, arguments)
+        best = max(scores, key=lambda lr: scores[lr])
+        targets = (
             "" if arguments.targets == [NO_TARGET] else f", mean over targets {', '.join(arguments.targets)}"
         )
+        metric = "Recall@1" if get_method(method).learns_from == "captions" else "Accuracy"
         lines = [
             f"# python tools/choose_pocket_options.py {shlex.join(sys.argv[1:])}",
-            f"# {arguments.data}{where}, seed 0, {arguments.steps} steps;",
-            "# accuracy (of captions: recall@1) on source validation rows, percent, by learning rate:",
-            "#   " + "   ".join(f"{lr:g}: {100 * value:.1f}" for lr, value in found.items()),
+            f"# {arguments.data.capitalize()}{targets}, seed 0, {arguments.steps} steps.",
+            f"# {metric} on source validation rows in percent, by learning rate:",
+            "#   " + "   ".join(f"{lr:g}: {100 * value:.1f}" for lr, value in scores.items()),
             f"lr: {best:g}",
             f"steps: {arguments.steps}",
         ]

@@ -1,4 +1,4 @@
-"""Draws docs/images/pictoscenes.png: nine test scenes with their captions. Run: python tools/draw_pictoscenes.py"""
+"""Draw docs/images/pictoscenes.png, nine test scenes with their captions: python tools/draw_pictoscenes.py"""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ TARGET = Path(__file__).resolve().parents[1] / "docs" / "images" / "pictoscenes.
 
 
 def main(target: Path = TARGET) -> None:
-    """Six scenes from the start of the test and three of the held-out style; none is chosen."""
+    """Draw the first six test scenes and the first three of the held-out style."""
     scenes = Pictoscenes()
     rows = [*scenes.parts["test"][:6], *scenes.style_rows[:3]]
     figure, axes = plt.subplots(3, 3, figsize=(9, 11.2), dpi=75)

@@ -1,15 +1,15 @@
-"""How alike two drawings are, pixel by pixel."""
+"""Pixel-wise similarity of drawings."""
 
 from __future__ import annotations
 
 import numpy as np
 from PIL import Image
 
-DESCRIPTOR = 24  # pixels a side
+DESCRIPTOR = 24  # side length in pixels
 
 
 def crop_to_ink(sprite: np.ndarray, margin: float = 0.02) -> np.ndarray:
-    """Cuts the transparent border off and pads to a square: [h, w, 4] -> [s, s, 4]."""
+    """Remove the transparent border and pad to a square: [h, w, 4] -> [s, s, 4]."""
     ys, xs = np.nonzero(sprite[..., 3] > 16)
     if len(ys) == 0:
         return sprite
@@ -22,7 +22,7 @@ def crop_to_ink(sprite: np.ndarray, margin: float = 0.02) -> np.ndarray:
 
 
 def descriptor(sprite: np.ndarray, monotone: bool) -> np.ndarray:
-    """A unit vector of the drawing at 24 x 24, centred: alpha for monotone art, else colours over grey."""
+    """Return the centred, L2-normalised pixels at 24 x 24: alpha for monochrome art, otherwise RGBA over grey."""
     small = np.asarray(
         Image.fromarray(crop_to_ink(sprite)).resize((DESCRIPTOR, DESCRIPTOR), Image.Resampling.BOX),
         np.float32,
@@ -40,6 +40,6 @@ def descriptor(sprite: np.ndarray, monotone: bool) -> np.ndarray:
 def nearest_is_same(
     queries: np.ndarray, query_labels: np.ndarray, bank: np.ndarray, bank_labels: np.ndarray
 ) -> float:
-    """Share of queries whose nearest neighbour in `bank` has their label (both as unit rows)."""
+    """Return the fraction of queries whose nearest neighbour in `bank` has the same label (rows L2-normalised)."""
     nearest = (queries @ bank.T).argmax(axis=1)
     return float((bank_labels[nearest] == query_labels).mean()) if len(queries) else float("nan")

@@ -1,4 +1,4 @@
-"""What an icon's name says: style words off, one spelling, and which Pictograms concept it names."""
+"""Normalise icon names and match them to the concepts of Pictograms."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 from iconify import PERMISSIVE, IconSet, read_set
 
-# Words that tell how a thing is drawn, or which edition it is, not what it is.
+# Words that describe the style or the edition of a drawing rather than its content.
 # fmt: off
 STYLE = frozenset((
     "outline", "outlined", "outlines", "filled", "fill", "solid", "line", "linear", "light", "bold",
@@ -21,9 +21,9 @@ STYLE = frozenset((
     "xs", "gradient", "neon", "duo", "bw", "plump", "free", "core", "pop",
 ))
 # fmt: on
-# Makers of benchmark art: none of their other editions may be trained on.
+# Vendors of the benchmark art: none of their icon sets is used for pre-training.
 BENCHMARK_VENDORS = ("google", "microsoft", "twitter", "material design authors")
-# Brands and flags are no pictures of things.
+# Brands and flags do not depict objects.
 LEFT_OUT_CATEGORIES = frozenset({"Logos", "Programming"})
 LEFT_OUT_SETS = frozenset(
     {
@@ -41,7 +41,10 @@ LEFT_OUT_SETS = frozenset(
 
 
 def words(name: str) -> tuple[str, ...]:
-    """`"Apple-Fill-24"` -> `("apple",)`. A name made of style words alone keeps them."""
+    """Split a name into words without style words: `"Apple-Fill-24"` -> `("apple",)`.
+
+    A name consisting only of style words keeps them.
+    """
     spaced = re.sub(r"([a-z])([A-Z])", r"\1-\2", name).lower().replace("’", "").replace("'", "")
     tokens = [token for token in re.split(r"[^a-z0-9]+", spaced) if token]
     kept = [
@@ -55,9 +58,9 @@ class Candidate:
     """One line of concepts.txt.
 
     Attributes:
-        emoji: emojibase's English label, which the benchmark art is found by.
+        emoji: emojibase's English label, used to look up the benchmark art.
         label: the class name.
-        names: word tuples that artists use for it, the label's own first.
+        names: names that artists use for it as word tuples, the label first.
     """
 
     emoji: str
@@ -66,7 +69,11 @@ class Candidate:
 
 
 def read_candidates(path: Path) -> list[Candidate]:
-    """Reads concepts.txt; raises ValueError on a duplicate label."""
+    """Read concepts.txt.
+
+    Raises:
+        ValueError: duplicate label.
+    """
     candidates, seen = [], set()
     for line in path.read_text().splitlines():
         if not line.strip() or line.startswith("#"):
@@ -74,7 +81,7 @@ def read_candidates(path: Path) -> list[Candidate]:
         emoji, label, other = (part.strip() for part in (line + "||").split("|")[:3])
         label = label or emoji
         if label in seen:
-            raise ValueError(f"{path}: label {label!r} stands twice")
+            raise ValueError(f"{path}: duplicate label {label!r}")
         seen.add(label)
         names = [label, *(part.strip() for part in other.split(",") if part.strip())]
         candidates.append(Candidate(emoji, label, tuple(dict.fromkeys(words(name) for name in names))))
@@ -82,7 +89,7 @@ def read_candidates(path: Path) -> list[Candidate]:
 
 
 def pretraining_sets(folder: Path) -> list[IconSet]:
-    """The sets of `@iconify/json` that may be pre-trained on (licence, vendor and subject)."""
+    """Return the sets of `@iconify/json` whose licence, vendor and subject permit pre-training on them."""
     chosen = []
     for prefix, info in json.loads((folder / "collections.json").read_text()).items():
         vendor = info["author"]["name"].lower()
@@ -98,7 +105,7 @@ def pretraining_sets(folder: Path) -> list[IconSet]:
 
 
 def concept_drawings(sets: list[IconSet], candidates: list[Candidate]) -> dict[str, list[tuple[str, str]]]:
-    """Which drawings show a concept: label -> [(set, icon name)]. A whole name must match, in any word order."""
+    """Return the drawings of each concept as label -> [(set, icon name)]. All words must match, in any order."""
     owner: dict[tuple[str, ...], str] = {}
     for candidate in candidates:
         for name in candidate.names:

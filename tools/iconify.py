@@ -1,6 +1,6 @@
-"""Reads icon sets as they are published on npm (Iconify's JSON) and draws them.
+"""Read icon sets published on npm in Iconify's JSON format and render their icons.
 
-Developer-side only: the package ships finished sprites and never imports this.
+Used by development tools only; the package ships rendered sprites.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ import numpy as np
 import resvg_py
 from PIL import Image
 
-# Licences under which the art may be trained on and shipped with attribution. Share-alike, non-commercial and
-# GPL sets are left out whatever else they offer.
+# Licences that permit training on the art and shipping it with attribution. Share-alike, non-commercial and GPL sets
+# are excluded.
 PERMISSIVE = frozenset(
     {
         "MIT",
@@ -40,12 +40,12 @@ class IconSet:
     """One icon set.
 
     Attributes:
-        prefix: the set's id.
-        icons: name -> SVG body (without the outer element).
+        prefix: identifier of the set.
+        icons: name -> SVG body without the outer element.
         aliases: alternative name -> name.
         box: name -> (left, top, width, height) of its view box.
-        characters: Unicode code points as "1f34e" or "1f468-200d-1f33e" -> name; empty where not published.
-        info: licence, author, version, whether it is in colour.
+        characters: Unicode code points as "1f34e" or "1f468-200d-1f33e" -> name; empty if not published.
+        info: metadata: licence, author, version, palette.
     """
 
     prefix: str
@@ -57,7 +57,7 @@ class IconSet:
 
     @property
     def colour(self) -> bool:
-        """Whether the drawings bring their own colours."""
+        """Whether the drawings are coloured rather than monochrome."""
         return bool(self.info.get("palette"))
 
     @property
@@ -67,7 +67,7 @@ class IconSet:
 
 
 def npm_pack(package: str, folder: Path) -> Path:
-    """Downloads a package with npm and unpacks it; returns its folder. Done once per folder."""
+    """Download and unpack a package with npm unless it is already there; return its folder."""
     target = folder / package.replace("@", "").replace("/", "-")
     if not (target / "package.json").exists():
         folder.mkdir(parents=True, exist_ok=True)
@@ -84,7 +84,7 @@ def npm_pack(package: str, folder: Path) -> Path:
 
 
 def read_set(path: Path, info: dict, characters: Path | None = None) -> IconSet:
-    """Reads one set's JSON. Hidden icons (withdrawn by their makers) are left out."""
+    """Read the JSON of one set, without hidden icons (withdrawn by their authors)."""
     data = json.loads(path.read_text())
     width, height = data.get("width", 16), data.get("height", 16)
     icons, box = {}, {}
@@ -108,14 +108,14 @@ def read_set(path: Path, info: dict, characters: Path | None = None) -> IconSet:
 
 
 def read_package(folder: Path) -> IconSet:
-    """Reads a single-set package (`@iconify-json/<prefix>`)."""
+    """Read a package that holds a single set (`@iconify-json/<prefix>`)."""
     info = json.loads((folder / "info.json").read_text())
     info["version"] = json.loads((folder / "package.json").read_text())["version"]
     return read_set(folder / "icons.json", info, folder / "chars.json")
 
 
 def draw(icons: IconSet, name: str, size: int) -> np.ndarray:
-    """Draws one icon, centred in a square: [size, size, 4] uint8, straight alpha. Monotone art is black."""
+    """Render one icon centred in a square: [size, size, 4] uint8, straight alpha. Monochrome art is black."""
     left, top, width, height = icons.box[name]
     side = max(width, height)
     box = f"{left - (side - width) / 2} {top - (side - height) / 2} {side} {side}"

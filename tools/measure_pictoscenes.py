@@ -1,4 +1,4 @@
-"""Prints the numbers of docs/pictoscenes.md. Run: python tools/measure_pictoscenes.py"""
+"""Print the numbers of docs/pictoscenes.md: python tools/measure_pictoscenes.py"""
 
 from __future__ import annotations
 
@@ -17,11 +17,12 @@ from clipalign.data.captions.sentences import choose, sentences_of
 
 
 def spread(values: Sequence[int]) -> str:
+    """Format minimum, mean and maximum."""
     return f"{min(values)} / {np.mean(values):.1f} / {max(values)}"
 
 
 def lengths(source: Pictoscenes, name: str, rows: np.ndarray) -> None:
-    """Sentences, words and tokens of the captions of rows."""
+    """Print the number of sentences, words and tokens of the captions of rows."""
     tokenizer = open_clip.get_tokenizer("ViT-B-32")
     captions = [source.caption(row) for row in rows.tolist()]
     sentences = [sentences_of(caption) for caption in captions]
@@ -35,7 +36,7 @@ def lengths(source: Pictoscenes, name: str, rows: np.ndarray) -> None:
 
 
 def truths(source: Pictoscenes) -> None:
-    """Of how many other test images a text is true."""
+    """Print how many other test images each text is true of."""
     for test in source.caption_tests("test"):
         assert test.relevant is not None
         others = np.diff(test.relevant.indptr) - 1
@@ -48,20 +49,20 @@ def truths(source: Pictoscenes) -> None:
 
 
 def false_negatives(source: Pictoscenes, use: CaptionUse, batch: int, batches: int = 20) -> None:
-    """Their mean number in a batch of training scenes, drawn with replacement."""
+    """Print the mean number of false negatives in a batch of training scenes, drawn with replacement."""
     rng = np.random.default_rng(batch)
-    found = []
+    counts = []
     for _ in range(batches):
         rows = rng.choice(source.parts["train"], batch)
         texts = [choose(source.caption(row), use, rng) for row in rows.tolist()]
-        found.append(source.false_negatives(texts, rows))
+        counts.append(source.false_negatives(texts, rows))
     print(
-        f"batch {batch}, {use}: {np.mean(found):.1f}, {np.mean(found) / (batch * (batch - 1)):.3%} of pairs"
+        f"batch {batch}, {use}: {np.mean(counts):.1f}, {np.mean(counts) / (batch * (batch - 1)):.3%} of pairs"
     )
 
 
 def contrasts(source: Pictoscenes, scenes: int = 500) -> None:
-    """How many objects stand out less than `MIN_CONTRAST` from what is behind them."""
+    """Print the number of objects whose contrast with their background is below `MIN_CONTRAST`."""
     weak, total = 0, 0
     for row in source.parts["train"][:scenes].tolist():
         scene = source.scene(row)

@@ -1,10 +1,9 @@
-"""Prints the tables of docs/studies/smartclip.md from the runs of configs/studies/smartclip.yaml.
+"""Print the tables of docs/studies/smartclip.md from the runs of configs/studies/smartclip.yaml.
 
     python tools/measure_smartclip_study.py runs/smartclip
 
-Recalls are read from the runs. What each run still knows of single drawings (zero-shot classification of Pictograms,
-target twemoji, 256 names) and how far its masks take concepts apart is measured once and kept beside the run, in
-`after.json`.
+Recalls are read from the runs. Forgetting (zero-shot accuracy on Pictograms, target twemoji, 256 class names) and mask
+disentanglement are measured once per run and stored in its `after.json`.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ import torch
 from clipalign.core.checkpoint import write_text
 from clipalign.data import load_source
 from clipalign.engine.setup import preprocess_for
-from clipalign.evaluation import Views
+from clipalign.evaluation import EvalLoader
 from clipalign.evaluation.masks import mask_report
 from clipalign.evaluation.rows import score
 from clipalign.methods.shared.masks import MaskNetwork
@@ -33,12 +32,12 @@ COLUMNS = [recall_field(way, k) for way in DIRECTIONS for k in (1, 10)]
 
 
 def after(run: Run, views: dict[str, Any]) -> dict[str, Any]:
-    """Accuracy on single drawings, and the masks' report where there are masks."""
+    """Return the accuracy on single drawings and, for methods with masks, the mask report."""
     backbone = run.backbone
     if "views" not in views:
         source = load_source("pictograms")
         views["episode"] = build_episode("domain-shift", source, "twemoji")
-        views["views"] = Views(source, preprocess_for(backbone))
+        views["views"] = EvalLoader(source, preprocess_for(backbone))
     episode, templates = views["episode"], views["episode"].source.templates
     scored = score(views["views"], lambda names: run.method.classifier(names, templates), episode.tests)
     assert scored[0].accuracy is not None
@@ -49,20 +48,20 @@ def after(run: Run, views: dict[str, Any]) -> dict[str, Any]:
         assert isinstance(network, MaskNetwork)
         trained = {name: value.clone() for name, value in network.state_dict().items()}
         torch.manual_seed(0)
-        network.initialise()  # the same text tower under a mask network that has learned nothing
+        network.initialise()  # baseline: the same text tower with an untrained mask network
         found["untrained_masks"] = mask_report(run.method)
         network.load_state_dict(trained)
     return found
 
 
-def shown(values: list[float], scale: float = 100) -> str:
-    """Mean, and the standard deviation over seeds where there are several."""
+def mean_and_std(values: list[float], scale: float = 100) -> str:
+    """Format the mean, with the standard deviation over seeds if there are several."""
     mean = f"{scale * statistics.fmean(values):.1f}"
     return mean if len(values) == 1 else f"{mean} ± {scale * statistics.stdev(values):.1f}"
 
 
 def main(root: Path) -> None:
-    """Measure what is missing and print the tables."""
+    """Measure runs without `after.json` and print the tables."""
     views: dict[str, Any] = {}
     recalls: dict[tuple[str, str, str], list[float]] = defaultdict(list)
     kept: dict[str, list[float]] = defaultdict(list)
@@ -93,18 +92,18 @@ def main(root: Path) -> None:
 
     for test in ("long", "short", "long-twemoji", "short-twemoji"):
         for prefix in ("", "relevant_", "masked_"):
-            print(f"\n{test} {prefix}\n| method | T2I @1 | @10 | I2T @1 | @10 |\n|---|---|---|---|---|")
+            print(f"\n{test} {prefix}\n| Method | T2I @1 | @10 | I2T @1 | @10 |\n|---|---|---|---|---|")
             for name in names:
                 cells = [recalls.get((name, test, prefix + field)) for field in COLUMNS]
                 if all(cells):
-                    print(f"| {name} | {' | '.join(shown(cell) for cell in cells if cell)} |")
-    print("\n| method | accuracy on single drawings |\n|---|---|")
+                    print(f"| {name} | {' | '.join(mean_and_std(cell) for cell in cells if cell)} |")
+    print("\n| Method | Accuracy on single drawings |\n|---|---|")
     for name in names:
-        print(f"| {name} | {shown(kept[name])} |")
-    print("\n| masks of | active of 128 | AUROC | union | intersection |\n|---|---|---|---|---|")
+        print(f"| {name} | {mean_and_std(kept[name])} |")
+    print("\n| Masks of | Active of 128 | AUROC | Union | Intersection |\n|---|---|---|---|---|")
     for name in dict.fromkeys(name for name, _ in masks):
         cells = [
-            shown(masks[name, field], 1 if field == "active" else 100)
+            mean_and_std(masks[name, field], 1 if field == "active" else 100)
             for field in ("active", "auroc", "union", "intersection")
         ]
         print(f"| {name} | {' | '.join(cells)} |")

@@ -11,7 +11,7 @@ from torch import Tensor
 from clipalign.backbone import Backbone, load, stretch_positions
 from clipalign.backbone.positions import KeptPositions, published_length, stretched
 from clipalign.core.errors import UserError
-from towers import TINY, write_backbone
+from tests.helpers.backbones import TINY, write_backbone
 
 TEXTS = ["a red fox", "a small green square to the left of a dog", "!"]
 LONG = "a red fox. " * 60

@@ -14,7 +14,7 @@ from clipalign.commands.cli import main
 from clipalign.core.checkpoint import load_weights
 from clipalign.core.distributed import Ranks
 from clipalign.runs.results import read_results
-from processes import several
+from tests.helpers.processes import several
 
 
 @pytest.mark.parametrize("length", [1, 2, 7, 36])

@@ -74,12 +74,12 @@ def test_the_average_in_half_is_the_released_arithmetic() -> None:
 def test_training_keeps_half_values(tiny: Backbone, squares: Any, tmp_path: Any) -> None:
     from clipalign.core.config import TrainConfig
     from clipalign.core.parsing import make_config
-    from clipalign.data.batches import Steps
+    from clipalign.data.batches import TrainBatches
     from clipalign.engine.fit import fit
     from clipalign.engine.progress import Reporter
     from clipalign.engine.setup import preprocess_for
     from clipalign.engine.validation import SourceValidation
-    from clipalign.evaluation import Views
+    from clipalign.evaluation import EvalLoader
     from clipalign.methods import get_method
     from clipalign.protocols import build_episode
     from clipalign.runs.folder import RunFolder
@@ -91,8 +91,8 @@ def test_training_keeps_half_values(tiny: Backbone, squares: Any, tmp_path: Any)
         config = make_config(TrainConfig, {**given, "weight_decay": 0.0, "validate_every": 0})
         method = get_method("erm")()
         method.setup(backbone, episode, ("a {}.",))
-        views = Views(squares, preprocess_for(backbone))
-        steps, validation = Steps(episode, 6, 0, views.preprocess), SourceValidation(episode, views)
+        views = EvalLoader(squares, preprocess_for(backbone))
+        steps, validation = TrainBatches(episode, 6, 0, views.preprocess), SourceValidation(episode, views)
         chosen = Precision(precision, CPU)
         fit(method, config, "bma", RunFolder(tmp_path), steps, validation, chosen, Reporter(False))
         return dict(backbone.model.visual.named_parameters())

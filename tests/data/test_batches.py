@@ -8,7 +8,7 @@ import torch
 
 from clipalign.core.distributed import Ranks
 from clipalign.core.types import Preprocess
-from clipalign.data.batches import Steps, plan_batch
+from clipalign.data.batches import TrainBatches, plan_batch
 from clipalign.data.sources.folder import ImageFolder
 from clipalign.protocols import build_episode
 
@@ -36,19 +36,19 @@ def test_rows_are_drawn_uniformly() -> None:
 @pytest.mark.parametrize("world", [2, 3])
 def test_a_batch_depends_on_seed_and_step_alone(squares: ImageFolder, world: int) -> None:
     episode = build_episode("domain-shift", squares, "grey", 0)
-    whole = Steps(episode, 7, seed=3, preprocess=PREPROCESS)[5]
-    again = Steps(episode, 7, seed=3, preprocess=PREPROCESS)[5]
-    parts = [Steps(episode, 7, 3, PREPROCESS, Ranks(rank, world))[5] for rank in range(world)]
+    whole = TrainBatches(episode, 7, seed=3, preprocess=PREPROCESS)[5]
+    again = TrainBatches(episode, 7, seed=3, preprocess=PREPROCESS)[5]
+    parts = [TrainBatches(episode, 7, 3, PREPROCESS, Ranks(rank, world))[5] for rank in range(world)]
     assert torch.equal(whole.images, again.images)
     assert torch.equal(whole.images, torch.cat([part.images for part in parts]))
     assert torch.equal(whole.rows, torch.cat([part.rows for part in parts]))
-    assert not torch.equal(whole.rows, Steps(episode, 7, seed=4, preprocess=PREPROCESS)[5].rows)
+    assert not torch.equal(whole.rows, TrainBatches(episode, 7, seed=4, preprocess=PREPROCESS)[5].rows)
     assert len({len(part) for part in parts}) <= 2
 
 
 def test_labels_are_positions_among_the_training_classes(squares: ImageFolder) -> None:
     episode = build_episode("in-the-wild", squares, "grey", 0)
-    batch = Steps(episode, 24, 0, PREPROCESS)[0]
+    batch = TrainBatches(episode, 24, 0, PREPROCESS)[0]
     names = [episode.class_names[label] for label in batch.labels]
     assert names == [squares.class_names[squares.labels[row]] for row in batch.rows]
     assert set(batch.domains.tolist()) == set(episode.train_domains)
@@ -56,7 +56,7 @@ def test_labels_are_positions_among_the_training_classes(squares: ImageFolder) -
 
 
 def test_workers_change_nothing(squares: ImageFolder) -> None:
-    steps = Steps(build_episode("domain-shift", squares, "grey", 0), 4, 0, PREPROCESS)
+    steps = TrainBatches(build_episode("domain-shift", squares, "grey", 0), 4, 0, PREPROCESS)
     alone, helped = list(steps.iterate(2, 6)), list(steps.iterate(2, 6, workers=2))
     assert len(alone) == len(helped) == 4
     assert all(torch.equal(a.images, b.images) for a, b in zip(alone, helped, strict=True))

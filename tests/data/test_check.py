@@ -11,7 +11,7 @@ from clipalign.commands.cli import main
 from clipalign.core.errors import UserError
 from clipalign.data import load_source
 from clipalign.data.check import examine
-from clipalign.data.sources.table import Table
+from clipalign.data.sources.table import ImageTable
 from clipalign.runs.options import train_options
 
 
@@ -28,7 +28,7 @@ def spoilt(squares_folder: Path, tmp_path: Path) -> Path:
 
 def test_findings(spoilt: Path) -> None:
     source = load_source(str(spoilt))
-    assert isinstance(source, Table)
+    assert isinstance(source, ImageTable)
     found = examine(source)
     assert {source.keys[row]: why for row, why in found.broken.items()} == {
         "dark/red_square/text.jpg": "not an image"

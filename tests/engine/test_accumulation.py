@@ -19,14 +19,14 @@ from clipalign.core.errors import UserError
 from clipalign.core.precision import Precision
 from clipalign.core.types import Episode
 from clipalign.data import load_source
-from clipalign.data.batches import CaptionSteps
+from clipalign.data.batches import CaptionTrainBatches
 from clipalign.engine.accumulation import backward, pieces
 from clipalign.engine.setup import preprocess_for
 from clipalign.methods import Method, get_method
 from clipalign.methods.shared.contrastive import ContrastiveMethod
 from clipalign.protocols import build_episode
 from clipalign.runs.results import read_results
-from processes import several
+from tests.helpers.processes import several
 
 PRECISION = Precision("fp32", torch.device("cpu"))
 
@@ -37,8 +37,8 @@ def episode(captions_csv: Path, squares_folder: Path) -> Episode:
     return build_episode("retrieval", load_source(str(captions_csv), **options), None)
 
 
-def steps_of(episode: Episode, tiny: Backbone, batch_size: int = 7, **options: Any) -> CaptionSteps:
-    return CaptionSteps(episode, batch_size, 0, preprocess_for(tiny), **options)
+def steps_of(episode: Episode, tiny: Backbone, batch_size: int = 7, **options: Any) -> CaptionTrainBatches:
+    return CaptionTrainBatches(episode, batch_size, 0, preprocess_for(tiny), **options)
 
 
 def gradients(method: Method) -> dict[str, Tensor]:

@@ -16,7 +16,7 @@ from clipalign.core.errors import UserError
 from clipalign.core.parsing import make_config
 from clipalign.core.precision import Precision, select_device
 from clipalign.core.types import Batch
-from clipalign.data.batches import Steps
+from clipalign.data.batches import TrainBatches
 from clipalign.data.sources.folder import ImageFolder
 from clipalign.engine.accumulation import pieces
 from clipalign.engine.averaging import make_average
@@ -25,7 +25,7 @@ from clipalign.engine.optimiser import build_optimizer, lr_factor
 from clipalign.engine.progress import Reporter
 from clipalign.engine.setup import preprocess_for
 from clipalign.engine.validation import SourceValidation
-from clipalign.evaluation import Views
+from clipalign.evaluation import EvalLoader
 from clipalign.methods import Method, get_method
 from clipalign.protocols import build_episode
 from clipalign.runs.folder import RunFolder
@@ -47,8 +47,8 @@ def run(tiny: Backbone, squares: ImageFolder, tmp_path: Path) -> Callable[..., M
         fitted = get_method(method)()
         torch.manual_seed(config.run.seed)
         fitted.setup(tiny, episode, ("a {}.",))
-        views = Views(squares, preprocess_for(tiny))
-        steps = Steps(episode, config.optimiser.batch_size, config.run.seed, views.preprocess)
+        views = EvalLoader(squares, preprocess_for(tiny))
+        steps = TrainBatches(episode, config.optimiser.batch_size, config.run.seed, views.preprocess)
         validation = SourceValidation(episode, views)
         precision = Precision(config.run.precision, CPU)
         folder_ = RunFolder(config.run.out)
@@ -69,7 +69,7 @@ def test_the_loop_is_the_optimiser_by_hand(run: Callable[..., Method], tiny: Bac
     found, episode = weights(method), method.episode
     start = run(steps=3, folder="other", schedule="constant", lr=0.0)
     optimizer = torch.optim.AdamW(start.parameters(), lr=1e-3, weight_decay=0.1)
-    batch = Steps(episode, 7, 0, preprocess_for(tiny))[0]
+    batch = TrainBatches(episode, 7, 0, preprocess_for(tiny))[0]
     optimizer.zero_grad()
     start.loss(batch)["loss_ce"].backward()
     optimizer.step()
@@ -105,14 +105,14 @@ def test_a_run_broken_off_anywhere_ends_bit_for_bit_the_same(
     class Crash(Exception):
         pass
 
-    class Dies(Steps):
+    class Dies(TrainBatches):
         def __getitem__(self, step: int) -> Batch:
             if step == stop:
                 raise Crash
             return super().__getitem__(step)
 
     with monkeypatch.context() as patch:
-        patch.setitem(globals(), "Steps", Dies)
+        patch.setitem(globals(), "TrainBatches", Dies)
         with pytest.raises(Crash):
             run("broken", **options)
     resumed = weights(run("broken", resume=True, **options))

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from clipalign.core.types import Preprocess, TestSet
 from clipalign.data.sources.folder import ImageFolder
-from clipalign.evaluation import Outputs, Views, accuracy, outputs_by_test
+from clipalign.evaluation import EvalLoader, Outputs, accuracy, outputs_by_test
 from clipalign.evaluation.rows import digest, domain_tests, result_rows, score, write_predictions
 from clipalign.protocols import build_episode
 from clipalign.runs.results import harmonic_mean
@@ -60,7 +60,7 @@ class Counting:
 def test_one_pass_per_label_space(squares: ImageFolder) -> None:
     episode = build_episode("in-the-wild", squares, "grey", 0)
     counting = Counting()
-    views = Views(squares, PREPROCESS, batch_size=6)
+    views = EvalLoader(squares, PREPROCESS, batch_size=6)
     outputs = outputs_by_test(views, lambda names: counting(names).logits, episode.tests)
     assert counting.calls == 1 and counting.images == 20
     assert {name: len(part.rows) for name, part in outputs.items()} == {"all": 20, "base": 10, "new": 10}
@@ -71,9 +71,9 @@ def test_one_pass_per_label_space(squares: ImageFolder) -> None:
 def test_labels_are_positions_in_the_label_space(squares: ImageFolder) -> None:
     rows = np.flatnonzero(squares.labels >= 2)
     test = TestSet("new", rows, (3, 2))
-    outputs = outputs_by_test(Views(squares, PREPROCESS), lambda names: Counting()(names).logits, [test])[
-        "new"
-    ]
+    outputs = outputs_by_test(
+        EvalLoader(squares, PREPROCESS), lambda names: Counting()(names).logits, [test]
+    )["new"]
     assert outputs.labels.tolist() == [1 if squares.labels[row] == 2 else 0 for row in rows]
     assert outputs.logits.shape == (len(rows), 2)
 
@@ -81,7 +81,7 @@ def test_labels_are_positions_in_the_label_space(squares: ImageFolder) -> None:
 def test_rows_have_a_harmonic_mean_and_a_digest(squares: ImageFolder, tmp_path) -> None:
     episode = build_episode("base-to-new", squares, None, 0)
     counting = Counting()
-    scores = score(Views(squares, PREPROCESS), lambda names: counting(names).logits, episode.tests)
+    scores = score(EvalLoader(squares, PREPROCESS), lambda names: counting(names).logits, episode.tests)
     facts = {
         "method": "m",
         "backbone": "b",

@@ -16,7 +16,7 @@ from clipalign.core.types import Preprocess
 from clipalign.data import load_source
 from clipalign.data.builtin.pictograms import Pictograms
 from clipalign.data.sources.folder import ImageFolder
-from clipalign.data.sources.table import Table
+from clipalign.data.sources.table import ImageTable
 from clipalign.engine.setup import Shared
 from clipalign.evaluation.kept import KeptViews
 from clipalign.runs.results import read_results
@@ -71,19 +71,19 @@ def test_later_runs_of_a_process_decode_and_encode_nothing_again(
 ) -> None:
     texts: list[int] = []
     views: list[int] = []
-    encode, images = Backbone.encode_text, Table.images
+    encode, images = Backbone.encode_text, ImageTable.images
 
     def counting_texts(self: Backbone, tokens: Tensor) -> Tensor:
         texts.append(len(tokens))
         return encode(self, tokens)
 
-    def counting_views(self: Table, rows: np.ndarray, stage: Any, *rest: Any) -> Tensor:
+    def counting_views(self: ImageTable, rows: np.ndarray, stage: Any, *rest: Any) -> Tensor:
         if stage != "train":
             views.append(len(rows))
         return images(self, rows, stage, *rest)
 
     monkeypatch.setattr(Backbone, "encode_text", counting_texts)
-    monkeypatch.setattr(Table, "images", counting_views)
+    monkeypatch.setattr(ImageTable, "images", counting_views)
     source = load_source(str(squares_folder))
 
     def run(name: str, method: str, seed: int, shared: Shared | None, *more: str) -> Path:

@@ -12,7 +12,7 @@ from torch import Tensor
 from clipalign.core.errors import UnseenClasses
 from clipalign.core.types import Preprocess
 from clipalign.data.sources.folder import ImageFolder
-from clipalign.evaluation import Views
+from clipalign.evaluation import EvalLoader
 from clipalign.evaluation.outputs import Classifier
 from clipalign.evaluation.rows import result_rows, score, write_predictions
 from clipalign.protocols import build_episode
@@ -43,7 +43,7 @@ def test_one_label_space_is_refused_and_the_other_scored(squares: ImageFolder, t
 
         return logits
 
-    views = Views(squares, Preprocess((32, 32), (0.5,) * 3, (0.5,) * 3))
+    views = EvalLoader(squares, Preprocess((32, 32), (0.5,) * 3, (0.5,) * 3))
     scores = score(views, classifier, episode.tests)
     write_results(tmp_path, result_rows(scores, squares, FACTS, {"new": 0.5}))
     rows = {row.test: row for row in read_results(tmp_path)}

@@ -11,7 +11,7 @@ from clipalign.backbone import load
 from clipalign.backbone.dense import Dense
 from clipalign.explain.figures import Block, Panel, grid_figure, overlay, save
 from clipalign.explain.maps import aligned_layers, make_maps
-from towers import TINY, write_backbone
+from tests.helpers.backbones import TINY, write_backbone
 
 
 class KnownTokens:

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from prompt_towers import NAMES, backbone, ready
 from torch.nn import functional as F
 
 from clipalign.commands.cli import main
@@ -19,6 +18,7 @@ from clipalign.explain.maps import make_maps
 from clipalign.explain.photo import _explain
 from clipalign.methods import get_method
 from clipalign.runs.folder import open_run, zeroshot
+from tests.helpers.prompts import NAMES, backbone, ready
 
 PROMPTED = ("maple", "promptsrc")
 

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from clipalign.backbone import Backbone
 from clipalign.core.errors import UserError
 from clipalign.core.types import Batch, Episode
-from clipalign.data.batches import Steps
+from clipalign.data.batches import TrainBatches
 from clipalign.data.sources.folder import ImageFolder
 from clipalign.engine.setup import preprocess_for
 from clipalign.methods import get_method
@@ -27,7 +27,7 @@ def episode(squares: ImageFolder) -> Episode:
 
 @pytest.fixture
 def batch(episode: Episode, tiny: Backbone) -> Batch:
-    return Steps(episode, 8, 0, preprocess_for(tiny))[0]
+    return TrainBatches(episode, 8, 0, preprocess_for(tiny))[0]
 
 
 def ready(backbone: Backbone, episode: Episode, **options: Any) -> AlignClip:
@@ -122,7 +122,7 @@ def test_with_its_parts_off_it_is_erm_step_by_step(
     losses: list[list[float]] = []
     for method in (ours, theirs):
         optimizer = torch.optim.AdamW(method.parameters(), lr=1e-4)
-        steps, mine = Steps(episode, 6, 0, preprocess_for(method.backbone)), []
+        steps, mine = TrainBatches(episode, 6, 0, preprocess_for(method.backbone)), []
         for step in range(4):
             optimizer.zero_grad()
             loss = sum(v for k, v in method.loss(steps[step]).items() if k.startswith("loss"))

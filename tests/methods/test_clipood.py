@@ -4,7 +4,6 @@ import math
 
 import pytest
 import torch
-from baselines import batch_of, image_weights, ready, train
 
 from clipalign.backbone import Backbone
 from clipalign.core.errors import UserError
@@ -13,6 +12,7 @@ from clipalign.data.sources.folder import ImageFolder
 from clipalign.methods import get_method
 from clipalign.methods.clipood import ClipoodConfig
 from clipalign.protocols import build_episode
+from tests.helpers.methods import batch_of, image_weights, ready, train
 
 
 @pytest.fixture

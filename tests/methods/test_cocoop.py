@@ -7,7 +7,13 @@ from typing import Any
 
 import pytest
 import torch
-from prompt_towers import (
+from torch import Tensor
+from torch.nn import functional as F
+
+from clipalign.core.errors import UserError
+from clipalign.methods.cocoop import CoCoOp
+from clipalign.methods.coop import CoOp
+from tests.helpers.prompts import (
     NAMES,
     UNSEEN,
     backbone,
@@ -21,12 +27,6 @@ from prompt_towers import (
     spoken,
     window_with,
 )
-from torch import Tensor
-from torch.nn import functional as F
-
-from clipalign.core.errors import UserError
-from clipalign.methods.cocoop import CoCoOp
-from clipalign.methods.coop import CoOp
 
 
 def literal(method: Any, images: Tensor, names: Sequence[str]) -> Tensor:

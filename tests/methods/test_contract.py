@@ -14,7 +14,7 @@ from clipalign.backbone import Backbone, load
 from clipalign.core.checkpoint import load_weights, save_weights
 from clipalign.core.errors import UnseenClasses, UserError
 from clipalign.core.types import Batch, Episode
-from clipalign.data.batches import Steps
+from clipalign.data.batches import TrainBatches
 from clipalign.data.sources.folder import ImageFolder
 from clipalign.engine.averaging import KINDS
 from clipalign.engine.setup import preprocess_for
@@ -50,7 +50,7 @@ def ready(cls: type[Method], backbone: Backbone, episode: Episode) -> Method:
 
 def batch_of(method: Method, step: int = 0) -> Batch:
     """A training batch; with captions of two sentences where the method learns from them."""
-    batch = Steps(method.episode, 6, 0, preprocess_for(method.backbone))[step]
+    batch = TrainBatches(method.episode, 6, 0, preprocess_for(method.backbone))[step]
     if method.learns_from == "classes":
         return batch
     names = [method.episode.class_names[label] for label in batch.labels.tolist()]

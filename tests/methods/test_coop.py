@@ -7,7 +7,13 @@ from typing import Any
 
 import pytest
 import torch
-from prompt_towers import (
+from torch import Tensor
+from torch.nn import functional as F
+
+from clipalign.core.errors import UnseenClasses, UserError
+from clipalign.methods.coop import CoOp
+from clipalign.methods.zeroshot import ZeroShot
+from tests.helpers.prompts import (
     NAMES,
     UNSEEN,
     WINDOW,
@@ -23,12 +29,6 @@ from prompt_towers import (
     window_with,
     zeroshot_logits,
 )
-from torch import Tensor
-from torch.nn import functional as F
-
-from clipalign.core.errors import UnseenClasses, UserError
-from clipalign.methods.coop import CoOp
-from clipalign.methods.zeroshot import ZeroShot
 
 
 def literal(method: Any, images: Tensor, names: Sequence[str]) -> Tensor:

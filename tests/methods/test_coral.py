@@ -5,7 +5,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from baselines import batch_of, image_weights, ready, train
 from torch.nn import functional as F
 
 from clipalign.backbone import Backbone
@@ -14,6 +13,7 @@ from clipalign.core.types import Batch, Episode
 from clipalign.data.sources.folder import ImageFolder
 from clipalign.methods.coral import mean_distance
 from clipalign.protocols import build_episode
+from tests.helpers.methods import batch_of, image_weights, ready, train
 
 
 @pytest.fixture

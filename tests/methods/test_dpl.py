@@ -7,7 +7,13 @@ from typing import Any
 
 import pytest
 import torch
-from prompt_towers import (
+from torch import Tensor
+from torch.nn import functional as F
+
+from clipalign.core.errors import UserError
+from clipalign.methods.coop import CoOp
+from clipalign.methods.dpl import Dpl
+from tests.helpers.prompts import (
     NAMES,
     UNSEEN,
     batch_of,
@@ -20,12 +26,6 @@ from prompt_towers import (
     spoken,
     window_with,
 )
-from torch import Tensor
-from torch.nn import functional as F
-
-from clipalign.core.errors import UserError
-from clipalign.methods.coop import CoOp
-from clipalign.methods.dpl import Dpl
 
 
 def domain_text(method: Any, images: Tensor, names: Sequence[str]) -> Tensor:

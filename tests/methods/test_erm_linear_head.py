@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-from baselines import batch_of, image_weights, ready, train
 from torch.nn import functional as F
 
 from clipalign.backbone import Backbone
@@ -10,6 +9,7 @@ from clipalign.core.errors import UnseenClasses
 from clipalign.core.types import Episode
 from clipalign.data.sources.folder import ImageFolder
 from clipalign.protocols import build_episode
+from tests.helpers.methods import batch_of, image_weights, ready, train
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional as F
 
 from clipalign.backbone import Backbone
-from clipalign.data.batches import Steps
+from clipalign.data.batches import TrainBatches
 from clipalign.data.sources.folder import ImageFolder
 from clipalign.engine.setup import preprocess_for
 from clipalign.methods import get_method
@@ -37,7 +37,7 @@ def test_erm_is_cross_entropy_with_the_zero_shot_head(tiny: Backbone, squares: I
     episode = build_episode("domain-shift", squares, "grey", 0)
     erm, zeroshot = get_method("erm")(), get_method("zeroshot")()
     zeroshot.setup(tiny, episode, ("a {}.",))
-    batch = Steps(episode, 6, 0, preprocess_for(tiny))[0]
+    batch = TrainBatches(episode, 6, 0, preprocess_for(tiny))[0]
     with torch.no_grad():
         wanted = F.cross_entropy(zeroshot.classifier(episode.class_names)(batch.images), batch.labels)
     erm.setup(tiny, episode, ("a {}.",))

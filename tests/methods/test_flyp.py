@@ -5,7 +5,6 @@ from typing import Any
 
 import pytest
 import torch
-from baselines import batch_of, reached, ready, train
 from open_clip.loss import ClipLoss
 from torch import Tensor
 from torch.nn import functional as F
@@ -15,6 +14,7 @@ from clipalign.core.types import Batch, Episode
 from clipalign.data.sources.folder import ImageFolder
 from clipalign.methods import get_method
 from clipalign.protocols import build_episode
+from tests.helpers.methods import batch_of, reached, ready, train
 
 
 @pytest.fixture

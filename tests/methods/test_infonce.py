@@ -4,8 +4,6 @@ from dataclasses import replace
 
 import pytest
 import torch
-from baselines import ready
-from caption_batches import captioned, descended, gradient, in_shards, unstretched
 from open_clip.loss import ClipLoss
 from torch.nn import functional as F
 
@@ -16,6 +14,8 @@ from clipalign.data.sources.folder import ImageFolder
 from clipalign.methods import get_method
 from clipalign.methods.infonce import InfoNceConfig
 from clipalign.protocols import build_episode
+from tests.helpers.captions import captioned, descended, gradient, in_shards, unstretched
+from tests.helpers.methods import ready
 
 METHODS = ["infonce", "long-clip", "smartclip"]
 

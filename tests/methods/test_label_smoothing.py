@@ -4,7 +4,6 @@ import math
 
 import pytest
 import torch
-from baselines import batch_of, image_weights, ready, train
 
 from clipalign import losses
 from clipalign.backbone import Backbone
@@ -12,6 +11,7 @@ from clipalign.core.errors import UserError
 from clipalign.core.types import Episode
 from clipalign.data.sources.folder import ImageFolder
 from clipalign.protocols import build_episode
+from tests.helpers.methods import batch_of, image_weights, ready, train
 
 
 @pytest.fixture

@@ -7,7 +7,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from baselines import ready, source_rows
 from sklearn.linear_model import LogisticRegression
 from torch.nn import functional as F
 
@@ -17,6 +16,7 @@ from clipalign.core.types import Episode
 from clipalign.data.sources.folder import ImageFolder
 from clipalign.methods.linear_probe import GRID, coefficients, search
 from clipalign.protocols import build_episode
+from tests.helpers.methods import ready, source_rows
 
 
 @pytest.fixture

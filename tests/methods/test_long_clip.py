@@ -5,7 +5,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from caption_batches import captioned, descended, unstretched
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -13,6 +12,7 @@ from clipalign.backbone import Backbone
 from clipalign.core.types import Episode
 from clipalign.data.sources.folder import ImageFolder
 from clipalign.protocols import build_episode
+from tests.helpers.captions import captioned, descended, unstretched
 
 
 @pytest.fixture

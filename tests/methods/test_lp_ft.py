@@ -3,13 +3,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from baselines import batch_of, image_weights, ready, source_rows, train
 from sklearn.linear_model import LogisticRegression
 
 from clipalign.backbone import Backbone
 from clipalign.core.types import Episode
 from clipalign.data.sources.folder import ImageFolder
 from clipalign.protocols import build_episode
+from tests.helpers.methods import batch_of, image_weights, ready, source_rows, train
 
 
 @pytest.fixture

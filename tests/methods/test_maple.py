@@ -7,7 +7,12 @@ from typing import Any
 
 import pytest
 import torch
-from prompt_towers import (
+from torch import Tensor
+from torch.nn import functional as F
+
+from clipalign.core.errors import UserError
+from clipalign.methods.maple import Maple
+from tests.helpers.prompts import (
     NAMES,
     UNSEEN,
     backbone,
@@ -23,11 +28,6 @@ from prompt_towers import (
     window_with,
     zeroshot_logits,
 )
-from torch import Tensor
-from torch.nn import functional as F
-
-from clipalign.core.errors import UserError
-from clipalign.methods.maple import Maple
 
 
 def literal(method: Any, images: Tensor, names: Sequence[str]) -> Tensor:

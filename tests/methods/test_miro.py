@@ -5,7 +5,6 @@ from typing import Any
 
 import pytest
 import torch
-from baselines import batch_of, image_weights, reached, ready, train
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -14,6 +13,7 @@ from clipalign.core.errors import UserError
 from clipalign.core.types import Episode
 from clipalign.data.sources.folder import ImageFolder
 from clipalign.protocols import build_episode
+from tests.helpers.methods import batch_of, image_weights, reached, ready, train
 
 
 @pytest.fixture

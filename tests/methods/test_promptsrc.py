@@ -7,7 +7,12 @@ from typing import Any
 
 import pytest
 import torch
-from prompt_towers import (
+from torch import Tensor
+from torch.nn import functional as F
+
+from clipalign.core.errors import UserError
+from clipalign.methods.promptsrc import TEMPLATES, PromptSrc
+from tests.helpers.prompts import (
     NAMES,
     UNSEEN,
     batch_of,
@@ -22,11 +27,6 @@ from prompt_towers import (
     total,
     window_with,
 )
-from torch import Tensor
-from torch.nn import functional as F
-
-from clipalign.core.errors import UserError
-from clipalign.methods.promptsrc import TEMPLATES, PromptSrc
 
 
 def prompted(method: Any, images: Tensor, names: Sequence[str]) -> tuple[Tensor, Tensor]:

@@ -5,8 +5,6 @@ from typing import Any
 
 import pytest
 import torch
-from baselines import ready
-from caption_batches import captioned, descended, gradient, in_shards, unstretched
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -16,7 +14,9 @@ from clipalign.core.types import Episode
 from clipalign.data.sources.folder import ImageFolder
 from clipalign.methods import get_method
 from clipalign.protocols import build_episode
-from towers import TINY, write_backbone
+from tests.helpers.backbones import TINY, write_backbone
+from tests.helpers.captions import captioned, descended, gradient, in_shards, unstretched
+from tests.helpers.methods import ready
 
 
 @pytest.fixture

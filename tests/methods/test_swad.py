@@ -6,22 +6,22 @@ from typing import Any
 
 import pytest
 import torch
-from baselines import ready
 
 from clipalign.backbone import Backbone
 from clipalign.core.config import TrainConfig
 from clipalign.core.parsing import make_config
 from clipalign.core.precision import Precision
-from clipalign.data.batches import Steps
+from clipalign.data.batches import TrainBatches
 from clipalign.data.sources.folder import ImageFolder
 from clipalign.engine.fit import fit
 from clipalign.engine.progress import Reporter
 from clipalign.engine.setup import preprocess_for
 from clipalign.engine.validation import SourceValidation
-from clipalign.evaluation import Views
+from clipalign.evaluation import EvalLoader
 from clipalign.methods import get_method
 from clipalign.protocols import build_episode
 from clipalign.runs.folder import RunFolder
+from tests.helpers.methods import ready
 
 
 def test_it_is_erm_with_another_average() -> None:
@@ -42,13 +42,13 @@ def test_the_run_averages_the_weights_of_its_valley(
     monkeypatch.setattr(type(method), "after_step", record)
     given = {"out": tmp_path, "steps": 24, "batch_size": 6, "lr": 3e-3, "validate_every": 2}
     config = make_config(TrainConfig, {**given, "swad_ratio": 0.05, "checkpoint_every": 0})
-    views = Views(squares, preprocess_for(tiny))
+    views = EvalLoader(squares, preprocess_for(tiny))
     average, _ = fit(
         method,
         config,
         "swad",
         RunFolder(tmp_path),
-        Steps(episode, 6, 0, views.preprocess),
+        TrainBatches(episode, 6, 0, views.preprocess),
         SourceValidation(episode, views),
         Precision("fp32", torch.device("cpu")),
         Reporter(False),

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from prompt_towers import NAMES, backbone, batch_of
 
 from clipalign.commands.cli import main
 from clipalign.core.errors import UserError
 from clipalign.methods import Method, all_methods, get_method
 from clipalign.protocols.names_only import NamesOnly, names_episode
+from tests.helpers.prompts import NAMES, backbone, batch_of
 
 TEMPLATES = ("a photo of a {}.", "something else about the {}")
 

@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 import torch
-from baselines import batch_of, ready, source_rows, train
 from torch.nn import functional as F
 
 from clipalign.backbone import Backbone
@@ -15,6 +14,7 @@ from clipalign.core.types import Episode
 from clipalign.data.sources.folder import ImageFolder
 from clipalign.methods.tip_adapter import TipAdapterConfig
 from clipalign.protocols import build_episode
+from tests.helpers.methods import batch_of, ready, source_rows, train
 
 FAST = {"cache_views": 2, "cache_alpha_steps": 4, "cache_beta_steps": 5}
 

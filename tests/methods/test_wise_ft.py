@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-from baselines import batch_of, image_weights, ready, source_rows, train
 
 from clipalign.backbone import Backbone, load
 from clipalign.core.errors import UserError
@@ -10,6 +9,7 @@ from clipalign.core.types import Episode
 from clipalign.data.sources.folder import ImageFolder
 from clipalign.methods.wise_ft import WiseFtConfig
 from clipalign.protocols import build_episode
+from tests.helpers.methods import batch_of, image_weights, ready, source_rows, train
 
 
 @pytest.fixture

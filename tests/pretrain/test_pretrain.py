@@ -1,8 +1,9 @@
-"""Pre-training of the pocket model, on a handful of made-up drawings."""
+"""Pre-training of the pocket model on a handful of generated drawings."""
 
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from itertools import pairwise
@@ -15,24 +16,43 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 
 from clipalign.core.checkpoint import load_state
-from clipalign.pretrain.art import KEPT_OUT, Art
-from clipalign.pretrain.batches import Batches, _relation
-from clipalign.pretrain.config import PretrainConfig, concept_weight, hardness, patch_dropout, rate
-from clipalign.pretrain.learner import GrowingAverage, contrastive_loss
-from clipalign.pretrain.restyle import restyle_colour, restyle_monotone, side_by_side
+from pretrain import layout
+from pretrain.atlas import KEPT_OUT, Atlas
+from pretrain.batches import Batches
+from pretrain.captions import Caption, Thing, contradict, place, relation, truth, write
+from pretrain.checks import check
+from pretrain.config import PretrainConfig, concept_weight, hardness, lr_factor
+from pretrain.layout import Background, Placed
+from pretrain.learner import Learner, encode_by_length, image_tower, multi_positive_loss
+from pretrain.model import build
+from pretrain.render import render
+from pretrain.restyle import restyle
+from pretrain.vocabulary import Vocabulary
+
+ROOT = Path(__file__).resolve().parents[2]
+TINY = {
+    "embed_dim": 16,
+    "vision_cfg": {"image_size": 96, "patch_size": 8, "layers": 2, "width": 32, "head_width": 16},
+    "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1},
+}
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Squares and discs by three artists, one of them kept out."""
+    """Two icon sets for training and one kept out, each with six concepts."""
     out = tmp_path_factory.mktemp("art")
     sprites, rows = [], []
     y, x = np.mgrid[:64, :64]
+    shapes = {
+        "square": np.maximum(abs(x - 32), abs(y - 32)) < 26,
+        "disc": np.hypot(x - 32, y - 32) < 26,
+        "bar": abs(x - 32) < 8,
+        "beam": abs(y - 32) < 8,
+        "ring": abs(np.hypot(x - 32, y - 32) - 20) < 6,
+        "slope": abs(x - y) < 10,
+    }
     for artist, colour in (("one", True), ("two", False), (KEPT_OUT, True)):
-        for name, shape in (
-            ("square", np.maximum(abs(x - 32), abs(y - 32)) < 26),
-            ("disc", np.hypot(x - 32, y - 32) < 26),
-        ):
+        for name, shape in shapes.items():
             sprite = np.zeros((64, 64, 4), np.uint8)
             sprite[..., 3] = 255 * shape
             sprite[..., :3] = [200, 60, 60] if colour else 0
@@ -41,155 +61,250 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     sprites.append(sprites[0])
     rows.append({"set": "two", "name": "arrow-left", "words": "arrow left", "concept": None, "colour": False})
     np.save(out / "sprites.npy", np.stack(sprites))
-    synonyms = {"square": ["square", "box"], "disc": ["disc"]}
+    synonyms = {name: [name] for name in shapes} | {"square": ["square", "box"]}
     (out / "table.json").write_text(
         json.dumps({"rows": rows, "synonyms": synonyms, "sets": {}, "package": "none"})
     )
     return out
 
 
-def test_batch_depends_on_seed_and_step_alone(folder: Path) -> None:
-    art = Art.load(folder)
-    batches = Batches(art, 8, 4, seed=3, total_steps=100)
-    first, again = batches[7], Batches(art, 8, 4, seed=3, total_steps=100)[7]
-    assert torch.equal(first.images, again.images) and first.texts == again.texts
-    assert not torch.equal(first.images, batches[8].images)
-    assert first.images.shape == (8, 3, 64, 64) and len(first.texts) == 12
-    assert float(first.images.min()) >= 0 and float(first.images.max()) <= 1
+@pytest.fixture(scope="module")
+def architecture(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("architecture") / "pretrain-tiny.json"
+    path.write_text(json.dumps(TINY))
+    return path
 
 
-def test_the_kept_out_set_is_never_drawn(folder: Path) -> None:
-    art = Art.load(folder)
+@pytest.fixture(scope="module")
+def atlas(folder: Path) -> Atlas:
+    return Atlas.load(folder)
+
+
+def make_learner(atlas: Atlas, architecture: Path, config: PretrainConfig) -> Learner:
+    backbone = build(architecture)
+    return Learner(config, backbone, Vocabulary(atlas, backbone.tokenizer), len(atlas.concepts))
+
+
+def test_atlas_never_samples_the_kept_out_set(atlas: Atlas) -> None:
     rng = np.random.default_rng(0)
-    drawn = {art.sets[art.sample(rng)] for _ in range(200)}
-    assert drawn == {"one", "two"} and len(art.kept_out) == 2
+    sampled = {atlas.sets[atlas.sample(rng)] for _ in range(200)}
+    assert sampled == {"one", "two"} and len(atlas.kept_out) == 6
 
 
-def test_relation_marks_own_half_true_and_false_texts() -> None:
-    relation = _relation([("a",), ("a", "b"), ("c",)], [("a",), ("b", "a"), ("c",), ("d",)])
-    assert relation.tolist() == [[1, -1, 0, 0], [-1, 1, 0, 0], [0, 0, 1, 0]]
+def test_atlas_missing_art_names_the_build_command(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="build_pretraining_art"):
+        Atlas.load(tmp_path)
 
 
-def test_contrastive_loss_equals_the_literal_sum() -> None:
+def test_batch_depends_only_on_seed_and_step(atlas: Atlas, architecture: Path) -> None:
+    config = PretrainConfig(batch_size=8, hard_negatives=4, seed=3, curriculum_steps=10)
+    tokenize = Vocabulary(atlas, build(architecture).tokenizer)
+    first, again = Batches(atlas, config, tokenize)[7], Batches(atlas, config, tokenize)[7]
+    for name, value in vars(first).items():
+        assert torch.equal(value, getattr(again, name)), name
+    assert not torch.equal(first.images, Batches(atlas, config, tokenize)[8].images)
+    assert first.images.shape == (8, 3, 96, 96)
+    assert float(first.images.min()) >= 0 and float(first.images.max()) <= 1
+    assert (first.caption_truth[:, :8].diagonal() == 1).all()
+    assert first.region_mask.shape == (len(first.region_image), 144)
+    assert (first.region_truth[torch.arange(len(first.region_name)), first.region_name] == 1).all()
+
+
+def test_render_reports_which_part_of_each_drawing_is_visible() -> None:
+    sprites = torch.zeros(2, 4, 64, 64)
+    sprites[:, 3] = 1  # opaque squares: the back one black, the front one white
+    sprites[1, :3] = 1
+    placed = [Placed(0, 0, 0.5, 0.5, 0.5, 0.0, True), Placed(0, 1, 0.25, 0.375, 0.375, 0.0, True)]
+    grey = Background("flat", np.full((2, 3), 0.5), 0.0, np.zeros((3, 2, 2)))
+    images, visible, share = render(sprites, placed, [grey])
+    assert share.tolist() == pytest.approx([0.75, 1.0], abs=0.02)
+    assert float(visible[0].mean()) == pytest.approx(0.25 - 0.0625, abs=0.01)
+    assert float(visible[1].mean()) == pytest.approx(0.0625, abs=0.005)
+    assert images[0, :, 36, 36].tolist() == pytest.approx([1, 1, 1], abs=1e-3)  # front
+    assert images[0, :, 60, 60].tolist() == pytest.approx([0, 0, 0], abs=1e-3)  # back
+    assert images[0, :, 5, 5].tolist() == pytest.approx([0.5, 0.5, 0.5], abs=1e-3)  # background
+
+
+@pytest.mark.parametrize("scale", [0.1, 0.3, 0.6])
+def test_render_keeps_position_and_area_across_windows_and_mip_levels(scale: float) -> None:
+    sprites = torch.ones(1, 4, 64, 64)
+    black = Background("flat", np.zeros((2, 3)), 0.0, np.zeros((3, 2, 2)))
+    _, visible, share = render(sprites, [Placed(0, 0, scale, 0.4, 0.55, 0.3, True)], [black])
+    y, x = torch.meshgrid(torch.arange(96.0) + 0.5, torch.arange(96.0) + 0.5, indexing="ij")
+    area = float(visible.sum())
+    assert area == pytest.approx((scale * 96) ** 2, rel=0.08)
+    assert float((visible[0] * x).sum()) / area == pytest.approx(0.4 * 96, abs=0.5)
+    assert float((visible[0] * y).sum()) / area == pytest.approx(0.55 * 96, abs=0.5)
+    assert float(share[0]) == pytest.approx(1.0)
+
+
+def test_restyle_keeps_shapes_inside_the_body(atlas: Atlas) -> None:
+    rows = np.arange(12).repeat(20)
+    sprites, bodies = atlas.pixels(rows)
+    styled, names = restyle(sprites, bodies, atlas.colour[rows], np.random.default_rng(0))
+    assert styled.shape == sprites.shape and len(names) == len(rows)
+    assert float(styled.min()) >= 0 and float(styled.max()) <= 1
+    monotone = torch.from_numpy(~atlas.colour[rows])
+    assert (styled[monotone, 3] <= torch.maximum(sprites, bodies)[monotone, 3] + 1e-6).all()
+    assert {"red", None} <= set(names)
+
+
+def test_scattered_drawings_overlap_little_or_are_small() -> None:
+    for seed in range(50):
+        spots = layout.scattered(np.random.default_rng(seed), 1.0)
+        assert 1 <= len(spots) <= 5
+        assert all(0 <= x <= 1 and 0 <= y <= 1 for _, x, y in spots)
+
+
+def test_phrases_match_the_geometry() -> None:
+    left, right = Thing("a", "a", 0.2, 0.5, 0.2), Thing("b", "b", 0.8, 0.55, 0.2)
+    assert place(left) == "on the left" and place(Thing("c", "c", 0.9, 0.1, 0.2)) == "in the top right"
+    assert place(Thing("c", "c", 0.5, 0.5, 0.2)) is None
+    assert relation(left, right) == "to the left of" and relation(right, left) == "to the right of"
+    assert relation(left, Thing("d", "d", 0.25, 0.9, 0.2)) == "above"
+    assert relation(left, Thing("d", "d", 0.25, 0.55, 0.2)) is None
+
+
+def test_captions_mention_drawings_of_their_scene() -> None:
+    things = [Thing(k, k, x, 0.5, 0.3) for k, x in (("square", 0.2), ("disc", 0.5), ("bar", 0.8))]
+    for seed in range(100):
+        caption = write(things, np.random.default_rng(seed), 1.0)
+        assert caption.keys <= {"square", "disc", "bar"} and all(key in caption.text for key in caption.keys)
+
+
+def test_hard_negatives_differ_and_are_false_of_their_image() -> None:
+    names = {"square": "square", "disc": "disc"}
+    caption = Caption("a square to the left of a disc.", frozenset(names), True)
+    texts = {contradict(caption, 0, names, "ring", np.random.default_rng(s)).text for s in range(30)}
+    assert texts == {
+        "a square to the right of a disc.",
+        "a ring to the left of a disc.",
+        "a square to the left of a ring.",
+    }
+
+
+def test_hard_negatives_replace_whole_words_only() -> None:
+    caption = Caption("there is a re.", frozenset({"re"}), False)
+    assert contradict(caption, 0, {"re": "re"}, "ring", np.random.default_rng(0)).text == "there is a ring."
+
+
+def test_truth_marks_true_unknown_and_false_captions() -> None:
+    contents = [frozenset({"a", "b"}), frozenset({"a"}), frozenset({"c"})]
+    unnamed = [frozenset(), frozenset({"b"}), frozenset()]
+    captions = [
+        Caption("a and b", frozenset({"a", "b"}), False),
+        Caption("a", frozenset({"a"}), False),
+        Caption("c on the left", frozenset({"c"}), True),
+        Caption("b on the left", frozenset({"b"}), True, false_of=0),
+    ]
+    assert truth(contents, unnamed, captions, 3).tolist() == [[1, 1, 0, 0], [-1, 1, 0, -1], [0, 0, 1, 0]]
+
+
+def test_multi_positive_loss_equals_the_literal_sum() -> None:
     torch.manual_seed(0)
-    images, texts = (
-        F.normalize(torch.randn(3, 5, dtype=torch.float64), dim=1),
-        F.normalize(torch.randn(5, 5).double(), dim=1),
-    )
-    relation = torch.tensor([[1, 0, 1, 0, -1], [0, 1, 0, 0, 0], [1, 0, 1, 1, 0]], dtype=torch.int8)
+    images = F.normalize(torch.randn(3, 5, dtype=torch.float64), dim=1)
+    texts = F.normalize(torch.randn(5, 5, dtype=torch.float64), dim=1)
+    relation = torch.tensor([[1, 0, 1, 0, -1], [0, 1, 0, 0, 0], [0, 0, -1, 0, 0]], dtype=torch.int8)
+    total = 0.0
+    for i in range(2):  # the last row has no positive
+        kept = [t for t in range(5) if relation[i, t] >= 0]
+        partition = sum(np.exp(7 * float(images[i] @ texts[t])) for t in kept)
+        positives = [t for t in kept if relation[i, t] == 1]
+        total += np.mean([np.log(partition) - 7 * float(images[i] @ texts[t]) for t in positives])
     scale = torch.tensor(7.0, dtype=torch.float64)
-    by_image = by_text = 0.0
-    for i in range(3):
-        kept = [j for j in range(5) if relation[i, j] >= 0]
-        total = sum(torch.exp(scale * images[i] @ texts[j]) for j in kept)
-        positives = [j for j in kept if relation[i, j] == 1]
-        by_image -= (
-            sum(torch.log(torch.exp(scale * images[i] @ texts[j]) / total) for j in positives)
-            / len(positives)
-            / 3
-        )
-    for j in range(3):  # the first texts are the images' own captions
-        kept = [i for i in range(3) if relation[i, j] >= 0]
-        total = sum(torch.exp(scale * images[i] @ texts[j]) for i in kept)
-        positives = [i for i in kept if relation[i, j] == 1]
-        by_text -= (
-            sum(torch.log(torch.exp(scale * images[i] @ texts[j]) / total) for i in positives)
-            / len(positives)
-            / 3
-        )
-    assert contrastive_loss(images, texts, relation, scale).item() == pytest.approx(
-        float(by_image + by_text) / 2
+    assert float(multi_positive_loss(images, texts, relation, scale)) == pytest.approx(total / 2)
+
+
+def test_image_tower_equals_the_backbone(architecture: Path) -> None:
+    backbone = build(architecture)
+    images = torch.randn(2, 3, 96, 96)
+    feature, patches = image_tower(backbone.model.visual, images, None)
+    dense = backbone.dense(images, guide="dv")
+    assert torch.allclose(feature, dense.image, atol=1e-5) and torch.allclose(patches, dense.guide, atol=1e-5)
+    keep = torch.arange(144).flip(0).expand(2, -1)
+    feature_again, patches_again = image_tower(backbone.model.visual, images, keep)
+    assert torch.allclose(feature_again, feature, atol=1e-5)
+    assert torch.allclose(patches_again, patches.flip(1), atol=1e-5)
+
+
+def test_vocabulary_gives_the_same_features_and_expands_to_the_full_embedding(
+    atlas: Atlas, architecture: Path
+) -> None:
+    full, small = build(architecture), build(architecture)
+    vocabulary = Vocabulary(atlas, small.tokenizer)
+    vocabulary.shrink(small)
+    texts = ["a photo of a square.", "there is a small ring in the top left."]
+    assert torch.allclose(full.encode_text(texts), small.encode_text(texts), atol=1e-6)
+    assert torch.allclose(full.encode_text(texts), encode_by_length(small, vocabulary(texts)), atol=1e-6)
+    weight = vocabulary.expand(small.model.token_embedding.weight, 49408)
+    used = weight.abs().sum(1) > 0
+    assert int(used.sum()) == len(vocabulary.ids)
+    assert torch.equal(weight[used], full.model.token_embedding.weight[used])
+    with pytest.raises(ValueError, match="zebra"):
+        vocabulary(["a zebra"])
+
+
+def test_schedules_warm_up_stay_constant_and_decay() -> None:
+    config = PretrainConfig(steps=100, warmup_steps=10, cooldown_steps=20, curriculum_steps=50)
+    factors = [lr_factor(step, config) for step in range(100)]
+    assert factors[0] == pytest.approx(0.1) and factors[10:80] == [1.0] * 70
+    assert all(later < earlier for earlier, later in pairwise(factors[80:])) and factors[99] > 0
+    assert hardness(0, config) == 0 and hardness(50, config) == hardness(90, config) == 1
+    assert concept_weight(0, config) == config.concept_weight and concept_weight(60, config) == 0
+
+
+def test_every_loss_term_has_a_gradient_and_falls(atlas: Atlas, architecture: Path) -> None:
+    config = PretrainConfig(batch_size=16, hard_negatives=4, warmup_steps=1, bf16=False)
+    learner = make_learner(atlas, architecture, config)
+    batch = Batches(atlas, config, learner.vocabulary)[0]
+    first = learner.step(0, batch)
+    assert set(first) == {"loss_clip", "loss_region", "loss_map", "loss_concept"}
+    for step in range(1, 30):
+        last = learner.step(step, batch)
+    assert all(last[name] < first[name] for name in first)
+
+
+def test_check_reports_shares_and_chance_levels(atlas: Atlas, architecture: Path) -> None:
+    learner = make_learner(atlas, architecture, PretrainConfig(bf16=False))
+    measured = check(learner.backbone, atlas)
+    assert 0.2 < measured["mosaic_mass"] < 0.3 and abs(measured["mosaic_difference"]) < 0.05
+    assert measured["kept_out_drawings"] == 6
+    assert all(
+        0 <= value <= 1
+        for name, value in measured.items()
+        if name != "kept_out_drawings" and "difference" not in name
     )
 
 
-def test_plain_pairs_give_open_clips_loss() -> None:
-    from open_clip.loss import ClipLoss
-
-    images, texts = F.normalize(torch.randn(6, 8), dim=1), F.normalize(torch.randn(6, 8), dim=1)
-    ours = contrastive_loss(images, texts, torch.eye(6), torch.tensor(10.0))
-    assert ours.item() == pytest.approx(ClipLoss()(images, texts, torch.tensor(10.0)).item(), rel=1e-5)
-
-
-@pytest.mark.parametrize("restyle", [restyle_colour, restyle_monotone])
-def test_restyled_drawings_stay_drawings(folder: Path, restyle) -> None:
-    sprite = Art.load(folder).tensor([1])[0].float() / 255
-    for seed in range(40):
-        picture, _ = restyle(sprite, np.random.default_rng(seed))
-        assert picture.shape == sprite.shape
-        assert float(picture.min()) >= 0 and float(picture.max()) <= 1
-        assert float(picture[3].sum()) > 0.02 * float(sprite[3].sum())
-
-
-def test_two_things_keep_to_their_halves(folder: Path) -> None:
-    square, disc = (Art.load(folder).tensor([i])[0].float() / 255 for i in (0, 1))
-    both = side_by_side(square, disc, np.random.default_rng(0))
-    assert both.shape == square.shape
-    expected = (square[3].sum() + disc[3].sum()) / 4
-    assert float(both[3].sum()) == pytest.approx(float(expected), rel=0.01)
-
-
-def test_rate_rises_stays_and_falls() -> None:
-    config = PretrainConfig(steps=100, warmup_steps=10, cooldown=0.2)
-    rates = [rate(step, config) for step in range(100)]
-    assert rates[0] == 0.1 and rates[9] == 1 and rates[50] == 1 and rates[79] == 1
-    assert all(a > b for a, b in pairwise(rates[80:])) and rates[-1] < 0.05
-
-
-def test_rate_and_average_start_anew_where_a_finished_run_goes_on() -> None:
-    config = PretrainConfig(steps=300, start_step=100, warmup_steps=10, cooldown=0.2)
-    assert [rate(step, config) for step in (100, 109, 110, 239)] == [0.1, 1, 1, 1]
-    assert rate(270, config) == pytest.approx(1 - 0.5**0.5)
-
-
-def test_pictures_get_harder_until_half_way_while_concepts_fade() -> None:
-    config = PretrainConfig(steps=100, concept_weight=3.0)
-    assert [hardness(step, 100) for step in (0, 25, 50, 99)] == [0, 0.5, 1, 1]
-    assert [concept_weight(step, config) for step in (0, 25, 50, 99)] == [3, 1.5, 0, 0]
-
-
-def test_no_patch_is_left_out_in_the_cooldown() -> None:
-    config = PretrainConfig(steps=100, cooldown=0.25, patch_dropout=0.4)
-    assert [patch_dropout(step, config) for step in (0, 74, 75, 99)] == [0.4, 0.4, 0, 0]
-
-
-def test_the_average_forgets_its_random_start() -> None:
-    weight = torch.zeros(1)
-    average, known = GrowingAverage([weight], 0.9), 0.0
-    for step in range(1, 200):
-        weight.fill_(step)
-        average.update(step)
-        decay = min(0.9, step / (9 + step))
-        known = decay * known + (1 - decay) * step
-        assert average.average[0].item() == pytest.approx(known, rel=1e-5)
-
-
-def test_a_stopped_run_goes_on(folder: Path, tmp_path: Path) -> None:
+def run(folder: Path, architecture: Path, out: Path, steps: int) -> None:
     command = [
         sys.executable,
         "-m",
-        "clipalign.pretrain",
+        "pretrain",
         "--art",
-        str(folder),
+        folder,
         "--out",
-        str(tmp_path / "run"),
+        out,
+        "--architecture",
+        architecture,
     ]
-    command += [
-        "--batch-size",
-        "4",
-        "--other-names",
-        "2",
-        "--steps",
-        "3",
-        "--save-every",
-        "0",
-        "--threads",
-        "1",
-    ]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    options = ["--batch-size", 8, "--hard-negatives", 4, "--workers", 0, "--threads", 1, "--no-bf16"]
+    schedule = ["--steps", steps, "--cooldown-steps", 2, "--curriculum-steps", 4, "--warmup-steps", 1]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
+    subprocess.run(
+        [str(part) for part in (*command, *options, *schedule)], cwd=ROOT, env=environment, check=True
+    )
+
+
+def test_extended_run_resumes_and_writes_loadable_weights(
+    folder: Path, architecture: Path, tmp_path: Path
+) -> None:
+    run(folder, architecture, tmp_path / "run", steps=3)
     assert load_state(tmp_path / "run" / "state.safetensors")["step"] == 3
+    run(folder, architecture, tmp_path / "run", steps=5)
+    log = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in log] == [3, 5] and "kept_out_top1" in log[-1]
     weights = load_file(tmp_path / "run" / "pocket.safetensors")
-    assert weights["visual.conv1.weight"].dtype == torch.float16
-    again = subprocess.run([*command, "--steps", "4"], capture_output=True, text=True)
-    assert "resumed at step 3" in again.stdout, again.stderr
-    assert load_state(tmp_path / "run" / "state.safetensors")["step"] == 4
+    model = build(architecture).model
+    assert set(weights) == set(model.state_dict())
+    model.load_state_dict({name: value.float() for name, value in weights.items()})

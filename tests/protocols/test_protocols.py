@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from table_source import TableSource
 
 from clipalign.core.errors import UserError
 from clipalign.core.types import Episode
 from clipalign.data.splits import FixedSplits, hold_out, seed_hash
 from clipalign.protocols import build_episode, list_protocols
+from tests.helpers.sources import TableSource
 
 PROTOCOLS = ("domain-shift", "base-to-new", "in-the-wild", "few-shot")
 

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from clipalign.runs.card import licences, limits
 from clipalign.commands.cli import main
+from clipalign.runs.card import licences, limits
 from clipalign.runs.results import ResultRow
 
 

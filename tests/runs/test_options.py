@@ -5,12 +5,12 @@ from pathlib import Path
 import pytest
 import yaml
 
-from clipalign.runs import options as opt
 from clipalign.commands.eval import EvalConfig
 from clipalign.commands.predict import PredictConfig
 from clipalign.core.errors import UserError
 from clipalign.core.parsing import parse_config, split_tokens
 from clipalign.core.yaml_files import dump_yaml
+from clipalign.runs import options as opt
 from clipalign.runs.options import train_options
 
 

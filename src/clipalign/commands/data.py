@@ -151,13 +151,13 @@ def run_prepare(tokens: Sequence[str], prog: str = "clipalign data prepare") -> 
 def list_published() -> None:
     """Print the published sets, their licences and where to get them."""
     from rich.console import Console
-    from rich.table import Table as Lines
+    from rich.table import Table as RichTable
 
     from ..data.published.tables import declarations
 
     console = Console(highlight=False)
     if console.is_terminal:
-        lines = Lines(
+        lines = RichTable(
             "name", "folder", "classes", "images", "template", "licence", "get it from", show_lines=True
         )
         for d in declarations().values():

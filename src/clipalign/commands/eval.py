@@ -21,7 +21,7 @@ from ..data.registry import name_of, opened, source_from
 from ..engine.console import conclusion
 from ..engine.progress import Reporter
 from ..engine.setup import preprocess_for
-from ..evaluation import Views
+from ..evaluation import EvalLoader
 from ..evaluation.captions import caption_rows, found_by_caption
 from ..evaluation.rows import domain_tests, result_rows, score, write_predictions
 from ..protocols import RETRIEVAL, episode_from
@@ -135,7 +135,7 @@ def score_model(config: EvalConfig, command: str, source: Source | None = None) 
     method = opened_model.method
     facts, templates = model_facts(config, opened_model, source, command)
     preprocess = preprocess_for(method.backbone, config.data.interpolation, source)
-    views = Views(source, preprocess, config.eval_batch_size, Ranks(device=device), precision)
+    views = EvalLoader(source, preprocess, config.eval_batch_size, Ranks(device=device), precision)
     facts |= {name: getattr(episode, name, None) for name in ("protocol", "target", "split_hash")}
     extra = {**facts.get("extra", {}), "interpolation": preprocess.interpolation}
     facts |= {"data": config.data.data, "extra": extra}

@@ -13,7 +13,8 @@ from typing import Literal
 
 import torch
 from rich.console import Console
-from rich.table import Column, Table
+from rich.table import Column
+from rich.table import Table as RichTable
 
 from ..backbone.text.features import DEFAULT_TEMPLATES, clean_class_names
 from ..backbone.text.templates import choose_templates
@@ -137,7 +138,7 @@ def run_prediction(tokens: Sequence[str], prog: str = "clipalign predict") -> li
 
 def print_table(predictions: Sequence[Prediction]) -> None:
     """Print one line per image and class."""
-    table = Table(Column("image", overflow="fold"), "class", "probability")
+    table = RichTable(Column("image", overflow="fold"), "class", "probability")
     for prediction in predictions:
         for rank, (name, p) in enumerate(zip(prediction.classes, prediction.probabilities, strict=True)):
             table.add_row("" if rank else printable(prediction.image), name, f"{100 * p:.1f} %")

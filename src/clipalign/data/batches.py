@@ -36,7 +36,7 @@ def plan_batch(rows_by_domain: list[np.ndarray], batch_size: int, seed: int, ste
     return np.concatenate([rng.choice(rows, share + (d in extra)) for d, rows in enumerate(rows_by_domain)])
 
 
-class Steps(Dataset[Batch]):
+class TrainBatches(Dataset[Batch]):
     """A map from step to batch; a process sees its own share of each.
 
     Args:
@@ -87,14 +87,14 @@ class Steps(Dataset[Batch]):
         )
 
 
-class CaptionSteps(Steps):
+class CaptionTrainBatches(TrainBatches):
     """Steps of images with one caption each, all images of a step different.
 
     Images come in a fresh order each epoch; what is left over at its end, less than a batch, waits for the next.
 
     Args:
         episode: of a `CaptionSource`.
-        batch_size, seed, preprocess, ranks: see `Steps`.
+        batch_size, seed, preprocess, ranks: see `TrainBatches`.
         use: how much of a row's first caption a step shows.
 
     Raises:

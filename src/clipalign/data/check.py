@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 from rich.console import Console
-from rich.table import Table as Lines
+from rich.table import Table as RichTable
 
 from ..backbone.text.features import as_in_prompts, same_names
 from ..core.config import DataOptions
@@ -20,7 +20,7 @@ from ..core.errors import UserError
 from ..core.types import Preprocess, Source
 from .captions.sentences import captions_only
 from .decode import printable, read_image, said
-from .sources.table import Table, looks_like_id
+from .sources.table import ImageTable, looks_like_id
 
 SHOWN = 20  # names printed of a long list
 
@@ -53,7 +53,7 @@ class Findings:
         return bool(self.same or self.unusable)
 
 
-def examine(source: Table) -> Findings:
+def examine(source: ImageTable) -> Findings:
     """Decode every image of a table, and compare their bytes."""
     sizes: Counter[tuple[int, int]] = Counter()
     broken: dict[int, str] = {}
@@ -101,7 +101,7 @@ def report(source: Source, options: DataOptions, sheet: Path | None, seed: int =
     say(f"{printable(source.name)}: {images} images, {domains} domain(s), {classes} class(es)")
     problems: list[str] = []
     refused = False
-    if isinstance(source, Table):
+    if isinstance(source, ImageTable):
         found = examine(source)
         for line in facts(source, found):
             say(line)
@@ -127,7 +127,7 @@ def report(source: Source, options: DataOptions, sheet: Path | None, seed: int =
     return problems
 
 
-def facts(source: Table, found: Findings) -> Iterator[str]:
+def facts(source: ImageTable, found: Findings) -> Iterator[str]:
     """Layout, split and sizes."""
     if layout := getattr(source, "layout", None):
         yield f"First level of folders: {layout} (--layout)"
@@ -145,14 +145,14 @@ def facts(source: Table, found: Findings) -> Iterator[str]:
         )
 
 
-def count_lines(source: Table, found: Findings) -> Lines:
+def count_lines(source: ImageTable, found: Findings) -> RichTable:
     """Images of each class, by domain or by part."""
     columns: dict[str, Counter[str]] = {}
     for domain in source.domain_names:
         columns[domain] = Counter({c: n for (d, c), n in found.counts.items() if d == domain})
     for part, rows in (source.parts or {}).items():
         columns[part] = Counter(source.class_names[label] for label in source.labels[rows])
-    lines = Lines("class", *map(printable, columns))
+    lines = RichTable("class", *map(printable, columns))
     for name in source.class_names[: 5 * SHOWN]:
         lines.add_row(printable(name), *(str(count[name]) for count in columns.values()))
     if len(source.class_names) > 5 * SHOWN:
@@ -162,7 +162,7 @@ def count_lines(source: Table, found: Findings) -> Lines:
     return lines
 
 
-def problem_lines(source: Table, found: Findings) -> Iterator[str]:
+def problem_lines(source: ImageTable, found: Findings) -> Iterator[str]:
     """What to mend or to know of."""
 
     def key(row: int) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from ..core.precision import Precision
-from ..data.batches import Steps
+from ..data.batches import TrainBatches
 from ..methods import Method
 from ..runs.options import TrainOptions
 from ..runs.results import DIRECTIONS, RECALLS, ResultRow, recall_field
@@ -17,7 +17,7 @@ def introduction(
     options: TrainOptions,
     method: Method,
     task: ClassTask,
-    steps: Steps | None,
+    steps: TrainBatches | None,
     average: str,
     precision: Precision,
 ) -> Iterator[str]:

@@ -20,7 +20,7 @@ from ..core.distributed import Ranks
 from ..core.errors import UserError
 from ..core.precision import Precision, round_to_half
 from ..core.types import Batch
-from ..data.batches import Steps
+from ..data.batches import TrainBatches
 from ..methods.base import Method
 from ..runs.folder import RunFolder
 from .accumulation import backward
@@ -36,7 +36,7 @@ def fit(
     config: TrainConfig,
     average_kind: str,
     folder: RunFolder,
-    steps: Steps,
+    steps: TrainBatches,
     validation: SourceValidation,
     precision: Precision,
     reporter: Reporter,

@@ -16,9 +16,9 @@ from ..core.distributed import Ranks
 from ..core.errors import UserError
 from ..core.precision import Precision
 from ..core.types import Interpolation, Preprocess, Source
-from ..data.batches import Steps
+from ..data.batches import TrainBatches
 from ..data.registry import checked, source_from
-from ..evaluation import Views
+from ..evaluation import EvalLoader
 from ..evaluation.kept import KeptViews
 from ..methods import Method
 from ..methods.shared.contrastive import ContrastiveMethod
@@ -71,7 +71,7 @@ class Prepared:
     method: Method
     templates: tuple[str, ...]
     average: str
-    steps: Steps | None
+    steps: TrainBatches | None
     zeroshot: Mapping[str, float]
     precision: Precision
     ranks: Ranks
@@ -94,7 +94,7 @@ def prepare(options: TrainOptions, ranks: Ranks, shared: Shared, source: Source 
     backbone = load(config.model.backbone, ranks.device, config.model.cache_dir)
     preprocess = preprocess_for(backbone, config.data.interpolation, source)
     backbone.kept_texts, shared.views.limit = shared.texts, 1e9 * config.evaluation.keep_views
-    views = Views(source, preprocess, config.evaluation.eval_batch_size, ranks, precision, shared.views)
+    views = EvalLoader(source, preprocess, config.evaluation.eval_batch_size, ranks, precision, shared.views)
     method = options.method(options.hyper)
     task = task_of(episode, views, templates)
     check_task(method, episode)

@@ -13,9 +13,9 @@ from ..core.config import TrainConfig
 from ..core.distributed import Ranks
 from ..core.errors import UserError
 from ..core.types import Episode, Source
-from ..data.batches import CaptionSteps, Steps
+from ..data.batches import CaptionTrainBatches, TrainBatches
 from ..data.captions.sentences import captions_only
-from ..evaluation import Views
+from ..evaluation import EvalLoader
 from ..evaluation.captions import caption_rows, found_by_caption
 from ..evaluation.rows import result_rows, score, write_predictions
 from ..methods import Method
@@ -36,12 +36,14 @@ class ClassTask:
         templates: prompt templates.
     """
 
-    def __init__(self, episode: Episode, views: Views, templates: Sequence[str]) -> None:
+    def __init__(self, episode: Episode, views: EvalLoader, templates: Sequence[str]) -> None:
         self.episode, self.views, self.templates = episode, views, tuple(templates)
 
-    def steps(self, method: Method, config: TrainConfig, ranks: Ranks) -> Steps:
+    def steps(self, method: Method, config: TrainConfig, ranks: Ranks) -> TrainBatches:
         """The batches to train on."""
-        return Steps(self.episode, config.optimiser.batch_size, config.run.seed, self.views.preprocess, ranks)
+        return TrainBatches(
+            self.episode, config.optimiser.batch_size, config.run.seed, self.views.preprocess, ranks
+        )
 
     def validation(self, seed: int) -> SourceValidation:
         """What may be measured while training."""
@@ -55,7 +57,7 @@ class ClassTask:
         scores = score(self.views, zeroshot(backbone, self.templates).classifier, tests)
         return {scored.test.name: scored.accuracy.top1 for scored in scores if scored.accuracy}
 
-    def introduction(self, steps: Steps | None) -> Iterator[str]:
+    def introduction(self, steps: TrainBatches | None) -> Iterator[str]:
         """What there is to learn from."""
         episode = self.episode
         yield (
@@ -76,11 +78,11 @@ class ClassTask:
 class CaptionTask(ClassTask):
     """Images and their captions, which are to find each other."""
 
-    def steps(self, method: Method, config: TrainConfig, ranks: Ranks) -> CaptionSteps:
+    def steps(self, method: Method, config: TrainConfig, ranks: Ranks) -> CaptionTrainBatches:
         """The batches to train on, with as much of each caption as the method wants."""
         use = method.config.captions
         size, seed = config.optimiser.batch_size, config.run.seed
-        return CaptionSteps(self.episode, size, seed, self.views.preprocess, ranks, use)
+        return CaptionTrainBatches(self.episode, size, seed, self.views.preprocess, ranks, use)
 
     def validation(self, seed: int) -> CaptionValidation:
         """What may be measured while training."""
@@ -90,11 +92,11 @@ class CaptionTask(ClassTask):
         """Nothing: there are no classes to forget."""
         return {}
 
-    def introduction(self, steps: Steps | None) -> Iterator[str]:
+    def introduction(self, steps: TrainBatches | None) -> Iterator[str]:
         """What there is to learn from, and how often a batch punishes what is true."""
         episode = self.episode
         yield f"{len(episode.train_rows)} images with captions to train, {len(episode.validation_rows)} to validate"
-        share = false_negatives(steps) if isinstance(steps, CaptionSteps) else None
+        share = false_negatives(steps) if isinstance(steps, CaptionTrainBatches) else None
         if share is not None:
             yield (
                 f"in a batch a caption is true of {share:.2f} other images on average, "
@@ -108,7 +110,7 @@ class CaptionTask(ClassTask):
         return caption_rows(found_by_caption(self.views, method, self.episode.caption_tests, "test"), facts)
 
 
-def task_of(episode: Episode, views: Views, templates: Sequence[str]) -> ClassTask:
+def task_of(episode: Episode, views: EvalLoader, templates: Sequence[str]) -> ClassTask:
     """The task of an episode."""
     kind = CaptionTask if episode.caption_tests else ClassTask
     return kind(episode, views, templates)
@@ -140,7 +142,7 @@ def check_task(method: Method, episode: Episode) -> None:
         )
 
 
-def false_negatives(steps: CaptionSteps) -> float | None:
+def false_negatives(steps: CaptionTrainBatches) -> float | None:
     """Other images of its batch that a caption is true of, mean over the first batches; None where the data
     cannot say."""
     count = getattr(steps.episode.source, "false_negatives", None)

@@ -11,8 +11,8 @@ from torch.nn import functional as F
 
 from ..core.errors import UserError
 from ..core.types import Batch, Episode
-from ..data.batches import Steps
-from ..evaluation import Views
+from ..data.batches import TrainBatches
+from ..evaluation import EvalLoader
 from ..evaluation.captions import found_by_caption
 from ..methods.base import Classifier, Method
 from ..runs.results import DIRECTIONS, recall_field
@@ -29,7 +29,7 @@ class SourceValidation:
     """
 
     episode: Episode
-    views: Views
+    views: EvalLoader
     seed: int = 0
 
     def batches(self) -> Iterator[Batch]:
@@ -44,7 +44,7 @@ class SourceValidation:
             yield from self.views.batches(episode.train_rows, "validation", episode.train_classes)
             return
         rows = len(episode.train_rows)
-        steps = Steps(episode, self.views.batch_size, self.seed, self.views.preprocess)
+        steps = TrainBatches(episode, self.views.batch_size, self.seed, self.views.preprocess)
         for start in range(0, augmented * rows, self.views.batch_size):
             draws = np.arange(start, min(start + self.views.batch_size, augmented * rows))
             yield steps.batch(episode.train_rows[draws % rows], draws).to(self.views.ranks.device)

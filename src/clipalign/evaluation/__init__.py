@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 from .accuracy import Accuracy, accuracy
-from .outputs import Outputs, Views, outputs_by_test
+from .outputs import EvalLoader, Outputs, outputs_by_test
 
-__all__ = ["Accuracy", "Outputs", "Views", "accuracy", "outputs_by_test"]
+__all__ = ["Accuracy", "EvalLoader", "Outputs", "accuracy", "outputs_by_test"]

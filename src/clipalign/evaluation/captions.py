@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from ..core.types import CaptionTest, Stage
 from ..runs.results import ResultRow
 from .disentanglement import active
-from .outputs import Views
+from .outputs import EvalLoader
 from .retrieval import recalls
 
 if TYPE_CHECKING:
@@ -41,7 +41,9 @@ class Found:
 
 
 @torch.no_grad()
-def found_by_caption(views: Views, method: Method, tests: Sequence[CaptionTest], stage: Stage) -> list[Found]:
+def found_by_caption(
+    views: EvalLoader, method: Method, tests: Sequence[CaptionTest], stage: Stage
+) -> list[Found]:
     """Score every test; each image and each text is encoded once, whatever the number of tests that hold it.
 
     Args:

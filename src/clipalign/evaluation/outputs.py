@@ -41,7 +41,7 @@ class Outputs:
 
 
 @dataclass(frozen=True)
-class Views:
+class EvalLoader:
     """Shows fixed views of rows to classifiers, each process its share.
 
     Attributes:
@@ -108,7 +108,7 @@ class Views:
 
 
 def outputs_by_test(
-    views: Views, classifier_of: Callable[[tuple[str, ...]], Classifier], tests: Sequence[TestSet]
+    views: EvalLoader, classifier_of: Callable[[tuple[str, ...]], Classifier], tests: Sequence[TestSet]
 ) -> dict[str, Outputs | UnseenClasses]:
     """Outputs of each test set by name, with one pass per label space: a set within another costs nothing.
 

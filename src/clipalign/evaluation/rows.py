@@ -16,7 +16,7 @@ from ..core.types import Source, TestSet
 from ..protocols.rows import usable
 from ..runs.results import ResultRow, harmonic_mean
 from .accuracy import Accuracy, accuracy
-from .outputs import Classifier, Outputs, Views, outputs_by_test
+from .outputs import Classifier, EvalLoader, Outputs, outputs_by_test
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Scored:
 
 
 def score(
-    views: Views, classifier_of: Callable[[tuple[str, ...]], Classifier], tests: Sequence[TestSet]
+    views: EvalLoader, classifier_of: Callable[[tuple[str, ...]], Classifier], tests: Sequence[TestSet]
 ) -> list[Scored]:
     """Score every test set, in one pass per label space."""
     found = outputs_by_test(views, classifier_of, tests)

@@ -21,8 +21,8 @@ from .photo import heat
 from .scores import MapScores, score
 
 
-class Sample(Protocol):
-    """One test image with its mask; see `data.pictograms.Sample`."""
+class MaskedImage(Protocol):
+    """One test image with its mask; see `data.pictograms.MaskedImage`."""
 
     @property
     def image(self) -> Tensor: ...  # [3, H, W] in [0, 1]
@@ -34,7 +34,7 @@ class Sample(Protocol):
 class MaskedSource(Protocol):
     """A `Source` that knows where the object is."""
 
-    def sample(self, row: int, stage: str, draw: int) -> Sample:
+    def sample(self, row: int, stage: str, draw: int) -> MaskedImage:
         """The view `draw` of a row, with its mask."""
         ...
 
@@ -57,14 +57,14 @@ class Model:
 
 
 @dataclass(frozen=True)
-class Views:
+class ViewSelection:
     """The images to compare on: view `draws[i]` of row `rows[i]`."""
 
     rows: np.ndarray
     draws: np.ndarray
 
 
-def draw_views(source: Source, rows: np.ndarray, count: int, seed: int = 0) -> Views:
+def draw_views(source: Source, rows: np.ndarray, count: int, seed: int = 0) -> ViewSelection:
     """A seeded draw of test images, of different rows as long as there are enough.
 
     Args:
@@ -75,12 +75,12 @@ def draw_views(source: Source, rows: np.ndarray, count: int, seed: int = 0) -> V
     """
     rng = np.random.default_rng(seed)
     order = np.concatenate([rng.permutation(rows) for _ in range(-(-count // len(rows)))])[:count]
-    return Views(order, rng.integers(source.views("test"), size=count))
+    return ViewSelection(order, rng.integers(source.views("test"), size=count))
 
 
 @torch.no_grad()
 def _look(
-    model: Model, source: Source, test: TestSet, views: Views, preprocess: Preprocess
+    model: Model, source: Source, test: TestSet, views: ViewSelection, preprocess: Preprocess
 ) -> tuple[Maps, Tensor, Tensor]:
     """Maps for the true class, probabilities [n, C] and true positions [n] in the label space.
 
@@ -112,7 +112,7 @@ def compare_figure(
     models: Sequence[Model],
     source: Source,
     test: TestSet,
-    views: Views,
+    views: ViewSelection,
     preprocess: Preprocess,
     notes: Sequence[str] = (),
 ) -> Figure:
@@ -153,7 +153,7 @@ def compare_figure(
 
 
 def compare_maps(
-    models: Sequence[Model], source: Source, test: TestSet, views: Views, preprocess: Preprocess
+    models: Sequence[Model], source: Source, test: TestSet, views: ViewSelection, preprocess: Preprocess
 ) -> dict[str, dict[str, MapScores]]:
     """Score attention, patch tokens and D-V tokens of each model against the masks.
 

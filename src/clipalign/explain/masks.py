@@ -12,7 +12,8 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from rich.console import Console
-from rich.table import Column, Table
+from rich.table import Column
+from rich.table import Table as RichTable
 from torch import Tensor
 
 from ..core.checkpoint import write_text
@@ -94,11 +95,11 @@ def write_masks(view: MaskView, out: Path) -> list[Path]:
     return files
 
 
-def mask_table(view: MaskView) -> Table:
+def mask_table(view: MaskView) -> RichTable:
     """A line per text: tokens, active dimensions, and overlaps with the others where they are few."""
     numbered = len(view.texts) <= NUMBERED
     columns = [str(i + 1) for i in range(len(view.texts))] if numbered else []
-    table = Table("", Column("text", overflow="fold"), "tokens", "active", *columns)
+    table = RichTable("", Column("text", overflow="fold"), "tokens", "active", *columns)
     for i, (text, tokens, width) in enumerate(zip(view.texts, view.tokens, view.widths, strict=True)):
         cut = f" ({tokens - view.window} cut)" if tokens > view.window else ""
         overlaps = [f"{value:.2f}" for value in view.overlaps[i].tolist()] if numbered else []

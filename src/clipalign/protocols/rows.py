@@ -74,7 +74,7 @@ def usable(source: Source, rows: np.ndarray) -> tuple[np.ndarray, dict[int, str]
     """Rows whose files decode, and the others with the reason.
 
     Raises:
-        UserError: too many of the others; see `data.table.Table`.
+        UserError: too many of the others; see `ImageTable`.
     """
     check = getattr(source, "broken", None)
     broken: dict[int, str] = check(rows) if check is not None else {}

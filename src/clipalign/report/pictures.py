@@ -16,7 +16,7 @@ from ..core.fields import options_of
 from ..core.types import Episode, Source, TestSet
 from ..data.registry import source_from
 from ..engine.setup import preprocess_for
-from ..explain.compare import Model, Views, compare_figure, compare_maps, draw_views
+from ..explain.compare import Model, ViewSelection, compare_figure, compare_maps, draw_views
 from ..explain.figures import save
 from ..explain.scores import MapScores
 from ..methods import get_method
@@ -104,7 +104,7 @@ def _models(group: Sequence[Found]) -> list[Model]:
 
 def _choose(
     episode: Episode, source: Source, test: TestSet, count: int, seed: int
-) -> tuple[Views, list[str]]:
+) -> tuple[ViewSelection, list[str]]:
     parts = {part.name: part.rows for part in episode.tests if part.classes == test.classes}
     if not {"base", "new"} <= set(parts):
         return draw_views(source, test.rows, count, seed), []
@@ -112,7 +112,9 @@ def _choose(
         draw_views(source, parts["base"], count - count // 2, seed),
         draw_views(source, parts["new"], count // 2, seed),
     ]
-    together = Views(*(np.concatenate([getattr(h, name) for h in halves]) for name in ("rows", "draws")))
+    together = ViewSelection(
+        *(np.concatenate([getattr(h, name) for h in halves]) for name in ("rows", "draws"))
+    )
     return together, ["base"] * len(halves[0].rows) + ["new"] * len(halves[1].rows)
 
 

@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..core.checkpoint import write_text
-from .options import is_pocket
 from ..methods import get_method
-from .results import RECALLS, ResultRow
 from .folder import RunFolder
+from .options import is_pocket
+from .results import RECALLS, ResultRow
 
 SHIPPED = "ships with clipalign; the licences of its makers stand in the package's NOTICE"
 MOST_NAMES = 12
@@ -123,9 +123,9 @@ def limits(record: Mapping[str, Any], options: Mapping[str, Any], rows: Sequence
 
 def licences(record: Mapping[str, Any], options: Mapping[str, Any]) -> list[str]:
     """Whose terms apply to the weights."""
-    from ..data.registry import BUILT_IN
     from ..data.captions.sets import caption_sets
     from ..data.published.tables import declarations
+    from ..data.registry import BUILT_IN
 
     backbone, data = str(options["backbone"]), str(options["data"])
     terms = [

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     import torch
 
     from ..backbone import Backbone
-    from ..methods import Method
     from ..core.types import Episode
+    from ..methods import Method
 
 # Options of every method that do not change what a run computes.
 RESULT_NEUTRAL = frozenset(
@@ -259,9 +259,9 @@ def zeroshot(backbone: Backbone, templates: Sequence[str] | None = None) -> Meth
         backbone: frozen by it.
         templates: of prompts; None for "a photo of a {}.".
     """
+    from ..backbone.text.features import DEFAULT_TEMPLATES
     from ..methods import get_method
     from ..protocols.names_only import NamesOnly, names_episode
-    from ..backbone.text.features import DEFAULT_TEMPLATES
 
     templates = tuple(templates or DEFAULT_TEMPLATES)
     method = get_method("zeroshot")()

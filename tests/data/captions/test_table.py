@@ -19,9 +19,9 @@ from clipalign.core.types import CaptionSource, Preprocess
 from clipalign.data import load_source
 from clipalign.data.captions import files as module
 from clipalign.data.captions.files import entries
-from clipalign.data.captions.table import Captioned, CaptionTable, Texts, complete
+from clipalign.data.captions.table import CaptionRecord, CaptionTable, Texts, complete
 from clipalign.data.decode import evaluation_view, read_image, stack
-from clipalign.data.sources.table import FilesUnder, Table
+from clipalign.data.sources.table import FilesUnder, ImageTable
 
 PREPROCESS = Preprocess((16, 16), (0.5, 0.5, 0.5), (0.2, 0.2, 0.2), "bicubic")
 
@@ -128,7 +128,7 @@ def test_labels_are_read_where_captions_are_asked_for(drawn: Path) -> None:
     )
     path = table(drawn / "both.csv", text)
     plain = load_source(str(path))
-    assert type(plain) is Table and len(plain) == 3
+    assert type(plain) is ImageTable and len(plain) == 3
     source = opened(path, captions=True)
     assert source.class_names == ("cat", "dog") and source.labels.tolist() == [0, 1]
     assert source.texts[0] == ("A cat.", "It sleeps.")
@@ -303,7 +303,7 @@ def test_captions_are_held_once() -> None:
 
 def test_the_fingerprint_covers_captions(drawn: Path) -> None:
     def source(text: str, key: str = "images/0.png") -> CaptionTable:
-        return CaptionTable("a", [Captioned(key, [text], "here")], lambda keys: FilesUnder(drawn, keys))
+        return CaptionTable("a", [CaptionRecord(key, [text], "here")], lambda keys: FilesUnder(drawn, keys))
 
     assert source("one").fingerprint() == source("one").fingerprint() != source("two").fingerprint()
     assert source("one").fingerprint() != source("one", "images/1.png").fingerprint()

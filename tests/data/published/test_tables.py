@@ -11,7 +11,7 @@ from clipalign.backbone.text.templates import choose_templates
 from clipalign.core.errors import UserError
 from clipalign.data import load_source
 from clipalign.data.published.tables import declarations, declared, differences
-from clipalign.data.sources.table import Table
+from clipalign.data.sources.table import ImageTable
 from clipalign.data.splits import hold_out, seed_hash
 from clipalign.protocols import build_episode
 
@@ -32,10 +32,10 @@ def touch(path: Path) -> None:
     path.touch()
 
 
-def opened(name: str, root: Path) -> Table:
+def opened(name: str, root: Path) -> ImageTable:
     # Loading reads names alone; of these files none would decode.
     source = load_source(name, root=root, max_broken=1)
-    assert isinstance(source, Table)
+    assert isinstance(source, ImageTable)
     return source
 
 
@@ -130,7 +130,7 @@ def test_shots_and_halves_of_a_split_file_are_coops(tmp_path: Path) -> None:
     assert set(whole.train_rows) == {row for rows in drawn.values() for row in rows}
 
 
-def _readable(source: Table) -> Table:
+def _readable(source: ImageTable) -> ImageTable:
     """The same table, its files taken for images."""
     source.broken = lambda rows: {}  # type: ignore[method-assign]
     return source

@@ -10,7 +10,7 @@ from PIL import Image
 
 from clipalign.core.errors import UserError
 from clipalign.data import load_source
-from clipalign.data.sources.table import Table
+from clipalign.data.sources.table import ImageTable
 
 CLASSES = ["yak", "cat"]
 
@@ -39,9 +39,9 @@ def make(datasets, count: int, label=None, **more):  # type: ignore[no-untyped-d
     return datasets.Dataset.from_dict({**values, **more}, features=datasets.Features(features))
 
 
-def opened(path: Path, *options: str) -> Table:
+def opened(path: Path, *options: str) -> ImageTable:
     source = load_source(str(path), options)
-    assert isinstance(source, Table)
+    assert isinstance(source, ImageTable)
     return source
 
 

@@ -13,8 +13,8 @@ from PIL import Image
 from clipalign.core.errors import UserError
 from clipalign.core.types import Preprocess
 from clipalign.data import load_source
-from clipalign.data.batches import Steps
-from clipalign.data.sources.table import Table
+from clipalign.data.batches import TrainBatches
+from clipalign.data.sources.table import ImageTable
 from clipalign.protocols import build_episode
 
 PREPROCESS = Preprocess((16, 16), (0.5, 0.5, 0.5), (0.2, 0.2, 0.2), "bilinear")
@@ -54,7 +54,7 @@ def shards(tmp_path: Path) -> Path:
 
 def test_shards_are_a_table(shards: Path) -> None:
     source = load_source(str(shards))
-    assert isinstance(source, Table)
+    assert isinstance(source, ImageTable)
     assert source.class_names == ("cat", "dog") and len(source) == 12
     assert source.parts is not None and len(source.parts["train"]) == 8
     assert source.captions is not None and source.captions[3] == "picture 3"
@@ -68,7 +68,7 @@ def test_shards_are_a_table(shards: Path) -> None:
 
 def test_training_on_shards_gives_captions_and_does_not_depend_on_workers(shards: Path) -> None:
     episode = build_episode("few-shot", load_source(str(shards)), None)
-    steps = Steps(episode, 4, 0, PREPROCESS)
+    steps = TrainBatches(episode, 4, 0, PREPROCESS)
     alone, helped = list(steps.iterate(0, 2)), list(steps.iterate(0, 2, workers=1))
     assert all(torch.equal(a.images, b.images) for a, b in zip(alone, helped, strict=True))
     assert alone[0].captions is not None and alone[0].captions[0].startswith("picture")

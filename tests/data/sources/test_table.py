@@ -12,7 +12,7 @@ from clipalign.core.errors import UserError
 from clipalign.core.types import Preprocess
 from clipalign.data import load_source
 from clipalign.data.sources.folder import ImageFolder
-from clipalign.data.sources.table import Table, looks_like_id, read_names
+from clipalign.data.sources.table import ImageTable, looks_like_id, read_names
 from clipalign.protocols import build_episode, read_split, write_skipped, write_split
 
 PREPROCESS = Preprocess((16, 16), (0.5, 0.5, 0.5), (0.2, 0.2, 0.2), "bilinear")
@@ -140,13 +140,13 @@ def drawn(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def listed(drawn: Path) -> Table:
+def listed(drawn: Path) -> ImageTable:
     source = load_source(str(table(drawn / "list.csv", CSV)))
-    assert isinstance(source, Table)
+    assert isinstance(source, ImageTable)
     return source
 
 
-def test_a_csv_with_all_columns(listed: Table) -> None:
+def test_a_csv_with_all_columns(listed: ImageTable) -> None:
     assert names(listed) == (("cat", "yak"), ("ink", "oil"))
     assert listed.keys[:2] == ("ink/yak/0.jpg", "ink/yak/1.jpg")  # rows stay in the file's order
     assert listed.captions is not None and listed.captions[19] == "a cat in oil"
@@ -154,7 +154,7 @@ def test_a_csv_with_all_columns(listed: Table) -> None:
     assert shown.shape == (2, 3, 16, 16) and shown.isfinite().all()
 
 
-def test_a_parquet_is_the_same_table(listed: Table, drawn: Path) -> None:
+def test_a_parquet_is_the_same_table(listed: ImageTable, drawn: Path) -> None:
     csv = pytest.importorskip("pyarrow.csv")
     from pyarrow import parquet
 
@@ -162,7 +162,7 @@ def test_a_parquet_is_the_same_table(listed: Table, drawn: Path) -> None:
     assert load_source(str(drawn / "list.parquet")).fingerprint() == listed.fingerprint()
 
 
-def test_protocols_honour_a_split_column(listed: Table) -> None:
+def test_protocols_honour_a_split_column(listed: ImageTable) -> None:
     number = np.array([int(key[-5]) for key in listed.keys])
     shift = build_episode("domain-shift", listed, "oil")
     assert set(number[shift.train_rows]) == {0, 1, 2} and set(number[shift.validation_rows]) == {3}
@@ -186,7 +186,7 @@ def test_the_paths_of_a_table_may_start_elsewhere(
 ) -> None:
     path = table(tmp_path_factory.mktemp("lists") / "list.tsv", CSV.replace(",", "\t"))
     source = load_source(str(path), root=drawn)
-    assert isinstance(source, Table) and not source.broken(np.arange(20))
+    assert isinstance(source, ImageTable) and not source.broken(np.arange(20))
 
 
 @pytest.mark.parametrize(

@@ -17,15 +17,15 @@ from safetensors.torch import load_file
 from clipalign.backbone import Backbone, load
 from clipalign.backbone.positions import stretch_positions
 from clipalign.commands.cli import main
+from clipalign.commands.export import export
+from clipalign.core.errors import UserError
 from clipalign.core.types import Preprocess
 from clipalign.data.decode import evaluation_view
-from clipalign.core.errors import UserError
-from clipalign.commands.export import export
+from clipalign.methods import get_method
+from clipalign.protocols.names_only import NamesOnly, names_episode
 from clipalign.runs.export import to_hf, to_open_clip
 from clipalign.runs.export.head import head_of
 from clipalign.runs.export.model import Exported, Features, Probe
-from clipalign.methods import get_method
-from clipalign.protocols.names_only import NamesOnly, names_episode
 from clipalign.runs.folder import open_run
 
 NAMES = ("red square", "green_square", "café au lait", "dog's toy")

@@ -14,12 +14,12 @@ from torch.nn import functional as F
 from clipalign.backbone import Backbone, load
 from clipalign.backbone.positions import stretch_positions
 from clipalign.commands.cli import main
-from clipalign.core.types import Preprocess
-from clipalign.core.errors import UserError
 from clipalign.commands.export import export
+from clipalign.core.errors import UserError
+from clipalign.core.types import Preprocess
+from clipalign.methods.zeroshot import ZeroShot
 from clipalign.runs.export import to_hf_text
 from clipalign.runs.export.model import Exported, Features, Probe, same_or_raise
-from clipalign.methods.zeroshot import ZeroShot
 from clipalign.runs.folder import open_run, zeroshot
 
 hf = pytest.importorskip("transformers", reason="the extra [hf] is not installed")

@@ -50,7 +50,7 @@ def measure(
 
     from ...backbone import load
     from ...core.precision import select_device
-    from ...data.batches import CaptionSteps, Steps
+    from ...data.batches import CaptionTrainBatches, TrainBatches
     from ...engine.averaging import make_average
     from ...engine.optimiser import build_optimizer
     from ...engine.setup import preprocess_for
@@ -68,10 +68,10 @@ def measure(
         episode = scenes()
         subject.setup(tower, episode, scored.source.templates)
         use = subject.config.captions
-        batch = CaptionSteps(episode, batch_size, 0, preprocess_for(tower), use=use)[0].to(place)
+        batch = CaptionTrainBatches(episode, batch_size, 0, preprocess_for(tower), use=use)[0].to(place)
     else:
         subject.setup(tower, scored, scored.source.templates)
-        batch = Steps(scored, batch_size, 0, preprocess_for(tower))[0].to(place)
+        batch = TrainBatches(scored, batch_size, 0, preprocess_for(tower))[0].to(place)
     parameters = subject.parameters()
     now: Callable[[], float] = time.perf_counter if clock == "wall" else time.process_time
 

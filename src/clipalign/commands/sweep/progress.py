@@ -11,7 +11,7 @@ from pathlib import Path
 from rich import box
 from rich.console import Console, Group
 from rich.live import Live
-from rich.table import Table
+from rich.table import Table as RichTable
 from rich.text import Text
 
 from ...runs.folder import RunFolder
@@ -78,7 +78,7 @@ class Progress:
         """Places down, methods across: seeds done and the mean of their headline. Below: what runs and what failed."""
         methods = list(dict.fromkeys(_variant(job) for job in self.jobs))
         places = list(dict.fromkeys(_place(job) for job in self.jobs))
-        table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+        table = RichTable(box=box.SIMPLE_HEAD, pad_edge=False)
         table.add_column("")
         for method in methods:
             table.add_column(method, justify="right")

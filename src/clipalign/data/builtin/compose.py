@@ -95,7 +95,7 @@ def render(
     """
     placed = place(scenes, sprites, size, oversample)
     back = torch.stack([background(s.background, size, clutter) for s in scenes]).float() / 255
-    back = _contrasting(back, placed)
+    back = contrasting(back, placed)
     images = placed[:, :3] + (1 - placed[:, 3:]) * back
     return Rendered(images.clamp(0, 1), placed[:, 3])
 
@@ -137,7 +137,7 @@ def _inverse_affine(scenes: Sequence[Scene]) -> Tensor:
     return torch.tensor(rows, dtype=torch.float32)
 
 
-def _contrasting(back: Tensor, placed: Tensor) -> Tensor:
+def contrasting(back: Tensor, placed: Tensor) -> Tensor:
     """Backgrounds against which the drawings can be seen: the given one, else its negative, else black or white."""
     weak = (contrast(back, placed) < MIN_CONTRAST).nonzero()[:, 0]
     if len(weak) == 0:

@@ -40,7 +40,7 @@ BackgroundMode = Literal["random", "aligned", "conflicting"]
 
 
 @dataclass(frozen=True)
-class Sample:
+class MaskedImage:
     """One composed image.
 
     Attributes:
@@ -135,14 +135,14 @@ class Pictograms:
         """Renders rows (see `Source.images`), enlarged where a backbone wants more than 64 pixels."""
         return preprocess.fit(self._render(self._scenes(rows, stage, draws, seed), stage).images)
 
-    def sample(self, row: int, stage: Stage = "test", draw: int = 0, seed: int = 0) -> Sample:
+    def sample(self, row: int, stage: Stage = "test", draw: int = 0, seed: int = 0) -> MaskedImage:
         """One image with its exact masks; the same pixels as `images` gives before normalising."""
         scenes = self._scenes(np.array([row]), stage, np.array([draw]), seed)
         rendered = self._render(scenes, stage)
         silhouette = place_masks(scenes, self._silhouettes, SIZE)[0]
         # A pixel that the drawing's rim covers in part stays covered in part: never less than its ink.
         silhouette = torch.maximum(silhouette, rendered.alpha[0])
-        return Sample(
+        return MaskedImage(
             rendered.images[0], int(self.labels[row]), int(self.domains[row]), rendered.alpha[0], silhouette
         )
 

@@ -41,7 +41,7 @@ class Sentence:
 
 
 @dataclass(frozen=True)
-class SceneSample:
+class AnnotatedScene:
     """One scene, for pictures and explanations.
 
     Attributes:
@@ -143,12 +143,12 @@ class Pictoscenes:
         """Scenes rendered at the asked size (see `Source.images`); stage, draws and seed move nothing."""
         return preprocess.fit(self._remembered(rows, max(preprocess.size)).float() / 255)
 
-    def sample(self, row: int, size: int = SIZE) -> SceneSample:
+    def sample(self, row: int, size: int = SIZE) -> AnnotatedScene:
         """One scene with its sentences and exact masks; the pixels of `images` before normalising."""
         images, masks = self._draw(np.array([row]), size)
         scene = self.scene(row)
         names = tuple(self.pictograms.class_names[thing.concept] for thing in scene.facts.things)
-        return SceneSample(images[0].float() / 255, self.sentences(row), names, masks[0], scene)
+        return AnnotatedScene(images[0].float() / 255, self.sentences(row), names, masks[0], scene)
 
     def relevance(self, texts: Sequence[str], rows: np.ndarray) -> csr_array:
         """[T, n] sparse bool: whether all sentences of a text are true of a row's scene.

@@ -14,7 +14,7 @@ from ..decode import file_size, said
 from ..sources.shards import ShardFiles, expand, part_of_shard, samples
 from ..sources.table import PARTS, FilesUnder, part_named
 from ..sources.tabular import csv_lines, find_columns, parquet_columns, read_parquet
-from .table import UNLABELLED, Captioned, CaptionTable
+from .table import UNLABELLED, CaptionRecord, CaptionTable
 
 SHARE_TEST = 1000  # the first entries of ShareGPT4V's file are the test set "ShareGPT4V-1k"
 CHUNK = 1 << 20  # characters of JSON read at a time
@@ -34,7 +34,7 @@ def read_caption_table(
     """
     base = root or path.parent
 
-    def records() -> Iterator[Captioned]:
+    def records() -> Iterator[CaptionRecord]:
         lines: Iterator[tuple[int, Sequence[Any]]]
         if path.suffix.lower() == ".parquet":
             header, content = read_parquet(path)
@@ -52,7 +52,7 @@ def read_caption_table(
             key = os.path.normpath(cells["path"])
             label = cells.get("label") or UNLABELLED
             size = file_size(base / key)
-            yield Captioned(key, (cells["caption"],), where, part, label, cells.get("domain", ""), size)
+            yield CaptionRecord(key, (cells["caption"],), where, part, label, cells.get("domain", ""), size)
 
     return CaptionTable(path.stem, records(), lambda keys: FilesUnder(base, keys), **settings)
 
@@ -82,7 +82,7 @@ def shard_captions_alone(name: str) -> bool:
     return "label" not in facts and bool({"caption", "captions"} & set(facts))
 
 
-def json_records(path: Path, base: Path) -> Iterator[Captioned]:
+def json_records(path: Path, base: Path) -> Iterator[CaptionRecord]:
     """Entries of a JSON list; see `read_caption_json`."""
     for number, entry in enumerate(entries(path), 1):
         where = f"{path}, entry {number}"
@@ -104,7 +104,7 @@ def json_records(path: Path, base: Path) -> Iterator[Captioned]:
         if "split" in entry:
             part = part_named(str(entry["split"]), where)
         label, domain = str(entry.get("label", UNLABELLED)), str(entry.get("domain", ""))
-        yield Captioned(key, captions, where, part, label, domain, file_size(base / key))
+        yield CaptionRecord(key, captions, where, part, label, domain, file_size(base / key))
 
 
 def read_caption_shards(name: str, **settings: Any) -> CaptionTable:
@@ -120,13 +120,13 @@ def read_caption_shards(name: str, **settings: Any) -> CaptionTable:
     parts = {} if set(parts.values()) == {"train"} else parts
     places: list[tuple[int, int, int]] = []
 
-    def records() -> Iterator[Captioned]:
+    def records() -> Iterator[CaptionRecord]:
         for number, path in enumerate(paths):
             for key, place, facts in samples(path):
                 captions = facts.get("captions", facts.get("caption", ()))
                 part = str(facts.get("split", parts.get(path, "")))
                 places.append((number, *place))
-                yield Captioned(
+                yield CaptionRecord(
                     f"{path if alike else path.name}/{key}",
                     [captions] if isinstance(captions, str) else [str(caption) for caption in captions],
                     f"{path}, {key}",

@@ -20,7 +20,7 @@ from ..decode import file_size
 from ..sources.folder import sorted_files
 from ..sources.table import FilesUnder
 from .files import SHARE_TEST, json_records
-from .table import Captioned, CaptionTable
+from .table import CaptionRecord, CaptionTable
 
 logger = logging.getLogger(__name__)
 
@@ -58,7 +58,7 @@ def caption_sets() -> dict[str, CaptionSet]:
 
 
 def open_caption_set(facts: CaptionSet, root: Path, **settings: Any) -> CaptionTable:
-    """A published set below `root`; `settings` are those of `Table`.
+    """A published set below `root`; `settings` are those of `ImageTable`.
 
     Raises:
         UserError: a file that is missing, or not as its makers wrote it.
@@ -93,7 +93,7 @@ def open_caption_set(facts: CaptionSet, root: Path, **settings: Any) -> CaptionT
     return table
 
 
-def read(facts: CaptionSet, annotations: Path) -> Iterator[Captioned]:
+def read(facts: CaptionSet, annotations: Path) -> Iterator[CaptionRecord]:
     """What the annotations hold.
 
     Raises:
@@ -119,7 +119,7 @@ def images_of(facts: CaptionSet, base: Path, first: str) -> Path:
     raise facts.fail(f"no image {places[0] / first}{others}")
 
 
-def read_coco(facts: CaptionSet, path: Path) -> Iterator[Captioned]:
+def read_coco(facts: CaptionSet, path: Path) -> Iterator[CaptionRecord]:
     """COCO's JSON; images by id, as torchvision's CocoCaptions has them, captions in the file's order."""
     content = json.loads(path.read_text(encoding="utf-8"))
     captions: dict[int, list[str]] = {}
@@ -130,7 +130,7 @@ def read_coco(facts: CaptionSet, path: Path) -> Iterator[Captioned]:
         yield tested(str(image["file_name"]), mine, f"{path}, image {image['id']}")
 
 
-def read_karpathy(facts: CaptionSet, path: Path) -> Iterator[Captioned]:
+def read_karpathy(facts: CaptionSet, path: Path) -> Iterator[CaptionRecord]:
     """Lines of name and caption, cut at the first ".jpg,"."""
     with path.open(encoding="utf-8") as file:
         for number, line in enumerate(file, 1):
@@ -141,7 +141,7 @@ def read_karpathy(facts: CaptionSet, path: Path) -> Iterator[Captioned]:
                 yield tested(f"{name.strip()}.jpg", [caption], f"{path}, line {number}")
 
 
-def read_tokens(facts: CaptionSet, path: Path) -> Iterator[Captioned]:
+def read_tokens(facts: CaptionSet, path: Path) -> Iterator[CaptionRecord]:
     """Lines of name, number and caption."""
     with path.open(encoding="utf-8") as file:
         for number, line in enumerate(file, 1):
@@ -154,13 +154,13 @@ def read_tokens(facts: CaptionSet, path: Path) -> Iterator[Captioned]:
                 yield tested(name.rpartition("#")[0], [caption], f"{path}, line {number}")
 
 
-def read_sharegpt4v(facts: CaptionSet, path: Path) -> Iterator[Captioned]:
+def read_sharegpt4v(facts: CaptionSet, path: Path) -> Iterator[CaptionRecord]:
     """ShareGPT4V's JSON, or the test entries of it alone."""
     found = json_records(path, path.parent)
     return islice(found, SHARE_TEST) if facts.variant == "test" else found
 
 
-def read_stems(facts: CaptionSet, path: Path) -> Iterator[Captioned]:
+def read_stems(facts: CaptionSet, path: Path) -> Iterator[CaptionRecord]:
     """A folder of images and one of text files with the same stems."""
     for folder, name, _ in sorted_files(path.parent / facts.images[0]):
         text = path / folder / f"{os.path.splitext(name)[0]}.txt"
@@ -170,7 +170,7 @@ def read_stems(facts: CaptionSet, path: Path) -> Iterator[Captioned]:
         yield tested(os.path.join(folder, name), lines[:1] or [""], str(text))
 
 
-def read_dci(facts: CaptionSet, path: Path) -> Iterator[Captioned]:
+def read_dci(facts: CaptionSet, path: Path) -> Iterator[CaptionRecord]:
     """Annotations in the order of splits.json: all of them, or the test split."""
     splits = path.parent / "splits.json"
     if not splits.is_file():
@@ -192,9 +192,9 @@ def rejoined(text: str) -> str:
     return ". ".join(part for raw in re.split(r"\n|</s>|\.", text) if (part := raw.strip()))
 
 
-def tested(key: str, captions: list[str], where: str) -> Captioned:
+def tested(key: str, captions: list[str], where: str) -> CaptionRecord:
     """An image of the test part."""
-    return Captioned(inside(key), captions, where, "test")
+    return CaptionRecord(inside(key), captions, where, "test")
 
 
 def inside(name: str) -> str:

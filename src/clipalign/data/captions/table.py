@@ -17,7 +17,7 @@ from torch import Tensor
 from ...core.errors import UserError
 from ...core.types import CaptionTest, Preprocess, Stage
 from ..decode import File, printable
-from ..sources.table import Row, Table
+from ..sources.table import ImageRecord, ImageTable
 from .sentences import every_caption, long_and_short
 
 SHARE = 0.1  # of the images, for each part that the data do not give
@@ -25,11 +25,11 @@ MOST = {"test": 5000, "validation": 1000}  # images of a part that is cut by SHA
 UNLABELLED = "image"  # the one class of data without classes
 
 
-class Captioned(NamedTuple):
+class CaptionRecord(NamedTuple):
     """An image with one or more of its captions, as a file gives them.
 
     Attributes:
-        key: name of the image. where: file and line, for errors. label, domain, part, size: as in `table.Row`.
+        key: name of the image. where: file and line, for errors. label, domain, part, size: as in `ImageRecord`.
     """
 
     key: str
@@ -97,7 +97,7 @@ class Texts(Sequence[tuple[str, ...]]):
         return found.hexdigest()
 
 
-class CaptionTable(Table):
+class CaptionTable(ImageTable):
     """A `CaptionSource` over rows of image files.
 
     Images are shown as CLIP's own preprocessing has them, in training too: shorter side resized (bicubic), centre
@@ -108,7 +108,7 @@ class CaptionTable(Table):
         file: row number -> its file; made from the keys of the rows.
         tests: None for whole captions ("long") and their first sentences ("short"), see `long_and_short`; the name
             of the one test with every caption as it stands, where a published protocol has that.
-        settings: as for `Table`.
+        settings: as for `ImageTable`.
 
     Raises:
         UserError: no rows, an image without a caption, an empty one, an image in two parts.
@@ -119,7 +119,7 @@ class CaptionTable(Table):
     def __init__(
         self,
         name: str,
-        records: Iterable[Captioned],
+        records: Iterable[CaptionRecord],
         file: Callable[[tuple[str, ...]], Callable[[int], File]],
         *,
         tests: Literal["long", "short"] | None = None,
@@ -147,17 +147,17 @@ class CaptionTable(Table):
         return (CaptionTest(self.tests, rows, *every_caption(self.texts, rows)),)
 
 
-def collect(records: Iterable[Captioned]) -> tuple[list[Row], Texts]:
+def collect(records: Iterable[CaptionRecord]) -> tuple[list[ImageRecord], Texts]:
     """Rows by first appearance, and their captions.
 
     Raises:
         UserError: see `CaptionTable`.
     """
-    rows: list[Row] = []
+    rows: list[ImageRecord] = []
     at: dict[str, int] = {}
     texts = Texts()
     for record in records:
-        row = Row(record.key, record.label, record.domain, record.part, "", record.size)
+        row = ImageRecord(record.key, record.label, record.domain, record.part, "", record.size)
         number = at.setdefault(row.key, len(rows))
         if number == len(rows):
             rows.append(row)

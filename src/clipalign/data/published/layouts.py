@@ -12,14 +12,14 @@ from ...backbone.text.features import clean_class_names
 from ...core.errors import UserError
 from ..decode import file_size
 from ..sources.folder import sorted_files
-from ..sources.table import Row, read_names
+from ..sources.table import ImageRecord, read_names
 from .declarations import SHIFT_MEMBERS, Declaration, declarations
 
 logger = logging.getLogger(__name__)
 
 CLASS_NAMES = "classnames.txt"
 
-Read = tuple[list[Row], list[str], dict[str, str]]  # rows, labels in order, label -> class name
+Read = tuple[list[ImageRecord], list[str], dict[str, str]]  # rows, labels in order, label -> class name
 
 
 def read_domains(declaration: Declaration, base: Path) -> Read:
@@ -58,7 +58,7 @@ def read_split(declaration: Declaration, base: Path) -> Read:
         if image.startswith("/") or ".." in image.split("/"):
             raise UserError(f"{path}: {image} leads out of the folder of images")
         key = os.path.normpath(f"{declaration.images}/{image}").replace(os.sep, "/")
-        rows.append(Row(key, str(label), "", part, "", file_size(base / key)))
+        rows.append(ImageRecord(key, str(label), "", part, "", file_size(base / key)))
     shown = {str(label): declaration.rename.get(name, name) for label, name in names.items()}
     return rows, [str(label) for label in sorted(names)], shown
 
@@ -77,7 +77,7 @@ def read_lists(declaration: Declaration, base: Path) -> Read:
         for line in lines(f"images_variant_{suffix}.txt"):
             number, _, variant = line.strip().partition(" ")
             key = f"{declaration.images}/{number}.jpg"
-            rows.append(Row(key, variant, "", part, "", file_size(base / key)))
+            rows.append(ImageRecord(key, variant, "", part, "", file_size(base / key)))
     labels = [line.strip() for line in lines("variants.txt") if line.strip()]
     if unknown := {row.label for row in rows} - set(labels):
         raise UserError(f"{base}: {sorted(unknown)[0]} is not in variants.txt")
@@ -125,7 +125,7 @@ READERS = {
 }
 
 
-def class_rows(base: Path, folder: str) -> list[Row]:
+def class_rows(base: Path, folder: str) -> list[ImageRecord]:
     """Rows of `base/folder/CLASS/image`, by class and file name; keys start at `base`."""
     found = [
         (levels.split("/")[0], f"{folder}/{levels}/{name}", size)
@@ -133,7 +133,10 @@ def class_rows(base: Path, folder: str) -> list[Row]:
         if levels
     ]
     found.sort(key=lambda item: item[0])  # stable: files keep their order
-    return [Row(os.path.normpath(key).replace(os.sep, "/"), label, size=size) for label, key, size in found]
+    return [
+        ImageRecord(os.path.normpath(key).replace(os.sep, "/"), label, size=size)
+        for label, key, size in found
+    ]
 
 
 def class_name_file(base: Path) -> Path | None:

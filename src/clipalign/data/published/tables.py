@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ..sources.table import FilesUnder, Row, Table
+from ..sources.table import FilesUnder, ImageRecord, ImageTable
 from .declarations import SHIFT, SHIFT_MEMBERS, Declaration, declarations, declared
 from .layouts import READERS, read_imagenet
 
@@ -18,8 +18,8 @@ __all__ = ["SHIFT", "Declaration", "declarations", "declared", "differences", "o
 logger = logging.getLogger(__name__)
 
 
-def open_published(declaration: Declaration, root: Path, **settings: Any) -> Table:
-    """A published set below `root`; `settings` are those of `Table`.
+def open_published(declaration: Declaration, root: Path, **settings: Any) -> ImageTable:
+    """A published set below `root`; `settings` are those of `ImageTable`.
 
     Raises:
         UserError: it is not there, or not laid out as its makers do.
@@ -31,7 +31,7 @@ def open_published(declaration: Declaration, root: Path, **settings: Any) -> Tab
     if not rows:
         raise declaration.fail(f"no images in {base}")
     names |= settings.pop("names", None) or {}
-    table = Table(
+    table = ImageTable(
         declaration.name,
         rows,
         FilesUnder(base, tuple(row.key for row in rows)),
@@ -47,7 +47,7 @@ def open_published(declaration: Declaration, root: Path, **settings: Any) -> Tab
     return table
 
 
-def open_shift(root: Path, **settings: Any) -> Table:
+def open_shift(root: Path, **settings: Any) -> ImageTable:
     """ImageNet with those of its variants that are below `root`, each a domain, in one list of classes.
 
     Raises:
@@ -60,7 +60,7 @@ def open_shift(root: Path, **settings: Any) -> Table:
     if len(present) < 2:
         raise members[1].fail(f"no variant of ImageNet in {root}")
     _, labels, names = read_imagenet(members[0], root / members[0].folder)
-    rows: list[Row] = []
+    rows: list[ImageRecord] = []
     for member in present:
         found, _, _ = READERS[member.layout](member, root / member.folder)
         for row in found:
@@ -71,10 +71,10 @@ def open_shift(root: Path, **settings: Any) -> Table:
     names = names | (settings.pop("names", None) or {})
     keys = FilesUnder(root, tuple(row.key for row in rows))
     domains = [member.name for member in present]
-    return Table(SHIFT, rows, keys, labels=labels, domains=domains, names=names, **settings)
+    return ImageTable(SHIFT, rows, keys, labels=labels, domains=domains, names=names, **settings)
 
 
-def differences(declaration: Declaration, table: Table) -> Iterator[str]:
+def differences(declaration: Declaration, table: ImageTable) -> Iterator[str]:
     """Where a set differs from what is published of it, one line each."""
     if declaration.domains:
         found = np.bincount(table.domains, minlength=len(declaration.domains)).tolist()

@@ -9,19 +9,19 @@ from typing import Literal
 
 from ...core.errors import UserError
 from ..decode import EXTENSIONS
-from .table import PARTS, FilesUnder, Row, Table
+from .table import PARTS, FilesUnder, ImageRecord, ImageTable
 
 Layout = Literal["auto", "class", "domain", "split"]
 
 
-class ImageFolder(Table):
+class ImageFolder(ImageTable):
     """A folder as a table; rows are ordered by domain, class, folder and file name, as DomainBed counts them.
 
     Args:
         root: the folder.
         layout: what its first level is: classes, domains (with classes inside), or train, validation and test
             (with classes inside). "auto" looks: images right under a first-level folder make it a class.
-        names, max_broken: see `Table`.
+        names, max_broken: see `ImageTable`.
 
     Raises:
         UserError: no folder, no images, or class names that collide.
@@ -49,7 +49,7 @@ class ImageFolder(Table):
             if self.layout == "split" and outer.lower() not in PARTS:
                 continue
             part = PARTS[outer.lower()] if self.layout == "split" else ""
-            rows.append(Row(f"{folder}/{name}", label, "" if part else outer, part, "", size))
+            rows.append(ImageRecord(f"{folder}/{name}", label, "" if part else outer, part, "", size))
         rows.sort(key=lambda row: (row.domain, row.label))  # stable: files keep their order
         if not rows:
             raise UserError(f"--data: no images in {root}; it needs class/image or domain/class/image files")

@@ -13,7 +13,7 @@ from typing import Any
 
 from ...core.errors import UserError
 from ..decode import File
-from .table import PARTS, Row, Table
+from .table import PARTS, ImageRecord, ImageTable
 
 logger = logging.getLogger(__name__)
 
@@ -33,7 +33,7 @@ def read_hub(
     settings: Mapping[str, Any],
     names: Mapping[str, str] | None = None,
     max_broken: float = 0.01,
-) -> Table:
+) -> ImageTable:
     """A data set of the hub, downloaded by its own library, or a folder that the library wrote.
 
     Its splits are the parts of the data where it has more than one of train, validation and test.
@@ -41,7 +41,7 @@ def read_hub(
     Args:
         name: "hf:NAME", or a folder.
         settings: columns ("image", "label", "domain", "caption") where they are not the usual ones, and "config".
-        names, max_broken: see `Table`.
+        names, max_broken: see `ImageTable`.
 
     Raises:
         UserError: the library is not installed, no such data set, a column missing, images without a label.
@@ -65,7 +65,7 @@ def read_hub(
     if not kept:
         raise UserError(f"--data {name} has no split train, validation or test; it has {', '.join(left)}")
     kept = {key: data for key, data in kept.items() if len(data)}
-    rows: list[Row] = []
+    rows: list[ImageRecord] = []
     known: list[str] | None = None
     for key, data in kept.items():
         columns = find_columns(name, data.features, settings, datasets)
@@ -77,12 +77,14 @@ def read_hub(
         for i, label in enumerate(labels):
             domain = domain_feature.int2str(domains[i]) if hasattr(domain_feature, "int2str") else domains[i]
             caption = captions[i][0] if isinstance(captions[i], list) else captions[i]
-            rows.append(Row(f"{key or 'data'}/{i}", label, str(domain or ""), part, str(caption or "")))
+            rows.append(
+                ImageRecord(f"{key or 'data'}/{i}", label, str(domain or ""), part, str(caption or ""))
+            )
     column = columns["image"]
     tables = [data.cast_column(column, datasets.Image(decode=False)) for data in kept.values()]
     short = name.removeprefix(PREFIX).rstrip("/").split("/")[-1]
     identity = hashlib.sha256("".join(data._fingerprint for data in kept.values()).encode()).hexdigest()
-    return Table(
+    return ImageTable(
         short,
         rows,
         HubFiles(tables, column),

@@ -17,7 +17,7 @@ from typing import Any
 
 from ...core.errors import UserError
 from ..decode import EXTENSIONS
-from .table import PARTS, Row, Table
+from .table import PARTS, ImageRecord, ImageTable
 
 CLASS_LISTS = ("classes.txt", "classnames.txt")  # beside the shards: names of classes 0, 1, ... a line each
 
@@ -30,7 +30,7 @@ def is_shards(name: str) -> bool:
     return any(path.glob("*.tar")) and not any(entry.is_dir() for entry in path.iterdir())
 
 
-def read_shards(name: str, *, names: Mapping[str, str] | None = None, max_broken: float = 0.01) -> Table:
+def read_shards(name: str, *, names: Mapping[str, str] | None = None, max_broken: float = 0.01) -> ImageTable:
     """Shards as a table.
 
     A sample is the files of one name: an image, `.cls` (a number or a class name) or `.json` (label or cls, and
@@ -39,13 +39,13 @@ def read_shards(name: str, *, names: Mapping[str, str] | None = None, max_broken
 
     Args:
         name: "shards/train-{0000..0009}.tar", "shards/*.tar" or a folder.
-        names, max_broken: see `Table`.
+        names, max_broken: see `ImageTable`.
 
     Raises:
         UserError: no such shards, compressed or remote ones, a sample without a label.
     """
     paths = expand(name)
-    rows: list[Row] = []
+    rows: list[ImageRecord] = []
     places: list[tuple[int, int, int]] = []
     for number, path in enumerate(paths):
         part = part_of_shard(path)
@@ -54,7 +54,7 @@ def read_shards(name: str, *, names: Mapping[str, str] | None = None, max_broken
                 raise UserError(f"--data: {path}: {key} has no .cls file and no label in a .json file")
             given = str(facts.get("split", "")).lower()
             rows.append(
-                Row(
+                ImageRecord(
                     f"{path.name}/{key}",
                     str(facts["label"]),
                     str(facts.get("domain", "")),
@@ -72,7 +72,7 @@ def read_shards(name: str, *, names: Mapping[str, str] | None = None, max_broken
         names = {**class_list(paths[0].parent), **(names or {})}
     short = paths[0].parent.resolve().name
     files = ShardFiles(tuple(paths), tuple(places))
-    return Table(short, rows, files, labels=labels, names=names or None, max_broken=max_broken)
+    return ImageTable(short, rows, files, labels=labels, names=names or None, max_broken=max_broken)
 
 
 @dataclass(frozen=True)

@@ -43,7 +43,7 @@ def any_names() -> Iterator[None]:
         _any_names.reset(token)
 
 
-class Row(NamedTuple):
+class ImageRecord(NamedTuple):
     """One image.
 
     Attributes:
@@ -74,7 +74,7 @@ class FilesUnder:
         return self.root / self.keys[row]
 
 
-class Table:
+class ImageTable:
     """A `Source` over rows of image files.
 
     Training views are random crops of 70-100 % of the area, flipped half of the time; at evaluation the
@@ -108,7 +108,7 @@ class Table:
     def __init__(
         self,
         name: str,
-        rows: Sequence[Row],
+        rows: Sequence[ImageRecord],
         file: Callable[[int], File],
         *,
         labels: Sequence[str] | None = None,

@@ -10,7 +10,7 @@ from typing import Any
 
 from ...core.errors import UserError
 from ..decode import file_size
-from .table import FilesUnder, Row, Table, part_named
+from .table import FilesUnder, ImageRecord, ImageTable, part_named
 
 SUFFIXES = frozenset({".csv", ".tsv", ".parquet"})
 # Field of a row -> names its column may have, the first being the documented one.
@@ -30,14 +30,14 @@ def read_table(
     columns: Mapping[str, str] | None = None,
     names: Mapping[str, str] | None = None,
     max_broken: float = 0.01,
-) -> Table:
+) -> ImageTable:
     """A table file as a data set; rows stay in the file's order.
 
     Args:
         path: .csv, .tsv or .parquet with a line of column names.
         root: folder that relative image paths start from. Default: the file's own.
         columns: field ("path", "label", "domain", "split", "caption") -> name of its column.
-        names, max_broken: see `Table`.
+        names, max_broken: see `ImageTable`.
 
     Raises:
         UserError: unreadable, a column missing, a line without path or label, an unknown split.
@@ -55,7 +55,7 @@ def read_table(
         key = cells["path"]
         size = file_size(base / key)
         rows.append(
-            Row(
+            ImageRecord(
                 key,
                 cells["label"],
                 cells.get("domain", ""),
@@ -67,7 +67,7 @@ def read_table(
     if not rows:
         raise UserError(f"--data: {path} has no lines below its column names")
     files = FilesUnder(base, tuple(row.key for row in rows))
-    return Table(path.stem, rows, files, names=names, max_broken=max_broken)
+    return ImageTable(path.stem, rows, files, names=names, max_broken=max_broken)
 
 
 def find_columns(

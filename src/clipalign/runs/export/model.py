@@ -18,8 +18,8 @@ from torch import Tensor
 
 from ...backbone import Backbone, pocket
 from ...backbone.loading import split_size
-from ...core.types import Preprocess
 from ...core.errors import UserError
+from ...core.types import Preprocess
 
 LARGEST = 1e-3  # allowed difference between unit features; float32 sums in another order differ by some 1e-6
 LONG = "a long text " * 40  # more tokens than any tower has, so that cutting is compared too

@@ -10,10 +10,10 @@ from torch import Tensor
 
 from clipalign.backbone import Backbone
 from clipalign.core.types import Batch, Episode
-from clipalign.data.batches import Steps
+from clipalign.data.batches import TrainBatches
 from clipalign.engine.setup import preprocess_for
 from clipalign.engine.validation import SourceValidation
-from clipalign.evaluation import Views
+from clipalign.evaluation import EvalLoader
 from clipalign.methods import get_method
 
 TEMPLATES = ("a photo of a {}.",)
@@ -30,12 +30,12 @@ def ready(name: str, backbone: Backbone, episode: Episode, **options: Any) -> An
 
 def batch_of(episode: Episode, backbone: Backbone, size: int = 8, step: int = 0) -> Batch:
     """A training batch."""
-    return Steps(episode, size, 0, preprocess_for(backbone))[step]
+    return TrainBatches(episode, size, 0, preprocess_for(backbone))[step]
 
 
 def source_rows(episode: Episode, backbone: Backbone) -> SourceValidation:
     """What `start` and `finish` are given."""
-    return SourceValidation(episode, Views(episode.source, preprocess_for(backbone), 16))
+    return SourceValidation(episode, EvalLoader(episode.source, preprocess_for(backbone), 16))
 
 
 def train(method: Any, steps: int = 4, lr: float = 1e-3) -> list[float]:

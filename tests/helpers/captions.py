@@ -6,11 +6,11 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from baselines import batch_of, ready
 from torch import Tensor
 
 from clipalign.backbone import Backbone
 from clipalign.core.types import Batch, Episode
+from tests.helpers.methods import batch_of, ready
 
 OWN = 77  # --context-length of a tower that is not stretched
 

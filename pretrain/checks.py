@@ -1,0 +1,140 @@
+"""Measures of a checkpoint on drawings that training never sees."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from clipalign.backbone.model import Backbone
+
+from . import layout
+from .atlas import Atlas
+from .batches import GRID
+from .captions import Thing, describe_all, describe_one
+from .layout import Placed
+from .render import render
+
+SCENES = 256
+
+
+def _normalised(backbone: Backbone, images: Tensor) -> Tensor:
+    mean = torch.tensor(backbone.mean).view(1, 3, 1, 1)
+    std = torch.tensor(backbone.std).view(1, 3, 1, 1)
+    return ((images - mean) / std).to(backbone.device)
+
+
+def _text(backbone: Backbone, texts: list[str]) -> Tensor:
+    return F.normalize(backbone.encode_text(texts).float(), dim=-1)
+
+
+@torch.no_grad()
+def check(backbone: Backbone, atlas: Atlas) -> dict[str, float]:
+    """Return zero-shot accuracy, mosaic localisation and scene retrieval on the kept-out set."""
+    backbone.eval()
+    return {**classify(backbone, atlas), **localise(backbone, atlas), **retrieve(backbone, atlas)}
+
+
+def classify(backbone: Backbone, atlas: Atlas, draws: int = 2) -> dict[str, float]:
+    """Return zero-shot accuracy on single kept-out drawings among all concepts."""
+    labels = sorted(atlas.synonyms)
+    texts = _text(backbone, [f"a photo of a {name}." for name in labels])
+    rows = [i for i in atlas.kept_out if atlas.keys[i] in set(labels)]
+    truth = torch.tensor([labels.index(atlas.keys[i]) for i in rows])
+    top1 = top5 = 0.0
+    for draw in range(draws):
+        images = _singles(atlas, rows, draw)
+        features = F.normalize(backbone.encode_image(_normalised(backbone, images)).float(), dim=-1)
+        ranked = (features @ texts.T).topk(5).indices.cpu()
+        top1 += float((ranked[:, 0] == truth).float().mean()) / draws
+        top5 += float((ranked == truth[:, None]).any(1).float().mean()) / draws
+    return {"kept_out_top1": top1, "kept_out_top5": top5, "kept_out_drawings": len(rows)}
+
+
+def _singles(atlas: Atlas, rows: list[int], draw: int) -> Tensor:
+    placed, backgrounds = [], []
+    for k, row in enumerate(rows):
+        rng = np.random.default_rng([99, draw, k])
+        scale, x, y = layout.inside_canvas(rng, float(rng.uniform(0.5, 0.95)))
+        angle = float(np.deg2rad(rng.uniform(-12, 12)))
+        placed.append(Placed(k, row, scale, x, y, angle, True))
+        backgrounds.append(layout.background(rng, "", 1.0))
+    return render(atlas.tensor(rows).float() / 255, placed, backgrounds)[0]
+
+
+def _scenes(
+    atlas: Atlas, seed: int, mosaic: bool
+) -> tuple[Tensor, Tensor, list[list[Thing]], list[list[int]]]:
+    """Compose scenes of kept-out drawings: images, patch masks, visible drawings and their rows in the masks."""
+    rows = [i for i in atlas.kept_out if atlas.keys[i] in atlas.synonyms]
+    placed: list[Placed] = []
+    backgrounds, things, members = [], [], []
+    for image in range(SCENES):
+        rng = np.random.default_rng([seed, image])
+        if mosaic:
+            spots = [
+                (float(rng.uniform(0.36, 0.48)), 0.25 + 0.5 * (k % 2), 0.25 + 0.5 * (k // 2))
+                for k in range(4)
+            ]
+        else:
+            spots = layout.scattered(rng, 0.0)
+        chosen: list[int] = []
+        while len(chosen) < len(spots):
+            row = rows[int(rng.integers(len(rows)))]
+            if atlas.keys[row] not in {atlas.keys[c] for c in chosen}:
+                chosen.append(row)
+        seen, inside = [], []
+        for row, (scale, x, y) in zip(chosen, spots, strict=True):
+            inside.append(len(placed))
+            placed.append(Placed(image, row, scale, x, y, 0.0, True))
+            seen.append(Thing(atlas.keys[row], atlas.keys[row], x, y, scale))
+        backgrounds.append(layout.background(rng, "", 1.0))
+        things.append(seen)
+        members.append(inside)
+    pixels = atlas.tensor([p.sprite for p in placed]).float() / 255
+    images, visible, _ = render(pixels, placed, backgrounds)
+    masks = F.adaptive_avg_pool2d(visible.unsqueeze(1), GRID).flatten(1)
+    return images, masks, things, members
+
+
+def localise(backbone: Backbone, atlas: Atlas) -> dict[str, float]:
+    """Return how much of the D-V map lies on the named drawing of a mosaic of four.
+
+    The map is AlignCLIP's guide: the softmax over patches of the scaled cosine with "a photo of a {name}.". Its mass
+    is measured on the quadrant of the named drawing (chance 0.25) and on the drawing itself. "difference" is the
+    mass on the quadrant with the right text minus the mass there with the text of another of the four.
+    """
+    images, masks, things, members = _scenes(atlas, 98, mosaic=True)
+    guide = backbone.dense(_normalised(backbone, images), guide="dv").guide
+    assert guide is not None
+    patches = F.normalize(guide.float(), dim=-1)  # [B, M, d]
+    cells = torch.arange(GRID * GRID)
+    quadrant = ((cells // GRID) // (GRID // 2)) * 2 + (cells % GRID) // (GRID // 2)  # [M]
+    inside, on_object, wrong = [], [], []
+    for b, seen in enumerate(things):
+        texts = _text(backbone, [f"a photo of a {t.name}." for t in seen])  # [4, d]
+        maps = (backbone.logit_scale * patches[b] @ texts.T).softmax(0).T.cpu()  # [4, M]
+        for k in range(4):
+            place = quadrant == k
+            inside.append(float(maps[k, place].sum()))
+            wrong.append(float(maps[(k + 1) % 4, place].sum()))
+            on_object.append(float((maps[k] * masks[members[b][k]].clamp(max=1)).sum()))
+    return {
+        "mosaic_mass": float(np.mean(inside)),
+        "mosaic_object_mass": float(np.mean(on_object)),
+        "mosaic_difference": float(np.mean(inside) - np.mean(wrong)),
+    }
+
+
+def retrieve(backbone: Backbone, atlas: Atlas) -> dict[str, float]:
+    """Return text-to-image recall@10 of scenes for captions of one drawing and of all drawings."""
+    images, _, things, _ = _scenes(atlas, 97, mosaic=False)
+    features = F.normalize(backbone.encode_image(_normalised(backbone, images)).float(), dim=-1)
+    recalls = {}
+    for name, writer in (("short", lambda seen, rng: describe_one(seen[0], rng)), ("long", describe_all)):
+        texts = [writer(seen, np.random.default_rng([96, b])).text for b, seen in enumerate(things)]
+        scores = _text(backbone, texts) @ features.T  # [texts, images]
+        rank = (scores > scores.diag()[:, None]).sum(1)
+        recalls[f"scene_{name}_recall10"] = float((rank < 10).float().mean())
+    return {**recalls, "scene_chance10": 10 / len(images)}

@@ -1,0 +1,1 @@
+"""Options, folders and results of runs."""

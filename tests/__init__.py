@@ -1,0 +1,1 @@
+"""Tests of clipalign, laid out as the package is."""

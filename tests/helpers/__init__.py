@@ -1,0 +1,1 @@
+"""Builders and reference computations shared by the tests."""
