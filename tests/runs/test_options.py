@@ -65,7 +65,7 @@ def test_an_option_of_another_method_is_refused_by_name() -> None:
         (["--steps", "many", "--out", "x"], "--steps.*many"),
         (["--steps", "0", "--out", "x"], "--steps must be at least 1, not 0"),
         (["--lr", "nan", "--out", "x"], "--lr must be at least 0"),
-        (["--schedule", "linear", "--out", "x"], "linear.*--schedule"),
+        (["--schedule", "linear", "--out", "x"], "--schedule.*linear"),
         (["--method", "alignclp", "--out", "x"], "did you mean alignclip"),
         (["--resume", "--overwrite", "--out", "x"], "exclude each other"),
         (["--epsilon", "2", "--out", "x"], "--epsilon"),

@@ -79,11 +79,11 @@ def make_parser(
 
 def add_argument(group: Any, option: Option, text: str) -> None:
     """Add an option to a group of a parser."""
-    if option.facts.positional:
-        kwargs = {"nargs": "*" if option.element is not None else "?"}
-        group.add_argument(
-            option.name, type=option.element or option.hint, metavar=option.label, help=text, **kwargs
-        )
+    if option.facts.positional and option.element is not None:
+        kind = {"type": option.element, "nargs": "*", "default": []}  # argparse requires it without a default
+        group.add_argument(option.name, metavar=option.label, help=text, **kind)
+    elif option.facts.positional:
+        group.add_argument(option.name, type=option.hint, nargs="?", metavar=option.label, help=text)
     elif option.hint is bool:
         action = ActionYesNo(yes_prefix="", no_prefix="no-")
         group.add_argument(flag(option.name), action=action, default=bool(option.default), help=text)
