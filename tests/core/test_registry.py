@@ -113,7 +113,7 @@ def test_two_distributions_with_one_name_raise(site: Path) -> None:
     install(site, "second", mine="math:e")
     registry: Registry[float] = Registry("kind", GROUP)
     with pytest.raises(
-        UserError, match='two kinds are named "mine": math:(pi|e) of (first|second) 1.0 and math'
+        UserError, match=r'two kinds are named "mine": math:(pi|e) of (first|second) 1.0 and math'
     ):
         registry.get("mine")
     assert registry.get("other") == pytest.approx(6.28318, abs=1e-5)
@@ -158,5 +158,5 @@ def test_check_refuses_invalid_entries(site: Path) -> None:
     assert registry.all() == {"word": "w"}
     install(site, "extras", pi="math:pi")
     registry = Registry("kind", GROUP, check=check)
-    with pytest.raises(UserError, match="cannot load math:pi of extras 1.0 .*pi is no string"):
+    with pytest.raises(UserError, match=r"cannot load math:pi of extras 1.0 .*pi is no string"):
         registry.get("pi")

@@ -9,7 +9,6 @@ import os
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,18 +19,12 @@ from ..core.errors import UserError
 from ..core.parsing import make_config, parse_config
 from ..engine.setup import preprocess_for
 from ..methods import Method
+from ..runs.export import EXPORTS
 from ..runs.folder import is_run
 from ..runs.opening import open_model
 from .predict import read_classes
 
 FACTS = "export.json"
-MODULES = {
-    "open_clip": "to_open_clip",
-    "hf": "to_hf",
-    "hf-text": "to_hf_text",
-    "safetensors": "to_safetensors",
-    "onnx": "to_onnx",
-}
 
 
 @dataclass(frozen=True)
@@ -42,10 +35,11 @@ class ExportConfig(Options):
     """Run folder, or a backbone as in `clipalign train`."""
     out: Path = field(metadata=facts(unit="DIR"))
     """Folder to write. Must be new or empty without --overwrite; it appears complete or not at all."""
-    to: Literal["open_clip", "hf", "hf-text", "safetensors", "onnx"] = "open_clip"
-    """Format. open_clip: checkpoint and configuration; hf: CLIPModel with processor (extra [hf]); hf-text: text tower
-    as CLIPTextModel with tokenizer, for text-to-image pipelines (extra [hf]); safetensors: every tensor by name;
-    onnx: image and text tower (extra [onnx])."""
+    to: str = field(default="open_clip", metadata=facts(unit="FORMAT"))
+    """open_clip, hf, hf-text, safetensors or onnx. open_clip: checkpoint and configuration; hf: CLIPModel
+    with processor (extra [hf]); hf-text: text tower as CLIPTextModel with tokenizer, for text-to-image
+    pipelines (extra [hf]); safetensors: every tensor by name; onnx: image and text tower (extra [onnx]).
+    Other packages may add formats."""
     classes_file: Path | None = field(default=None, metadata=facts(unit="FILE", unset="the run's classes"))
     """Class names of the classifier, one per line."""
     template: tuple[str, ...] = field(default=(), metadata=facts(unit="TEXT", unset="the run's"))
@@ -83,7 +77,7 @@ class Export:
 
 def export(
     model: str | Path,
-    to: Literal["open_clip", "hf", "hf-text", "safetensors", "onnx"],
+    to: str,
     out: str | Path,
     *,
     classes_file: str | Path | None = None,
@@ -97,7 +91,7 @@ def export(
 
     Args:
         model: run folder or backbone.
-        to: the format.
+        to: the format: open_clip, hf, hf-text, safetensors, onnx, or one of another package.
         out: folder to write.
 
     The keywords are the options of the command line; see `ExportConfig`.
@@ -116,39 +110,37 @@ def run_export(tokens: Sequence[str], prog: str = "clipalign export") -> Export:
 
 
 def _export(config: ExportConfig) -> tuple[Export, list[str]]:
+    from ..runs.export.base import ExportedModel, Probe, check_features, format_differences
     from ..runs.export.head import head_of
-    from ..runs.export.model import Exported, Probe, same_or_raise, spelt
 
-    form = import_module(f"..runs.export.{MODULES[config.to]}", __package__)
+    form = EXPORTS.get(config.to)()
     check_place(config.out, config.overwrite)
     method, names, templates, record = open_any(config)
     backbone = method.backbone
     texts = [p for group in prompts(names, templates) for p in group] if names else []
     probe = Probe.draw(backbone, texts)
-    text_only = config.to == "hf-text"
-    if text_only:
+    if form.text_only:
         check_texts(method, config)
-    wants_head = bool(names) and not config.towers_only and not text_only
+    wants_head = bool(names) and not config.towers_only and not form.text_only
     head = head_of(method, names, templates, probe.images) if wants_head else None
-    if wants_head and head is None and config.to != "safetensors":
+    if wants_head and head is None and not form.all_tensors:
         raise UserError(
             f"--to {config.to}: predictions of --method {method.name} need more than the two towers "
             f"({method.trains}), which this format does not hold. --to safetensors keeps every tensor; "
             "--towers-only exports the towers, whose predictions are zero-shot ones"
         )
     preprocess = preprocess_for(backbone, record.get("interpolation"))
-    model = Exported(backbone, preprocess, method.state_dict(), config.cache_dir)
+    model = ExportedModel(backbone, preprocess, method.state_dict(), config.cache_dir)
     with new_folder(config.out) as folder:
         with _quiet():
             form.write(model, folder)
-            ours = form.ask(backbone, probe) if text_only else probe.ask(backbone)
-            differences = same_or_raise(ours, form.read(folder, probe), form.LIBRARY)
+            original = form.features(backbone, probe)
+            differences = check_features(original, form.read(folder, probe), form.library)
         if head is not None:
             head.write(folder)
         if is_run(config.model) and (card := Path(config.model) / "README.md").is_file():
             shutil.copyfile(card, folder / "README.md")
-        if text_only:
-            form.write_card(method, folder)
+        form.write_card(method, folder)
         about = {
             "format": config.to,
             "from": config.model,
@@ -161,7 +153,7 @@ def _export(config: ExportConfig) -> tuple[Export, list[str]]:
             },
             **(
                 {"largest_relative_difference_of_hidden_states": differences["hidden states"]}
-                if text_only
+                if "hidden states" in differences
                 else {}
             ),
             "classifier": None if head is None else head.kind,
@@ -169,20 +161,19 @@ def _export(config: ExportConfig) -> tuple[Export, list[str]]:
         }
         (folder / FACTS).write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
     lines = [
-        f"{config.out}: written for {form.LIBRARY} and loaded again with it; largest difference of unit features: "
-        + spelt(differences, ".1e")
+        f"{config.out}: written for {form.library} and loaded again with it; largest difference of L2-normalised "
+        f"features: {format_differences(differences, '.1e')}"
     ]
     if head is not None:
         lines.append(f"classifier.safetensors: {len(names)} classes, {head.rule}. {head.others}")
-    elif text_only:
-        lines.append(form.note(method))
     elif wants_head:
         lines.append(
             f"no classifier: predictions of {method.name} need its own tensors, which are in the file under "
             '"method."'
         )
-    elif names:
+    elif names and not form.text_only:
         lines.append("no classifier: the towers alone give zero-shot predictions, which are not the method's")
+    lines += form.notes(method)
     lines.append(form.usage(config.out))
     done = Export(
         config.out,

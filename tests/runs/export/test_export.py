@@ -1,9 +1,8 @@
-"""What an export writes is what the other library computes, or it is not written."""
+"""Exports reproduce the features of the model in the other library."""
 
 from __future__ import annotations
 
 import json
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +22,10 @@ from clipalign.core.types import Preprocess
 from clipalign.data.decode import evaluation_view
 from clipalign.methods import get_method
 from clipalign.protocols.names_only import NamesOnly, names_episode
-from clipalign.runs.export import to_hf, to_open_clip
+from clipalign.runs.export import EXPORTS, to_hf
+from clipalign.runs.export.base import ExportedModel, Features, Probe
 from clipalign.runs.export.head import head_of
-from clipalign.runs.export.model import Exported, Features, Probe
+from clipalign.runs.export.to_open_clip import OpenClip
 from clipalign.runs.folder import open_run
 
 NAMES = ("red square", "green_square", "café au lait", "dog's toy")
@@ -47,7 +47,7 @@ def probe_images(backbone: Backbone) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("form", ["open_clip", "safetensors", "hf", "onnx"])
-def test_what_is_written_is_loaded_again_and_compared(run: Path, tmp_path: Path, form: str) -> None:
+def test_export_reproduces_features(run: Path, tmp_path: Path, form: str) -> None:
     if form == "hf":
         pytest.importorskip("transformers", reason="the extra [hf] is not installed")
     if form == "onnx":
@@ -61,7 +61,7 @@ def test_what_is_written_is_loaded_again_and_compared(run: Path, tmp_path: Path,
     assert json.loads((done.folder / "export.json").read_text())["method"] == "erm"
 
 
-def test_open_clip_and_the_classifier_give_the_predictions_of_the_run(run: Path, tmp_path: Path) -> None:
+def test_open_clip_export_with_classifier_reproduces_predictions(run: Path, tmp_path: Path) -> None:
     folder = export(run, "open_clip", tmp_path / "out").folder
     opened = open_run(run)
     images = probe_images(opened.backbone)
@@ -78,7 +78,7 @@ def test_open_clip_and_the_classifier_give_the_predictions_of_the_run(run: Path,
     assert (features - torch.nn.functional.normalize(before, dim=-1)).abs().max() > 1e-3
 
 
-def test_transformers_reads_texts_and_pixels_as_the_run_did(run: Path, tmp_path: Path) -> None:
+def test_hf_processor_matches_tokenizer_and_preprocessing(run: Path, tmp_path: Path) -> None:
     hf = pytest.importorskip("transformers", reason="the extra [hf] is not installed")
     folder = export(run, "hf", tmp_path / "out").folder
     processor = hf.CLIPProcessor.from_pretrained(folder)
@@ -101,7 +101,7 @@ def test_transformers_reads_texts_and_pixels_as_the_run_did(run: Path, tmp_path:
     assert (pixels - expected).abs().mean() < 0.02  # resizing rounds to whole pixel values in one of the two
 
 
-def test_quick_gelu_is_told_apart(tiny: Backbone) -> None:
+def test_hf_config_detects_quick_gelu(tiny: Backbone) -> None:
     for tower in (tiny.model.visual.transformer, tiny.model.transformer):
         for block in tower.resblocks:
             block.mlp.gelu = open_clip.transformer.QuickGELU()
@@ -111,24 +111,24 @@ def test_quick_gelu_is_told_apart(tiny: Backbone) -> None:
     assert config["vision_config"]["hidden_act"] == config["text_config"]["hidden_act"] == "quick_gelu"
 
 
-def test_a_tensor_without_a_place_is_named() -> None:
-    with pytest.raises(UserError, match=r'no place for "visual.transformer.resblocks.0.ls_1.gamma"'):
+def test_hf_state_names_unknown_tensor() -> None:
+    with pytest.raises(UserError, match=r'no tensor for "visual.transformer.resblocks.0.ls_1.gamma"'):
         to_hf.hf_state({"visual.transformer.resblocks.0.ls_1.gamma": torch.ones(3)})
 
 
-def test_nothing_is_left_where_the_other_library_disagrees(
+def test_export_with_other_features_writes_nothing(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def other(folder: Path, probe: Probe) -> Features:
+    def other(self: OpenClip, folder: Path, probe: Probe) -> Features:
         return Features(torch.zeros(len(probe.images), 24), torch.zeros(len(probe.texts), 24))
 
-    monkeypatch.setattr(to_open_clip, "read", other)
+    monkeypatch.setattr(OpenClip, "read", other)
     with pytest.raises(UserError, match="computes other features"):
         export(run, "open_clip", tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_backbone_is_converted_as_it_is(tiny_spec: str, tmp_path: Path) -> None:
+def test_export_of_backbone_keeps_features(tiny_spec: str, tmp_path: Path) -> None:
     names = tmp_path / "names.txt"
     names.write_text("cat\ndog\n")
     plain = export(tiny_spec, "open_clip", tmp_path / "plain")
@@ -141,24 +141,24 @@ def test_a_backbone_is_converted_as_it_is(tiny_spec: str, tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("form", ["open_clip", "safetensors", "hf", "onnx"])
-def test_sizes_of_now_are_written(tiny_spec: str, tmp_path: Path, form: str) -> None:
-    """Larger images and longer texts than the configuration that the backbone was built from says."""
+def test_export_keeps_changed_image_size_and_text_length(tiny_spec: str, tmp_path: Path, form: str) -> None:
+    """Image size and text length that differ from the configuration the backbone was built from."""
     for name, library in (("hf", "transformers"), ("onnx", "onnxscript"), ("onnx", "onnxruntime")):
         if form == name:
             pytest.importorskip(library, reason=f"the extra [{name}] is not installed")
-    writer = import_module(f"clipalign.runs.export.to_{form}")
+    writer = EXPORTS.get(form)()
     backbone = load(f"{tiny_spec}@48")
     stretch_positions(backbone, 100)
     state = dict(backbone.model.state_dict())
     probe = Probe.draw(backbone, NAMES)
-    writer.write(Exported(backbone, Preprocess((48, 48), (0.5,) * 3, (0.5,) * 3), state), tmp_path)
-    assert max(probe.ask(backbone).difference(writer.read(tmp_path, probe)).values()) < 1e-5
+    writer.write(ExportedModel(backbone, Preprocess((48, 48), (0.5,) * 3, (0.5,) * 3), state), tmp_path)
+    assert max(probe.features(backbone).difference(writer.read(tmp_path, probe)).values()) < 1e-5
     if form == "open_clip":
         again = load(f"local-dir:{tmp_path}")
         assert (again.image_size, again.context_length) == ((48, 48), 100)
 
 
-def test_overwriting_takes_an_export_and_nothing_else(tiny_spec: str, tmp_path: Path) -> None:
+def test_overwrite_replaces_only_an_export(tiny_spec: str, tmp_path: Path) -> None:
     out = tmp_path / "out"
     out.mkdir()
     (out / "thesis.txt").write_text("years of work")
@@ -171,7 +171,15 @@ def test_overwriting_takes_an_export_and_nothing_else(tiny_spec: str, tmp_path: 
     assert not (out / "open_clip_model.safetensors").exists()
 
 
-def test_a_resnet_has_no_class_in_transformers(resnet_spec: str, tmp_path: Path) -> None:
+def test_unknown_format_raises_with_known_formats(tiny_spec: str, tmp_path: Path) -> None:
+    with pytest.raises(
+        UserError, match=r"--to: unknown \"open-clip\"; did you mean open_clip\? \(known: open_clip, hf, "
+    ):
+        export(tiny_spec, "open-clip", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_hf_export_of_resnet_raises(resnet_spec: str, tmp_path: Path) -> None:
     pytest.importorskip("transformers", reason="the extra [hf] is not installed")
     with pytest.raises(UserError, match="no CLIP class with a resnet tower; use --to open_clip"):
         export(resnet_spec, "hf", tmp_path / "out")
@@ -183,9 +191,7 @@ def test_a_resnet_has_no_class_in_transformers(resnet_spec: str, tmp_path: Path)
     ("name", "kind"),
     [("erm", "text"), ("coop", "prompts"), ("erm-linear-head", "linear"), ("clip-adapter", None)],
 )
-def test_classifiers_that_are_linear_in_features_go_along(
-    tiny: Backbone, name: str, kind: str | None
-) -> None:
+def test_head_of_returns_linear_classifiers(tiny: Backbone, name: str, kind: str | None) -> None:
     method: Any = get_method(name)()
     torch.manual_seed(0)
     method.setup(tiny, names_episode(NamesOnly("", NAMES, ("a",), TEMPLATES)), TEMPLATES)
@@ -204,9 +210,7 @@ def test_classifiers_that_are_linear_in_features_go_along(
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
 
 
-def test_methods_that_need_more_than_towers_say_so(
-    tiny_spec: str, squares_folder: Path, tmp_path: Path
-) -> None:
+def test_export_of_adapter_requires_towers_only(tiny_spec: str, squares_folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "adapter"
     arguments = ["train", "--method", "clip-adapter", "--data", str(squares_folder), "--target", "grey"]
     arguments += ["--backbone", tiny_spec, "--steps", "2", "--batch-size", "4", "--lr", "0.1"]

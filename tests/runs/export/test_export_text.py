@@ -18,8 +18,8 @@ from clipalign.commands.export import export
 from clipalign.core.errors import UserError
 from clipalign.core.types import Preprocess
 from clipalign.methods.zeroshot import ZeroShot
-from clipalign.runs.export import to_hf_text
-from clipalign.runs.export.model import Exported, Features, Probe, same_or_raise
+from clipalign.runs.export.base import ExportedModel, Features, Probe, check_features
+from clipalign.runs.export.to_hf_text import HuggingFaceText
 from clipalign.runs.folder import open_run, zeroshot
 
 hf = pytest.importorskip("transformers", reason="the extra [hf] is not installed")
@@ -47,12 +47,14 @@ def run(tiny_spec: str, squares_folder: Path, tmp_path: Path) -> Path:
 def written(backbone: Backbone, folder: Path) -> dict[str, float]:
     """Differences after loading."""
     folder.mkdir()
-    to_hf_text.write(Exported(backbone, Preprocess((32, 32), (0.5,) * 3, (0.5,) * 3), {}), folder)
+    HuggingFaceText().write(ExportedModel(backbone, Preprocess((32, 32), (0.5,) * 3, (0.5,) * 3), {}), folder)
     probe = Probe.draw(backbone, TEXTS)
-    return same_or_raise(to_hf_text.ask(backbone, probe), to_hf_text.read(folder, probe), "transformers")
+    return check_features(
+        HuggingFaceText().features(backbone, probe), HuggingFaceText().read(folder, probe), "transformers"
+    )
 
 
-def test_a_run_is_written_and_gives_the_texts_of_the_run(run: Path, tiny_spec: str, tmp_path: Path) -> None:
+def test_text_export_of_run_reproduces_text_features(run: Path, tiny_spec: str, tmp_path: Path) -> None:
     done = export(run, "hf-text", tmp_path / "text")
     assert done.image_difference is None and done.text_difference < 1e-5 and not done.classifier
     assert done.state_difference is not None and done.state_difference < 1e-5
@@ -82,7 +84,7 @@ def test_a_run_is_written_and_gives_the_texts_of_the_run(run: Path, tiny_spec: s
     assert "CLIPTextModelWithProjection" in (done.folder / "config.json").read_text()
 
 
-def test_a_stretched_tower_keeps_its_length(tiny: Backbone, tmp_path: Path) -> None:
+def test_text_export_keeps_stretched_length(tiny: Backbone, tmp_path: Path) -> None:
     stretch_positions(tiny, 248)
     differences = written(tiny, tmp_path / "text")
     assert max(differences.values()) < 1e-5 and set(differences) == {"texts", "hidden states"}
@@ -94,43 +96,46 @@ def test_a_stretched_tower_keeps_its_length(tiny: Backbone, tmp_path: Path) -> N
     assert ids == tiny.tokenize([TEXTS[2]]).ids[0].tolist() and len(ids) == 248
 
 
-def test_every_block_is_compared(tiny: Backbone, tmp_path: Path) -> None:
+def test_text_export_compares_every_block(tiny: Backbone, tmp_path: Path) -> None:
     written(tiny, tmp_path / "text")
     probe = Probe.draw(tiny, TEXTS)
-    states = to_hf_text.ask(tiny, probe).states
+    states = HuggingFaceText().features(tiny, probe).states
     assert states is not None and len(states) == tiny.text_shape[0] + 1
     # Penultimate states are what SDXL reads: an error in one block alone is seen.
-    ours, theirs = to_hf_text.ask(tiny, probe), to_hf_text.read(tmp_path / "text", probe)
+    ours, theirs = HuggingFaceText().features(tiny, probe), HuggingFaceText().read(tmp_path / "text", probe)
     assert theirs.states is not None
     wrong = theirs.states.clone()
     wrong[0, 3, 1] += 0.1 * wrong[0].abs().max()
     with pytest.raises(UserError, match=r"hidden states 0\.1"):
-        same_or_raise(ours, Features(None, theirs.texts, wrong), "transformers")
+        check_features(ours, Features(None, theirs.texts, wrong), "transformers")
 
 
-def test_the_image_tower_does_not_matter(resnet_spec: str, tmp_path: Path) -> None:
+def test_text_export_ignores_image_tower(resnet_spec: str, tmp_path: Path) -> None:
     done = export(resnet_spec, "hf-text", tmp_path / "text")
     assert done.text_difference < 1e-5
     assert "vision" not in (done.folder / "config.json").read_text()
 
 
-def test_the_card_says_that_the_mask_network_is_dropped(tiny: Backbone, tmp_path: Path) -> None:
+def test_card_mentions_dropped_mask_network_and_length(tiny: Backbone, tmp_path: Path) -> None:
     method = Masked()
     method.__dict__.update(zeroshot(tiny).__dict__)
     (tmp_path / "README.md").write_text("# A run\n")
-    to_hf_text.write_card(method, tmp_path)
+    HuggingFaceText().write_card(method, tmp_path)
     card = (tmp_path / "README.md").read_text()
-    assert card.startswith("# A run\n\n## The text tower alone") and "mask network is dropped" in card
-    assert "reads 77 tokens" in card and "have to be told" not in card
-    assert "no mask network" in to_hf_text.note(method)
+    assert card.startswith("# A run\n\n## Text tower only") and "mask network is left out" in card
+    assert "reads 77 tokens" in card and "limit raised" not in card
+    assert "no mask network" in HuggingFaceText().notes(method)[0]
     (tmp_path / "README.md").unlink()
     stretch_positions(tiny, 100)
-    to_hf_text.write_card(zeroshot(tiny), tmp_path)
+    HuggingFaceText().write_card(zeroshot(tiny), tmp_path)
     card = (tmp_path / "README.md").read_text()
-    assert card.startswith("## The text tower alone") and "mask network" not in card and "reads 100" in card
+    assert card.startswith("## Text tower only") and "mask network" not in card and "reads 100" in card
+    assert "limit raised" in card
 
 
-def test_texts_with_learned_vectors_are_refused(tiny_spec: str, squares_folder: Path, tmp_path: Path) -> None:
+def test_text_export_of_prompt_learner_requires_towers_only(
+    tiny_spec: str, squares_folder: Path, tmp_path: Path
+) -> None:
     out = tmp_path / "coop"
     arguments = ["train", "--method", "coop", "--data", str(squares_folder), "--target", "grey"]
     arguments += ["--protocol", "domain-shift", "--backbone", tiny_spec, "--steps", "1"]
@@ -141,7 +146,7 @@ def test_texts_with_learned_vectors_are_refused(tiny_spec: str, squares_folder: 
     assert export(out, "hf-text", tmp_path / "text", towers_only=True).text_difference < 1e-5
 
 
-def test_options_of_a_classifier_are_refused(tiny_spec: str, tmp_path: Path) -> None:
+def test_text_export_with_classifier_options_raises(tiny_spec: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="drop --classes-file and --template"):
         export(tiny_spec, "hf-text", tmp_path / "text", template=("a {}.",))
     assert not (tmp_path / "text").exists()
