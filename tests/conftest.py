@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw
 
 from clipalign.backbone import Backbone, load
 from clipalign.data.sources.folder import ImageFolder
-from tests.helpers.backbones import TINY, TINY_RESNET, write_backbone
+from tests.helpers.backbones import RESNET, write_backbone
 
 torch.set_num_threads(1)  # tiny tensors; the other cores run other tests
 
@@ -24,13 +24,13 @@ DOMAINS = ("dark", "grey", "light")
 @pytest.fixture(scope="session")
 def tiny_spec(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A `--backbone` of a ViT with 3 blocks of width 32 at 32 pixels."""
-    return write_backbone(tmp_path_factory.mktemp("backbones") / "vit", TINY)
+    return write_backbone(tmp_path_factory.mktemp("backbones") / "vit")
 
 
 @pytest.fixture(scope="session")
 def resnet_spec(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A `--backbone` of a small ModifiedResNet."""
-    return write_backbone(tmp_path_factory.mktemp("backbones") / "resnet", TINY_RESNET)
+    return write_backbone(tmp_path_factory.mktemp("backbones") / "resnet", vision=RESNET)
 
 
 @pytest.fixture(scope="session")

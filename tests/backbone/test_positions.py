@@ -11,7 +11,7 @@ from torch import Tensor
 from clipalign.backbone import Backbone, load, stretch_positions
 from clipalign.backbone.positions import KeptPositions, published_length, stretched
 from clipalign.core.errors import UserError
-from tests.helpers.backbones import TINY, write_backbone
+from tests.helpers.backbones import write_backbone
 
 TEXTS = ["a red fox", "a small green square to the left of a dog", "!"]
 LONG = "a red fox. " * 60
@@ -54,7 +54,7 @@ def test_a_stretched_tower_reads_long_texts_through_either_path(
 ) -> None:
     backbone = tiny
     if kind == "CustomTextCLIP":
-        backbone = load(write_backbone(tmp_path / "custom", TINY | {"custom_text": True}))
+        backbone = load(write_backbone(tmp_path / "custom", custom_text=True))
         assert isinstance(backbone.model, CustomTextCLIP)
     prefix = "" if kind == "CLIP" else "text."
     short = "a fox and a dog"

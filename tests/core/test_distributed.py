@@ -14,7 +14,7 @@ from clipalign.commands.cli import main
 from clipalign.core.checkpoint import load_weights
 from clipalign.core.distributed import Ranks
 from clipalign.runs.results import read_results
-from tests.helpers.processes import several
+from tests.helpers.processes import run_processes
 
 
 @pytest.mark.parametrize("length", [1, 2, 7, 36])
@@ -66,7 +66,7 @@ def test_several_processes_train_as_one(
     """Seven images a step, which neither two nor three processes share equally."""
     arguments = ["train", "--backbone", tiny_spec, "--data", str(squares_folder), *ARGUMENTS]
     assert main([*arguments, "--out", str(tmp_path / "one")]) == 0
-    several(world, [*arguments, "--out", str(tmp_path / "many")], tmp_path / "log")
+    run_processes(world, [*arguments, "--out", str(tmp_path / "many")], tmp_path / "log")
     check_same(tmp_path / "one", tmp_path / "many", tiny_spec)
     said = [(tmp_path / f"log.{rank}").read_text() for rank in range(world)]
     assert "all: " in said[0] and not any(said[1:])  # one process talks

@@ -26,7 +26,7 @@ from clipalign.methods import Method, get_method
 from clipalign.methods.shared.contrastive import ContrastiveMethod
 from clipalign.protocols import build_episode
 from clipalign.runs.results import read_results
-from tests.helpers.processes import several
+from tests.helpers.processes import run_processes
 
 PRECISION = Precision("fp32", torch.device("cpu"))
 
@@ -154,7 +154,7 @@ def test_several_processes_learn_from_captions_as_one(
     if method == "smartclip":
         arguments += ["--mask", "soft", "--mask-lr", "0.01"]  # a hard mask may flip in the last bit
     assert main([*arguments, "--out", str(tmp_path / "one")]) == 0
-    several(world, [*arguments, "--out", str(tmp_path / "many")], tmp_path / "log")
+    run_processes(world, [*arguments, "--out", str(tmp_path / "many")], tmp_path / "log")
     one, many = (load_weights(tmp_path / run / "last.safetensors") for run in ("one", "many"))
     start = load_weights(Path(tiny_spec.removeprefix("local-dir:")) / "open_clip_model.safetensors")
     moved = max(

@@ -11,7 +11,7 @@ from clipalign.backbone import load
 from clipalign.backbone.dense import Dense
 from clipalign.explain.figures import Block, Panel, grid_figure, overlay, save
 from clipalign.explain.maps import aligned_layers, make_maps
-from tests.helpers.backbones import TINY, write_backbone
+from tests.helpers.backbones import write_backbone
 
 
 class KnownTokens:
@@ -72,8 +72,7 @@ def test_maps_of_any_tower(kind: str, request: pytest.FixtureRequest) -> None:
 @pytest.fixture(scope="module")
 def wide_spec(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A ViT with 2 x 6 patches."""
-    vision = {**TINY["vision_cfg"], "image_size": [16, 48]}
-    return write_backbone(tmp_path_factory.mktemp("wide") / "vit", {**TINY, "vision_cfg": vision})
+    return write_backbone(tmp_path_factory.mktemp("wide") / "vit", vision={"image_size": (16, 48)})
 
 
 def test_a_picture_has_a_cell_for_each_map_and_is_written(tmp_path) -> None:

@@ -1,8 +1,9 @@
-"""What the tests of the baselines share: methods set up on tiny towers, and a few steps by hand."""
+"""Methods set up on tiny backbones, and a few training steps without the engine."""
 
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -20,7 +21,7 @@ TEMPLATES = ("a photo of a {}.",)
 
 
 def ready(name: str, backbone: Backbone, episode: Episode, **options: Any) -> Any:
-    """A method set up on a copy of the backbone, with the same draws every time."""
+    """Return a method set up on a copy of the backbone, with the RNG seeded first."""
     cls = get_method(name)
     method = cls(cls.Config(**options))
     torch.manual_seed(0)
@@ -29,37 +30,41 @@ def ready(name: str, backbone: Backbone, episode: Episode, **options: Any) -> An
 
 
 def batch_of(episode: Episode, backbone: Backbone, size: int = 8, step: int = 0) -> Batch:
-    """A training batch."""
+    """Return the training batch of a step."""
     return TrainBatches(episode, size, 0, preprocess_for(backbone))[step]
 
 
-def source_rows(episode: Episode, backbone: Backbone) -> SourceValidation:
-    """What `start` and `finish` are given."""
+def source_validation(episode: Episode, backbone: Backbone) -> SourceValidation:
+    """Return the validation data that `Method.start` and `Method.finish` receive."""
     return SourceValidation(episode, EvalLoader(episode.source, preprocess_for(backbone), 16))
 
 
+def total_loss(terms: Mapping[str, Tensor]) -> Tensor:
+    """Return the sum of the terms named "loss...". Independent of the engine's function, which it checks."""
+    return torch.stack([value for name, value in terms.items() if name.startswith("loss")]).sum()
+
+
 def train(method: Any, steps: int = 4, lr: float = 1e-3) -> list[float]:
-    """A few steps of SGD; returns the losses."""
+    """Run a few steps of SGD and return the loss of each."""
     optimizer = torch.optim.SGD(method.param_groups(), lr=lr)
-    found = []
+    history = []
     for step in range(steps):
         torch.manual_seed(step)
         optimizer.zero_grad()
-        terms = method.loss(batch_of(method.episode, method.backbone, 8, step))
-        loss = torch.stack([value for name, value in terms.items() if name.startswith("loss")]).sum()
+        loss = total_loss(method.loss(batch_of(method.episode, method.backbone, 8, step)))
         loss.backward()
         optimizer.step()
         method.after_step(step + 1)
-        found.append(loss.item())
-    return found
+        history.append(loss.item())
+    return history
 
 
 def image_weights(method: Any) -> Tensor:
-    """The image tower as one vector."""
+    """Return all parameters of the image tower as one vector."""
     return torch.cat([p.detach().flatten() for p in method.backbone.image_parameters()])
 
 
-def reached(method: Any) -> set[str]:
-    """Names of the tensors that got a gradient other than zero."""
+def names_with_gradient(method: Any) -> set[str]:
+    """Return the names of parameters whose gradient is not zero."""
     named = [*method.backbone.model.named_parameters(), *method.extra.named_parameters()]
     return {name for name, p in named if p.grad is not None and bool(p.grad.any())}

@@ -1,4 +1,4 @@
-"""Commands in several processes."""
+"""Commands in run_processes processes."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from clipalign.commands.cli import main
 
 
 def child(rank: int, world: int, port: int, arguments: list[str], log: Path) -> None:
-    """One process of a job, as torchrun would start it."""
-    place = {
+    """Run the command as one rank of a job."""
+    environment = {
         "RANK": rank,
         "LOCAL_RANK": rank,
         "WORLD_SIZE": world,
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": port,
     }
-    os.environ.update({name: str(value) for name, value in place.items()})
+    os.environ.update({name: str(value) for name, value in environment.items()})
     with log.with_suffix(f".{rank}").open("w") as file, contextlib.redirect_stdout(file):
         raise SystemExit(main(arguments))
 
 
-def several(world: int, arguments: list[str], log: Path) -> None:
-    """A command in several processes, as torchrun would start them; each writes what it prints to `log`.RANK."""
+def run_processes(world: int, arguments: list[str], log: Path) -> None:
+    """A command in run_processes processes, as torchrun would start them; each writes what it prints to `log`.RANK."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

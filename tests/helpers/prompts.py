@@ -1,4 +1,4 @@
-"""Towers for tests of prompt learners, and their forward passes spelt out: whole windows, one prompt at a time."""
+"""Prompt learners on tiny towers, and reference forward passes: whole text windows, one prompt at a time."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any
 
-import open_clip
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -16,47 +15,33 @@ from clipalign.backbone import Backbone
 from clipalign.core.types import Batch
 from clipalign.methods.base import Method
 from clipalign.protocols.names_only import NamesOnly, names_episode
+from tests.helpers.backbones import build_clip, wrap
+from tests.helpers.methods import total_loss
 
 WINDOW = 24
 NAMES = ("red apple", "dog", "grand_piano", "ice")
-UNSEEN = ("very old wooden boat", "kite", "dog")  # of so different lengths that they run apart
+UNSEEN = ("very old wooden boat", "kite", "dog")  # lengths so different that they run in separate groups
 TEMPLATE = "a photo of a {}."
 
 Overwrite = Callable[[int, Tensor], Tensor]
 
 
-TOKENIZER = open_clip.SimpleTokenizer(context_length=WINDOW)
-
-
 @cache
 def _model(text_layers: int, vision_layers: int) -> Any:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        vision = open_clip.CLIPVisionCfg(
-            image_size=32, patch_size=8, layers=vision_layers, width=32, head_width=16
-        )
-        text = open_clip.CLIPTextCfg(
-            context_length=WINDOW, vocab_size=49408, width=24, heads=2, layers=text_layers
-        )
-        model = open_clip.CLIP(16, vision, text)
-        with torch.no_grad():
-            # Every parameter random: a forgotten bias or gain would show. Words large enough to matter.
-            for parameter in model.parameters():
-                if parameter.dim():
-                    parameter.add_(0.1 * torch.randn_like(parameter))
-            model.token_embedding.weight.mul_(4)
-    open_clip.set_model_preprocess_cfg(model, {"mean": (0.5, 0.5, 0.5), "std": (0.25, 0.25, 0.25)})
-    return model.eval()
+    text = {"context_length": WINDOW, "layers": text_layers}
+    model = build_clip({"layers": vision_layers}, text, embed_dim=16, noise=0.1)
+    with torch.no_grad():
+        model.token_embedding.weight.mul_(4)  # else positions would outweigh the words
+    return model
 
 
 def backbone(text_layers: int = 3, vision_layers: int = 4) -> Backbone:
-    """A fresh ViT with d = 16, widths 32 and 24."""
-    # A tokenizer of its own too: methods that stretch the text window set its length.
-    return Backbone(copy.deepcopy(_model(text_layers, vision_layers)), copy.copy(TOKENIZER), "tiny")
+    """Return a new ViT backbone with d = 16 and token widths 32 (vision) and 24 (text)."""
+    return wrap(copy.deepcopy(_model(text_layers, vision_layers)))
 
 
 def ready(cls: type[Method], tower: Backbone | None = None, **options: Any) -> Any:
-    """A method set up on `NAMES`, its random start seeded."""
+    """Return a method set up on `NAMES`, with the RNG seeded first."""
     method = cls(cls.Config(**options))
     torch.manual_seed(0)
     method.setup(
@@ -66,7 +51,7 @@ def ready(cls: type[Method], tower: Backbone | None = None, **options: Any) -> A
 
 
 def randomise(method: Any) -> None:
-    """Move every trained tensor away from its start."""
+    """Move every trained tensor away from its initial value."""
     generator = torch.Generator().manual_seed(7)
     with torch.no_grad():
         for parameter in method.parameters():
@@ -74,6 +59,7 @@ def randomise(method: Any) -> None:
 
 
 def batch_of(size: int = 6) -> Batch:
+    """Return random images with labels of `NAMES` and two domains."""
     generator = torch.Generator().manual_seed(3)
     return Batch(
         torch.randn(size, 3, 32, 32, generator=generator),
@@ -83,37 +69,39 @@ def batch_of(size: int = 6) -> Batch:
     )
 
 
-def spoken(names: Sequence[str]) -> list[str]:
+def prompt_names(names: Sequence[str]) -> list[str]:
+    """Return class names with underscores replaced by spaces."""
     return [name.replace("_", " ") for name in names]
 
 
-def ids(tower: Backbone, text: str) -> Tensor:
-    """[1, WINDOW]"""
+def token_ids(tower: Backbone, text: str) -> Tensor:
+    """Return the token ids of a text, [1, WINDOW]."""
     return tower.tokenizer([text])
 
 
-def embedded(tower: Backbone, text: str) -> Tensor:
-    """[1, WINDOW, W]"""
-    return tower.model.token_embedding(ids(tower, text))
+def embed_text(tower: Backbone, text: str) -> Tensor:
+    """Return the token embeddings of a text, [1, WINDOW, W]."""
+    return tower.model.token_embedding(token_ids(tower, text))
 
 
 def window(tower: Backbone, text: str) -> tuple[Tensor, int]:
-    """A text embedded [1, WINDOW, W], and where it ends."""
-    return embedded(tower, text), int(ids(tower, text).argmax())
+    """Return the token embeddings [1, WINDOW, W] of a text, and the position of its end token."""
+    return embed_text(tower, text), int(token_ids(tower, text).argmax())
 
 
 def window_with(tower: Backbone, vectors: Tensor, name: str) -> tuple[Tensor, int]:
-    """ "X ... X name." embedded [1, WINDOW, W], its X's replaced by vectors [m, W], and where it ends."""
+    """Return `window` of "X ... X name." with the embeddings of the X's replaced by vectors [m, W]."""
     x, end = window(tower, " ".join(["X"] * len(vectors)) + f" {name}.")
     return torch.cat([x[:, :1], vectors[None], x[:, 1 + len(vectors) :]], dim=1), end
 
 
-def nothing(block: int, tokens: Tensor) -> Tensor:
+def unchanged(block: int, tokens: Tensor) -> Tensor:
+    """Return the tokens."""
     return tokens
 
 
-def encode_window(tower: Backbone, x: Tensor, end: int, overwrite: Overwrite = nothing) -> Tensor:
-    """One prompt of WINDOW rows, padding and all, to its unit feature [d]."""
+def encode_window(tower: Backbone, x: Tensor, end: int, overwrite: Overwrite = unchanged) -> Tensor:
+    """Return the unit-norm feature [d] of one prompt [1, WINDOW, W], padding included."""
     model = tower.model
     x = x + model.positional_embedding
     for i, block in enumerate(model.transformer.resblocks):
@@ -122,15 +110,15 @@ def encode_window(tower: Backbone, x: Tensor, end: int, overwrite: Overwrite = n
 
 
 def encode_images(
-    tower: Backbone, images: Tensor, first: Tensor | None = None, overwrite: Overwrite = nothing
+    tower: Backbone, images: Tensor, first: Tensor | None = None, overwrite: Overwrite = unchanged
 ) -> Tensor:
-    """Images one by one, with `first` appended before the first LayerNorm, to unit features [B, d]."""
+    """Return unit-norm features [B, d], image by image; `first` is appended before the first LayerNorm."""
     visual, rows = tower.model.visual, []
     for image in images:
-        x = visual.conv1(image[None]).flatten(2).transpose(1, 2)
+        x = visual.conv1(image[None]).flatten(2).transpose(1, 2)  # [1, M, W]
         x = torch.cat([visual.class_embedding[None, None], x], 1) + visual.positional_embedding
         if first is not None:
-            x = torch.cat([x, first[None]], dim=1)
+            x = torch.cat([x, first[None]], dim=1)  # [1, 1 + M + n, W]
         x = visual.ln_pre(x)
         for i, block in enumerate(visual.transformer.resblocks):
             x = block(overwrite(i, x))
@@ -139,26 +127,25 @@ def encode_images(
 
 
 def zeroshot_logits(tower: Backbone, images: Tensor, names: Sequence[str]) -> Tensor:
+    """Return zero-shot logits [B, C] with `TEMPLATE`."""
     rows = []
-    for name in spoken(names):
+    for name in prompt_names(names):
         rows.append(encode_window(tower, *window(tower, TEMPLATE.replace("{}", name))))
     return tower.logit_scale * encode_images(tower, images) @ torch.stack(rows).T
 
 
-def total(terms: dict[str, Tensor]) -> Tensor:
-    return torch.stack([value for name, value in terms.items() if name.startswith("loss")]).sum()
-
-
-def check_loss(method: Any, batch: Batch, known: Tensor) -> None:
-    """The loss is the known one, and so is its gradient by everything that is trained."""
-    loss = total(method.loss(batch))
-    torch.testing.assert_close(loss, known)
-    mine, theirs = (torch.autograd.grad(value, method.parameters()) for value in (loss, known))
-    torch.testing.assert_close(mine, theirs, atol=1e-5, rtol=1e-4)
+def check_loss(method: Any, batch: Batch, expected: Tensor) -> None:
+    """Assert that the loss and its gradient by every trained parameter are those of `expected`."""
+    loss = total_loss(method.loss(batch))
+    torch.testing.assert_close(loss, expected)
+    actual_gradients, expected_gradients = (
+        torch.autograd.grad(value, method.parameters()) for value in (loss, expected)
+    )
+    torch.testing.assert_close(actual_gradients, expected_gradients, atol=1e-5, rtol=1e-4)
 
 
 def check_trained(method: Any) -> None:
-    """A gradient reaches everything that is trained, and nothing of the towers."""
-    total(method.loss(batch_of())).backward()
+    """Assert that every trained parameter has a gradient, and no parameter of the towers has one."""
+    total_loss(method.loss(batch_of())).backward()
     assert all(p.grad is not None for p in method.parameters())
     assert all(p.grad is None for p in method.backbone.parameters())

@@ -1,4 +1,4 @@
-"""A data set of labels and domains alone, for tests that only cut it."""
+"""A data source of labels and domains without images, for tests of splits."""
 
 from __future__ import annotations
 
@@ -9,11 +9,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from clipalign.core.types import Preprocess, Stage
-from clipalign.data.splits import FixedSplits
+from clipalign.core.types import FixedSplits, Preprocess, Source, Stage
 
 
-class TableSource:
+class TableSource(Source):
+    """A `Source` whose images are all zeros.
+
+    Args:
+        labels, domains: of each row.
+        class_count, domain_count: how many there are, which the rows need not cover.
+        splits: fixed splits, if the data set has them.
+    """
+
     name = "table"
     templates = ("a photo of a {}.",)
 
@@ -33,12 +40,9 @@ class TableSource:
 
     @classmethod
     def grid(cls, classes: int, domains: int, images: int) -> TableSource:
-        """The same number of images of each class in each domain, domain by domain, class by class."""
+        """Return a source with `images` rows of each class in each domain, ordered by domain, then class."""
         labels = np.tile(np.repeat(np.arange(classes), images), domains)
         return cls(labels, np.repeat(np.arange(domains), classes * images), classes, domains)
-
-    def views(self, stage: Stage) -> int:
-        return 1
 
     def images(
         self, rows: np.ndarray, stage: Stage, draws: np.ndarray, seed: int, preprocess: Preprocess

@@ -22,9 +22,9 @@ from tests.helpers.prompts import (
     check_trained,
     encode_images,
     encode_window,
+    prompt_names,
     randomise,
     ready,
-    spoken,
     window_with,
 )
 
@@ -35,7 +35,7 @@ def literal(method: Any, images: Tensor, names: Sequence[str]) -> Tensor:
     for image in encode_images(tower, images):
         pi = second.weight @ (first.weight @ image + first.bias).clamp_min(0) + second.bias
         logits = []
-        for name in spoken(names):
+        for name in prompt_names(names):
             text = encode_window(tower, *window_with(tower, method.context + pi, name))
             logits.append(tower.logit_scale * image @ text)
         rows.append(torch.stack(logits))

@@ -23,9 +23,9 @@ from tests.helpers.prompts import (
     check_trained,
     encode_images,
     encode_window,
+    prompt_names,
     randomise,
     ready,
-    spoken,
     window_with,
     zeroshot_logits,
 )
@@ -35,7 +35,7 @@ def literal(method: Any, images: Tensor, names: Sequence[str]) -> Tensor:
     """Logits with "X ... X name." embedded, the X's replaced, and the name moved to its place."""
     tower, position = method.backbone, method.config.class_position
     features = []
-    for i, name in enumerate(spoken(names)):
+    for i, name in enumerate(prompt_names(names)):
         vectors = method.context[i] if method.context.dim() == 3 else method.context
         m = len(vectors)
         x, end = window_with(tower, vectors, name)

@@ -21,9 +21,9 @@ from tests.helpers.prompts import (
     check_trained,
     encode_images,
     encode_window,
+    prompt_names,
     randomise,
     ready,
-    spoken,
     window_with,
 )
 
@@ -40,7 +40,7 @@ def domain_text(method: Any, images: Tensor, names: Sequence[str]) -> Tensor:
         made.append(layers[-1].weight @ x + layers[-1].bias)
     g = torch.stack(made).mean(0).view(m, -1)
     features = []
-    for name in spoken(names):
+    for name in prompt_names(names):
         features.append(encode_window(tower, *window_with(tower, g, name)))
     return torch.stack(features)
 

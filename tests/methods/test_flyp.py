@@ -14,7 +14,7 @@ from clipalign.core.types import Batch, Episode
 from clipalign.data.sources.folder import ImageFolder
 from clipalign.methods import get_method
 from clipalign.protocols import build_episode
-from tests.helpers.methods import batch_of, reached, ready, train
+from tests.helpers.methods import batch_of, names_with_gradient, ready, train
 
 
 @pytest.fixture
@@ -91,7 +91,7 @@ def test_both_towers_and_the_scale_are_trained_and_unseen_classes_scored(
         before = method.text_features(("snow",))
     train(method, lr=1e-2)
     losses(method, batch_of(episode, tiny)).backward()
-    names = reached(method)
+    names = names_with_gradient(method)
     assert {"logit_scale", "visual.proj", "text_projection", "token_embedding.weight"} <= names
     with torch.no_grad():
         assert not torch.allclose(before, method.text_features(("snow",)), atol=1e-6)

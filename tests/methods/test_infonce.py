@@ -14,8 +14,8 @@ from clipalign.data.sources.folder import ImageFolder
 from clipalign.methods import get_method
 from clipalign.methods.infonce import InfoNceConfig
 from clipalign.protocols import build_episode
-from tests.helpers.captions import captioned, descended, gradient, in_shards, unstretched
-from tests.helpers.methods import ready
+from tests.helpers.captions import captioned, gradient, in_shards, ready_unstretched
+from tests.helpers.methods import ready, total_loss
 
 METHODS = ["infonce", "long-clip", "smartclip"]
 
@@ -38,13 +38,13 @@ class Captions:
 
 @pytest.mark.parametrize("scale", [None, 30.0])
 def test_it_is_open_clips_loss(tiny: Backbone, episode: Episode, scale: float | None) -> None:
-    method = unstretched("infonce", tiny, episode, fixed_scale=scale)
+    method = ready_unstretched("infonce", tiny, episode, fixed_scale=scale)
     batch = captioned(episode, tiny)
     image, text = tiny.encode_image(batch.images), tiny.encode_text(batch.captions)
     factor = tiny.logit_scale if scale is None else torch.tensor(scale)
     wanted = ClipLoss()(F.normalize(image, dim=-1), F.normalize(text, dim=-1), factor)
     terms = method.loss(batch)
-    torch.testing.assert_close(descended(terms), wanted)
+    torch.testing.assert_close(total_loss(terms), wanted)
     names = {id(p) for p in method.parameters()}
     assert (id(method.backbone.model.logit_scale) in names) is (scale is None)
     assert terms["captions_cut"] == 0 and terms["tokens_cut"] == 0
@@ -58,7 +58,7 @@ def test_the_loss_of_several_processes_is_that_of_one(
     method = ready(name, tiny, episode)
     batch = captioned(episode, tiny)
     torch.manual_seed(0)
-    whole = descended(method.loss(batch))
+    whole = total_loss(method.loss(batch))
     torch.manual_seed(0)
     many = in_shards(method, batch, cuts)
     torch.testing.assert_close(many, whole)
@@ -86,25 +86,25 @@ def test_the_text_window_is_stretched_held_saved_and_loaded(
     batch = replace(
         captioned(episode, tiny), captions=tuple(f"a {'very ' * i * 9}red fox." for i in range(8))
     )
-    descended(method.loss(batch)).backward()
+    total_loss(method.loss(batch)).backward()
     optimizer.step()
     method.after_step(1)
     assert torch.equal(table[:20], before[:20]) and not torch.equal(table[20:], before[20:])
 
     state = {key: value.clone() for key, value in method.state_dict().items()}
     assert state["positional_embedding"].shape == (248, 24)
-    other = unstretched(name, tiny, episode)  # as of a run whose window came from its captions
+    other = ready_unstretched(name, tiny, episode)  # as of a run whose window came from its captions
     other.load_state_dict(state)
     texts = ["a red fox. " * 30, "red"]
     with torch.no_grad():
         assert torch.equal(other.caption_features(texts), method.caption_features(texts))
-    descended(other.loss(batch)).backward()
+    total_loss(other.loss(batch)).backward()
     assert not other.backbone.model.positional_embedding.grad[:20].any()
 
 
 def test_a_window_that_is_not_stretched_is_trained_whole(tiny: Backbone, episode: Episode) -> None:
-    method = unstretched("infonce", tiny, episode)
-    descended(method.loss(captioned(episode, tiny))).backward()
+    method = ready_unstretched("infonce", tiny, episode)
+    total_loss(method.loss(captioned(episode, tiny))).backward()
     assert method.backbone.model.positional_embedding.grad[:5].any()
 
 

@@ -16,7 +16,7 @@ from clipalign.core.types import Episode
 from clipalign.data.sources.folder import ImageFolder
 from clipalign.methods.linear_probe import GRID, coefficients, search
 from clipalign.protocols import build_episode
-from tests.helpers.methods import ready, source_rows
+from tests.helpers.methods import ready, source_validation
 
 
 @pytest.fixture
@@ -26,7 +26,7 @@ def episode(squares: ImageFolder) -> Episode:
 
 def test_it_is_scikit_learns_regression_at_the_chosen_c(tiny: Backbone, episode: Episode) -> None:
     method = ready("linear-probe", tiny, episode)
-    rows = source_rows(episode, tiny)
+    rows = source_validation(episode, tiny)
     chosen = method.finish(rows)
     parts = [(method.backbone.encode_image(b.images).detach(), b.labels) for b in rows.training()]
     features, labels = torch.cat([p[0] for p in parts]), torch.cat([p[1] for p in parts])
@@ -52,7 +52,7 @@ def test_it_is_scikit_learns_regression_at_the_chosen_c(tiny: Backbone, episode:
 
 def test_normalised_features_and_drawn_views_are_options(tiny: Backbone, episode: Episode) -> None:
     method = ready("linear-probe", tiny, episode, unit_features=True, probe_views=2, probe_rounds=0)
-    rows = source_rows(episode, tiny)
+    rows = source_validation(episode, tiny)
     features, labels = method.table(rows.training(2))
     assert len(features) == 2 * len(episode.train_rows) == len(labels)
     assert np.allclose(np.linalg.norm(features, axis=1), 1, atol=1e-5)
@@ -121,4 +121,4 @@ def test_a_class_without_images_is_named(tiny: Backbone, episode: Episode) -> No
     labels = episode.source.labels[episode.train_rows]
     gap = replace(episode, train_rows=episode.train_rows[labels != 1])
     with pytest.raises(UserError, match=f'linear-probe .* "{episode.class_names[1]}" has none'):
-        ready("linear-probe", tiny, gap).finish(source_rows(gap, tiny))
+        ready("linear-probe", tiny, gap).finish(source_validation(gap, tiny))

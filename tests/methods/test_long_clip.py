@@ -12,7 +12,8 @@ from clipalign.backbone import Backbone
 from clipalign.core.types import Episode
 from clipalign.data.sources.folder import ImageFolder
 from clipalign.protocols import build_episode
-from tests.helpers.captions import captioned, descended, unstretched
+from tests.helpers.captions import captioned, ready_unstretched
+from tests.helpers.methods import total_loss
 
 
 @pytest.fixture
@@ -36,7 +37,7 @@ def both_ways(image: np.ndarray, text: np.ndarray, scale: float, smoothing: floa
 
 @pytest.mark.parametrize("components", [2, 32])
 def test_it_is_the_released_loss(tiny: Backbone, episode: Episode, components: int) -> None:
-    method = unstretched("long-clip", tiny, episode, components=components)
+    method = ready_unstretched("long-clip", tiny, episode, components=components)
     batch = captioned(episode, tiny)
     image, long = units(tiny.encode_image(batch.images)), units(tiny.encode_text(batch.captions))
     short = units(tiny.encode_text([caption.split(". ")[0] + "." for caption in batch.captions]))
@@ -54,18 +55,20 @@ def test_it_is_the_released_loss(tiny: Backbone, episode: Episode, components: i
 
 def test_without_its_ideas_it_is_infonce(tiny: Backbone, episode: Episode) -> None:
     batch = captioned(episode, tiny)
-    wanted = descended(unstretched("infonce", tiny, episode).loss(batch))
-    alone = unstretched("long-clip", tiny, episode, short_weight=0.0, label_smoothing=0.0)
-    torch.testing.assert_close(descended(alone.loss(batch)), wanted)
+    wanted = total_loss(ready_unstretched("infonce", tiny, episode).loss(batch))
+    alone = ready_unstretched("long-clip", tiny, episode, short_weight=0.0, label_smoothing=0.0)
+    torch.testing.assert_close(total_loss(alone.loss(batch)), wanted)
     one = replace(batch, captions=tuple(caption.split(". ")[0] + "." for caption in batch.captions))
-    every = unstretched("long-clip", tiny, episode, label_smoothing=0.0)  # 32 components of 8 images are all
-    twice = 2 * descended(unstretched("infonce", tiny, episode).loss(one))
-    torch.testing.assert_close(descended(every.loss(one)), twice, rtol=1e-4, atol=1e-4)
+    every = ready_unstretched(
+        "long-clip", tiny, episode, label_smoothing=0.0
+    )  # 32 components of 8 images are all
+    twice = 2 * total_loss(ready_unstretched("infonce", tiny, episode).loss(one))
+    torch.testing.assert_close(total_loss(every.loss(one)), twice, rtol=1e-4, atol=1e-4)
 
 
 def test_equal_images_have_a_gradient(tiny: Backbone, episode: Episode) -> None:
-    method = unstretched("long-clip", tiny, episode)
+    method = ready_unstretched("long-clip", tiny, episode)
     batch = captioned(episode, tiny)
     same = replace(batch, images=batch.images[:1].expand_as(batch.images).contiguous())
-    descended(method.loss(same)).backward()
+    total_loss(method.loss(same)).backward()
     assert all(bool(p.grad.isfinite().all()) for p in method.parameters() if p.grad is not None)

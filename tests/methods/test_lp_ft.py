@@ -9,7 +9,7 @@ from clipalign.backbone import Backbone
 from clipalign.core.types import Episode
 from clipalign.data.sources.folder import ImageFolder
 from clipalign.protocols import build_episode
-from tests.helpers.methods import batch_of, image_weights, ready, source_rows, train
+from tests.helpers.methods import batch_of, image_weights, ready, source_validation, train
 
 
 @pytest.fixture
@@ -42,7 +42,7 @@ def test_the_probe_is_the_best_of_the_path_with_the_standardisation_folded_back(
 def test_fine_tuning_starts_from_the_probe_and_trains_everything(tiny: Backbone, episode: Episode) -> None:
     method = ready("lp-ft", tiny, episode, probe_candidates=5)
     before = image_weights(method)
-    rows = source_rows(episode, tiny)
+    rows = source_validation(episode, tiny)
     random_ = rows.measure(method.classifier(episode.class_names))["validation_loss"]
     method.start(rows)
     probed = rows.measure(method.classifier(episode.class_names))["validation_loss"]
@@ -54,7 +54,7 @@ def test_fine_tuning_starts_from_the_probe_and_trains_everything(tiny: Backbone,
 
 def test_the_zero_shot_head_needs_no_probe(tiny: Backbone, episode: Episode) -> None:
     method = ready("lp-ft", tiny, episode, head="zero-shot")
-    method.start(source_rows(episode, tiny))
+    method.start(source_validation(episode, tiny))
     images = batch_of(episode, tiny).images
     with torch.no_grad():
         wanted = ready("zeroshot", tiny, episode).classifier(episode.class_names)(images)

@@ -21,9 +21,9 @@ from tests.helpers.prompts import (
     check_trained,
     encode_images,
     encode_window,
+    prompt_names,
     randomise,
     ready,
-    spoken,
     window,
     window_with,
     zeroshot_logits,
@@ -55,7 +55,7 @@ def literal(method: Any, images: Tensor, names: Sequence[str]) -> Tensor:
         return x
 
     features = []
-    for name in spoken(names):
+    for name in prompt_names(names):
         x, end = window(tower, f"a photo of a {name}.")
         x = x.clone()
         x[:, 1:3] = p[0]  # "a photo" gives way, "of a" stays
@@ -94,7 +94,7 @@ def test_text_side_starts_as_the_phrase() -> None:
 def test_more_vectors_than_words_stand_alone() -> None:
     method = ready(Maple, context_tokens=5, prompt_depth=1)
     tower, features = method.backbone, []
-    for name in spoken(NAMES):
+    for name in prompt_names(NAMES):
         features.append(encode_window(tower, *window_with(tower, method.vectors[0], name)))
     with method.hooks():
         torch.testing.assert_close(method.prompt_features(method.prompts), torch.stack(features))

@@ -12,19 +12,19 @@ from torch.nn import functional as F
 
 from clipalign.core.errors import UserError
 from clipalign.methods.promptsrc import TEMPLATES, PromptSrc
+from tests.helpers.methods import total_loss
 from tests.helpers.prompts import (
     NAMES,
     UNSEEN,
     batch_of,
     check_loss,
     check_trained,
-    embedded,
+    embed_text,
     encode_images,
     encode_window,
+    prompt_names,
     randomise,
     ready,
-    spoken,
-    total,
     window_with,
 )
 
@@ -40,7 +40,7 @@ def prompted(method: Any, images: Tensor, names: Sequence[str]) -> tuple[Tensor,
         return torch.cat([x[:, :-4], v[block][None]], 1) if 0 < block < len(v) else x
 
     features = []
-    for name in spoken(names):
+    for name in prompt_names(names):
         features.append(encode_window(tower, *window_with(tower, p[0], name), in_text))
     return encode_images(tower, images, v[0], in_vision), torch.stack(features)
 
@@ -48,7 +48,7 @@ def prompted(method: Any, images: Tensor, names: Sequence[str]) -> tuple[Tensor,
 def references(method: Any, templates: Sequence[str]) -> Tensor:
     """T0: means of un-normalised features, normalised."""
     rows = []
-    for name in spoken(NAMES):
+    for name in prompt_names(NAMES):
         tokens = method.backbone.tokenizer([t.replace("{}", name) for t in templates])
         rows.append(F.normalize(method.backbone.model.encode_text(tokens).mean(0), dim=0))
     return torch.stack(rows)
@@ -74,7 +74,7 @@ def test_every_term_and_the_gradient_are_the_published_ones(depths: tuple[int, i
     batch = batch_of()
     known = literal_terms(method, batch)
     torch.testing.assert_close(method.loss(batch), known)
-    check_loss(method, batch, total(known))
+    check_loss(method, batch, total_loss(known))
     for names in (NAMES, UNSEEN):
         image, text = prompted(method, batch.images, names)
         got = method.classifier(names)(batch.images)
@@ -108,7 +108,7 @@ def test_prompts_of_both_towers_are_trained_at_three_quarters_of_the_blocks() ->
     check_trained(method)
     assert [p.shape for p in method.parameters()] == [(2, 4, 24), (3, 4, 32)]
     assert all(bool(p.grad.any()) for p in method.parameters())
-    words = embedded(method.backbone, "a photo of a")[0, 1:5]
+    words = embed_text(method.backbone, "a photo of a")[0, 1:5]
     assert torch.equal(method.text_vectors[0], words)
 
 

@@ -14,9 +14,9 @@ from clipalign.core.types import Episode
 from clipalign.data.sources.folder import ImageFolder
 from clipalign.methods import get_method
 from clipalign.protocols import build_episode
-from tests.helpers.backbones import TINY, write_backbone
-from tests.helpers.captions import captioned, descended, gradient, in_shards, unstretched
-from tests.helpers.methods import ready
+from tests.helpers.backbones import write_backbone
+from tests.helpers.captions import captioned, gradient, in_shards, ready_unstretched
+from tests.helpers.methods import ready, total_loss
 
 
 @pytest.fixture
@@ -59,9 +59,9 @@ def test_it_is_the_published_loss(tiny: Backbone, episode: Episode, options: dic
     align = F.cross_entropy(S, y) + F.cross_entropy(S.T, y)
     terms = method.loss(batch)
     wanted = 10 * align + 2 * mask.mean()
-    torch.testing.assert_close(descended(terms), wanted)
+    torch.testing.assert_close(total_loss(terms), wanted)
     theirs = gradient(method, wanted)
-    assert (gradient(method, descended(terms)) - theirs).norm() < 1e-4 * theirs.norm()
+    assert (gradient(method, total_loss(terms)) - theirs).norm() < 1e-4 * theirs.norm()
     torch.testing.assert_close(terms["sparsity"], mask.mean())
     active = (mask >= 0.5).sum(dim=1).float()
     assert terms["active_min"] == active.min() and terms["active_max"] == active.max()
@@ -73,18 +73,18 @@ def test_it_is_the_published_loss(tiny: Backbone, episode: Episode, options: dic
 @pytest.mark.parametrize("mask", ["hard", "soft"])
 def test_with_masks_of_ones_it_is_infonce(tiny: Backbone, episode: Episode, modular: bool, mask: str) -> None:
     options = {"align_weight": 0.5, "sparsity_weight": 0.0, "modular": modular, "mask": mask}
-    method = unstretched("smartclip", tiny, episode, **options)
+    method = ready_unstretched("smartclip", tiny, episode, **options)
     push_masks(method, 40.0)
     batch = captioned(episode, tiny)
-    plain = unstretched("infonce", tiny, episode, fixed_scale=method.mask_scale)
-    torch.testing.assert_close(descended(method.loss(batch)), descended(plain.loss(batch)))
+    plain = ready_unstretched("infonce", tiny, episode, fixed_scale=method.mask_scale)
+    torch.testing.assert_close(total_loss(method.loss(batch)), total_loss(plain.loss(batch)))
 
 
 @pytest.mark.parametrize("modular", [True, False])
 def test_masks_of_zeros_are_defined_and_warned_of_once(
     tiny: Backbone, episode: Episode, modular: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
-    method = unstretched("smartclip", tiny, episode, modular=modular)
+    method = ready_unstretched("smartclip", tiny, episode, modular=modular)
     push_masks(method, -40.0)
     batch = captioned(episode, tiny)
     with caplog.at_level(logging.WARNING):
@@ -94,14 +94,14 @@ def test_masks_of_zeros_are_defined_and_warned_of_once(
             method.after_step(step)
     assert caplog.text.count("100.0 % of captions have an empty mask") == 1
     assert terms["zero_masks"] == 1 and terms["sparsity"] == 0
-    assert descended(terms).item() == pytest.approx(20 * torch.tensor(8.0).log().item())
-    assert bool(gradient(method, descended(terms)).isfinite().all())
+    assert total_loss(terms).item() == pytest.approx(20 * torch.tensor(8.0).log().item())
+    assert bool(gradient(method, total_loss(terms)).isfinite().all())
 
 
 @pytest.mark.parametrize("options", [{"modular": False}, {"mask": "soft"}])
 def test_its_variants_too_can_be_split(tiny: Backbone, episode: Episode, options: dict[str, Any]) -> None:
     method, batch = ready("smartclip", tiny, episode, **options), captioned(episode, tiny)
-    whole, many = descended(method.loss(batch)), in_shards(method, batch, (3, 8))
+    whole, many = total_loss(method.loss(batch)), in_shards(method, batch, (3, 8))
     torch.testing.assert_close(many, whole)
     one = gradient(method, whole)
     assert (gradient(method, many) - one).norm() < 1e-4 * one.norm()
@@ -109,7 +109,7 @@ def test_its_variants_too_can_be_split(tiny: Backbone, episode: Episode, options
 
 def test_the_text_tower_learns_nothing_through_the_masks(tiny: Backbone, episode: Episode) -> None:
     method = ready("smartclip", tiny, episode, align_weight=0.0)
-    descended(method.loss(captioned(episode, tiny))).backward()
+    total_loss(method.loss(captioned(episode, tiny))).backward()
     assert all(p.grad is None or not p.grad.any() for p in method.backbone.model.parameters())
     assert method.network.in_proj.weight.grad.any()
 
@@ -137,10 +137,10 @@ def test_masks_of_texts_are_those_of_training_whatever_stands_beside(
 
 
 def test_text_width_and_joint_size_may_differ(episode: Episode, tmp_path: Any) -> None:
-    backbone = load(write_backbone(tmp_path / "wide", TINY | {"embed_dim": 40}))
+    backbone = load(write_backbone(tmp_path / "wide", embed_dim=40))
     method, batch = ready("smartclip", backbone, episode), captioned(episode, backbone)
     assert method.caption_masks(batch.captions).shape == (8, 40)
-    descended(method.loss(batch)).backward()
+    total_loss(method.loss(batch)).backward()
     assert method.network.projection.weight.grad.any()
 
 

@@ -14,7 +14,7 @@ from clipalign.core.types import Episode
 from clipalign.data.sources.folder import ImageFolder
 from clipalign.methods.tip_adapter import TipAdapterConfig
 from clipalign.protocols import build_episode
-from tests.helpers.methods import batch_of, ready, source_rows, train
+from tests.helpers.methods import batch_of, ready, source_validation, train
 
 FAST = {"cache_views": 2, "cache_alpha_steps": 4, "cache_beta_steps": 5}
 
@@ -26,8 +26,8 @@ def episode(squares: ImageFolder) -> Episode:
 
 def filled(name: str, backbone: Backbone, episode: Episode, **options: Any) -> Any:
     method = ready(name, backbone, episode, **{**FAST, **options})
-    method.finish(source_rows(episode, backbone)) if name == "tip-adapter" else method.start(
-        source_rows(episode, backbone)
+    method.finish(source_validation(episode, backbone)) if name == "tip-adapter" else method.start(
+        source_validation(episode, backbone)
     )
     return method
 
@@ -44,8 +44,8 @@ def test_at_alpha_zero_it_is_zero_shot(tiny: Backbone, episode: Episode, names: 
 def test_keys_are_means_of_features_before_normalisation(tiny: Backbone, episode: Episode) -> None:
     method = filled("tip-adapter", tiny, episode, cache_views=3, cache_shots=0)
     count = len(episode.train_rows)
-    images = torch.cat([b.images for b in source_rows(episode, tiny).training(3)])
-    labels = torch.cat([b.labels for b in source_rows(episode, tiny).training(3)])
+    images = torch.cat([b.images for b in source_validation(episode, tiny).training(3)])
+    labels = torch.cat([b.labels for b in source_validation(episode, tiny).training(3)])
     assert len(images) == 3 * count and not torch.equal(images[:count], images[count : 2 * count])
     assert torch.equal(labels[:count], labels[count : 2 * count])
     with torch.no_grad():
@@ -82,7 +82,7 @@ def test_logits_are_their_equation_and_new_classes_get_no_votes(tiny: Backbone, 
 def test_alpha_and_beta_are_the_best_of_the_grid_on_validation(tiny: Backbone, episode: Episode) -> None:
     options = {"cache_alpha_scale": 40.0, "cache_beta_scale": 30.0}
     method = ready("tip-adapter", tiny, episode, **FAST, **options)
-    rows = source_rows(episode, tiny)
+    rows = source_validation(episode, tiny)
     chosen = method.finish(rows)
     alphas = [40 * (0.1 / 3) + i * 40 * (1 - 0.1 / 3) / 4 for i in range(4)]
     betas = [30 * (0.1 / 7) + i * 30 * (1 - 0.1 / 7) / 5 for i in range(5)]
@@ -157,6 +157,6 @@ def test_the_keys_alone_learn_and_the_constants_are_chosen_at_the_end(
     assert losses[-1] < losses[0] and not torch.equal(keys, method.cache.keys)
     assert [p is method.cache.keys for p in method.parameters()] == [True]
     assert method.param_groups()[0]["eps"] == 1e-4
-    chosen = method.finish(source_rows(episode, tiny))
+    chosen = method.finish(source_validation(episode, tiny))
     assert method.cache.constants.tolist() == pytest.approx([chosen["alpha"], chosen["beta"]])
     assert not torch.equal(keys, method.cache.keys)  # the trained keys stay

@@ -9,7 +9,7 @@ from clipalign.core.types import Episode
 from clipalign.data.sources.folder import ImageFolder
 from clipalign.methods.wise_ft import WiseFtConfig
 from clipalign.protocols import build_episode
-from tests.helpers.methods import batch_of, image_weights, ready, source_rows, train
+from tests.helpers.methods import batch_of, image_weights, ready, source_validation, train
 
 
 @pytest.fixture
@@ -24,7 +24,7 @@ def test_weights_lie_on_the_line_and_the_ends_are_the_two_models(
     method, erm = ready("wise-ft", tiny, episode, wise_alpha=alpha), ready("erm", tiny, episode)
     start = image_weights(method)
     assert train(method) == train(erm)  # nothing differs before the end
-    method.finish(source_rows(episode, tiny))
+    method.finish(source_validation(episode, tiny))
     found, end = image_weights(method), image_weights(erm)
     assert not torch.equal(start, end)
     if alpha in (0.0, 1.0):
@@ -41,7 +41,7 @@ def test_weights_lie_on_the_line_and_the_ends_are_the_two_models(
 def test_alpha_is_the_best_of_the_curve(tiny: Backbone, episode: Episode) -> None:
     method = ready("wise-ft", tiny, episode, wise_steps=4)
     train(method, steps=6, lr=1e-2)
-    tuned, rows = image_weights(method), source_rows(episode, tiny)
+    tuned, rows = image_weights(method), source_validation(episode, tiny)
     chosen = method.finish(rows)
     assert [point["alpha"] for point in chosen["curve"]] == [0, 0.25, 0.5, 0.75, 1]
     best = max(point["validation_accuracy"] for point in chosen["curve"])
@@ -66,7 +66,7 @@ def test_statistics_of_batch_norms_are_interpolated_and_counters_are_not(
     norm.running_mean += 2.0
     norm.num_batches_tracked += 7
     mean = norm.running_mean.clone()
-    method.finish(source_rows(episode, method.backbone))
+    method.finish(source_validation(episode, method.backbone))
     assert torch.allclose(norm.running_mean, mean - 1) and int(norm.num_batches_tracked) == 0
 
 

@@ -9,12 +9,13 @@ import torch
 
 from clipalign.commands.report import write_report
 from clipalign.commands.train import run_training
-from clipalign.explain.compare import MaskedSource, draw_views
+from clipalign.core.types import MaskedSource
+from clipalign.explain.compare import draw_views
 
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory, tiny_spec: str, squares_folder: Path) -> Path:
-    """Two methods in the wild on coloured squares, with data that can be taken away."""
+    """Runs of two methods in the wild on a copy of the coloured squares, which tests may move."""
     root = tmp_path_factory.mktemp("pictures")
     shutil.copytree(squares_folder, root / "squares")
     shared = ["--data", str(root / "squares"), "--protocol", "in-the-wild", "--target", "dark"]
@@ -24,16 +25,18 @@ def runs(tmp_path_factory: pytest.TempPathFactory, tiny_spec: str, squares_folde
     return root
 
 
-def test_report_shows_runs_on_the_same_images(runs: Path) -> None:
+def test_report_compares_runs_on_the_same_images(runs: Path) -> None:
     report = write_report(runs / "runs", runs / "with", pictures=3)
     text = report.markdown.read_text(encoding="utf-8")
     assert "3 test images of squares (in-the-wild, target dark)" in text
     assert (runs / "with" / "pictures" / "maps.png").stat().st_size > 10_000
-    # Photographs have no masks: maps are shown, not scored.
+    # Photographs have no masks, so their maps are not scored.
     assert "uniform map" not in text
 
 
-def test_a_protocol_that_was_not_given_is_found(tiny_spec: str, squares_folder: Path, tmp_path: Path) -> None:
+def test_pictures_use_the_default_protocol_of_the_run(
+    tiny_spec: str, squares_folder: Path, tmp_path: Path
+) -> None:
     arguments = ["--data", str(squares_folder), "--target", "dark", "--backbone", tiny_spec]
     run_training(
         ["--method", "erm", *arguments, "--steps", "1", "--batch-size", "4", "--out", str(tmp_path / "a")]
@@ -42,13 +45,13 @@ def test_a_protocol_that_was_not_given_is_found(tiny_spec: str, squares_folder: 
     assert "2 test images of squares (domain-shift, target dark)" in text
 
 
-def test_without_pictures_nothing_is_opened(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_pictures_open_no_model(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("clipalign.report.pictures.open_run", None)
     text = write_report(runs / "runs", runs / "without", pictures=0).markdown.read_text(encoding="utf-8")
-    assert "Where the models look" not in text
+    assert "Attention maps" not in text and "## Accuracy" in text
 
 
-def test_a_report_outlives_its_data(runs: Path) -> None:
+def test_report_without_its_data_says_why_pictures_are_missing(runs: Path) -> None:
     (runs / "squares").rename(runs / "elsewhere")
     try:
         text = write_report(runs / "runs", runs / "gone", pictures=3).markdown.read_text(encoding="utf-8")
@@ -62,7 +65,7 @@ class TwoViews:
         return 2
 
 
-def test_views_are_drawn_from_different_rows_while_there_are_enough() -> None:
+def test_draw_views_repeats_rows_only_after_all_were_drawn() -> None:
     rows = np.array([3, 5, 8, 13])
     few = draw_views(TwoViews(), rows, 4, seed=1)  # type: ignore[arg-type]
     assert sorted(few.rows) == rows.tolist() and set(few.draws) <= {0, 1}
@@ -72,7 +75,7 @@ def test_views_are_drawn_from_different_rows_while_there_are_enough() -> None:
     np.testing.assert_array_equal(many.rows, again.rows)
 
 
-def test_pictograms_know_their_masks() -> None:
+def test_pictograms_have_masks() -> None:
     from clipalign.data.builtin.pictograms import Pictograms
 
     source = Pictograms()

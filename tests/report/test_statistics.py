@@ -1,9 +1,10 @@
-"""Intervals against what is known of them, and differences of runs with written predictions."""
+"""Bootstrap intervals against closed forms, and differences of runs with stored predictions."""
 
 from __future__ import annotations
 
 import csv
 import io
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,9 +16,13 @@ from clipalign.core.errors import UserError
 from clipalign.data.published.tables import declarations
 from clipalign.methods import all_methods
 from clipalign.protocols import list_protocols
+from clipalign.report.bootstrap import Estimate, UnitValues, bootstrap
 from clipalign.report.collect import find_runs
-from clipalign.report.published import published, published_beside
-from clipalign.report.statistics import bootstrap, differences, measured, to_csv
+from clipalign.report.comparison import Difference, differences, differences_csv, line_accuracies
+from clipalign.report.document import Grid
+from clipalign.report.published import published_accuracies, published_accuracy_section
+from clipalign.report.rows import ReportRow
+from clipalign.report.sections import difference_section
 from clipalign.runs.results import ResultRow, write_results
 
 
@@ -32,7 +37,7 @@ def write_run(
     views: int = 1,
     concepts: int = 4,
 ) -> None:
-    """A run whose predictions are right where `right` [n] says so; `views` in a row belong to one row."""
+    """Write a run with the correct predictions `right` [n]; each row of the data has `views` consecutive views."""
     folder.mkdir(parents=True)
     n = len(right)
     rows = np.arange(n) // views
@@ -47,11 +52,11 @@ def write_run(
     (folder / "config.yaml").write_text(yaml.safe_dump({"method": method, "seed": seed, "steps": 5}))
 
 
-def test_the_interval_of_a_share_is_the_binomial_one() -> None:
+def test_interval_of_a_share_is_binomial() -> None:
     generator = np.random.default_rng(0)
     right = (generator.random(400) < 0.3).astype(float)
     p = right.mean()
-    e = bootstrap([(np.arange(400), right, np.ones(400))])
+    e = bootstrap([UnitValues(np.arange(400), right, np.ones(400))])
     error = np.sqrt(p * (1 - p) / 400)
     assert e.value == pytest.approx(p)
     assert e.error == pytest.approx(error, rel=0.06)
@@ -59,33 +64,33 @@ def test_the_interval_of_a_share_is_the_binomial_one() -> None:
     assert e.detectable == pytest.approx(2.8 * error, rel=0.06)
 
 
-def test_an_interval_covers_the_truth_as_often_as_it_says() -> None:
+def test_intervals_cover_the_true_value_in_95_percent() -> None:
     generator = np.random.default_rng(1)
     inside = 0
     for i in range(200):
         value = generator.normal(0.1, 1, 60)
-        e = bootstrap([(np.arange(60), value, np.ones(60))], seed=i, draws=400)
+        e = bootstrap([UnitValues(np.arange(60), value, np.ones(60))], seed=i, draws=400)
         inside += e.low <= 0.1 <= e.high
     assert 0.89 <= inside / 200 <= 0.99
 
 
-def test_views_of_one_unit_count_as_one() -> None:
+def test_bootstrap_counts_views_of_one_unit_once() -> None:
     right = (np.random.default_rng(2).random(50) < 0.5).astype(float)
-    one = bootstrap([(np.arange(50), right, np.ones(50))])
-    eight = bootstrap([(np.arange(50), 8 * right, np.full(50, 8.0))])
+    one = bootstrap([UnitValues(np.arange(50), right, np.ones(50))])
+    eight = bootstrap([UnitValues(np.arange(50), 8 * right, np.full(50, 8.0))])
     assert eight == one
 
 
-def test_a_unit_in_two_parts_is_drawn_once() -> None:
+def test_bootstrap_draws_a_unit_of_two_parts_once() -> None:
     value = np.random.default_rng(3).normal(size=100)
-    part = (np.arange(100), value, np.ones(100))
+    part = UnitValues(np.arange(100), value, np.ones(100))
     once, together = bootstrap([part]), bootstrap([part, part])
-    apart = bootstrap([part, (np.arange(100) + 1000, value, np.ones(100))])
+    apart = bootstrap([part, UnitValues(np.arange(100) + 1000, value, np.ones(100))])
     assert together.error == pytest.approx(once.error)
     assert apart.error == pytest.approx(once.error / 2**0.5, rel=0.1)
 
 
-def test_pairing_leaves_what_differs(tmp_path: Path) -> None:
+def test_paired_difference_has_smaller_error_than_the_accuracies(tmp_path: Path) -> None:
     generator = np.random.default_rng(4)
     base = generator.random(200) < 0.5
     better = base.copy()
@@ -96,15 +101,15 @@ def test_pairing_leaves_what_differs(tmp_path: Path) -> None:
     assert (found.label, found.baseline, found.units, found.unit) == ("alignclip", "erm", 200, "images")
     assert found.estimate.value == pytest.approx(12 / 200)
     assert found.estimate.error == pytest.approx(np.sqrt(0.06 * 0.94 / 200), rel=0.06)
-    separate = next(m for m in measured(find_runs(tmp_path)) if m.label == "erm")
+    separate = next(line for line in line_accuracies(find_runs(tmp_path)) if line.label == "erm")
     assert separate.estimate.error > 1.8 * found.estimate.error
     (turned,) = differences(find_runs(tmp_path), "alignclip")
     assert turned.estimate.value == -found.estimate.value
-    lines = list(csv.DictReader(io.StringIO(to_csv([found]))))
+    lines = list(csv.DictReader(io.StringIO(differences_csv([found]))))
     assert float(lines[0]["difference"]) == pytest.approx(6.0) and lines[0]["baseline"] == "erm"
 
 
-def test_pictograms_count_concepts_and_average_seeds_and_targets(tmp_path: Path) -> None:
+def test_differences_on_pictograms_resample_concepts_and_average_seeds_and_targets(tmp_path: Path) -> None:
     generator = np.random.default_rng(5)
     for target in ("noto", "twemoji"):
         for seed in (0, 1):
@@ -124,26 +129,26 @@ def test_pictograms_count_concepts_and_average_seeds_and_targets(tmp_path: Path)
     assert max(both) / 2 < found["mean"].estimate.error <= sum(both) / 2
 
 
-def test_a_baseline_that_is_not_there_is_named(tmp_path: Path) -> None:
+def test_unknown_baseline_raises_with_the_known_lines(tmp_path: Path) -> None:
     write_run(tmp_path / "a", "erm", np.ones(20, bool))
     with pytest.raises(UserError, match="--baseline clipood: no such line; there are erm"):
         differences(find_runs(tmp_path), "clipood")
 
 
-def test_published_numbers_belong_to_what_the_package_has() -> None:
+def test_published_accuracies_match_known_methods_data_and_protocols() -> None:
     methods, data = {m.name for m in all_methods()}, {*declarations(), "imagenet-shift"}
-    for p in published():
+    for p in published_accuracies():
         assert 0 < float(p.percent) <= 100 and p.protocol in list_protocols()
         assert p.method in methods
         assert p.data in data or p.data.startswith("mean-of-"), p.data
-    table = [p for p in published() if p.table == "4" and p.method == "alignclip"]
+    table = [p for p in published_accuracies() if p.table == "4" and p.method == "alignclip"]
     assert [p.percent for p in table] == [
         *("83.5", "70.1", "91.0", "91.2"),
         *("75.7", "55.7", "71.1", "19.2", "84.6", "70.0"),
     ]
 
 
-def test_published_stands_beside_measured_and_apart_from_it(tmp_path: Path) -> None:
+def test_published_accuracies_are_listed_but_enter_no_table(tmp_path: Path) -> None:
     generator = np.random.default_rng(6)
     for method in ("erm", "alignclip"):
         write_run(tmp_path / method, method, generator.random(40) < 0.5, data="vlcs", target="SUN09")
@@ -155,4 +160,33 @@ def test_published_stands_beside_measured_and_apart_from_it(tmp_path: Path) -> N
     assert report.differences.read_text().count("\n") == 2
     assert (tmp_path / "report" / "pictures" / "bars-1.png").is_file()
     assert (tmp_path / "report" / "pictures" / "shift-1.png").is_file()
-    assert published_beside([{"method": "erm", "backbone": "pocket", "test": "all", "data": "mine"}]) == []
+    (row,) = find_runs(tmp_path / "erm")[0].results
+    assert published_accuracy_section([ReportRow(replace(row, data="mine"))]) == []
+
+
+def test_differences_are_sorted_within_targets_with_the_mean_last(tmp_path: Path) -> None:
+    shares = {"erm": 0.5, "alignclip": 0.4, "coral": 0.7, "clipood": 0.6}
+    for target in ("SUN09", "LabelMe"):
+        for method, share in shares.items():
+            right = np.arange(40) < 40 * share
+            write_run(tmp_path / target / method, method, right, data="vlcs", target=target)
+    found = differences(find_runs(tmp_path))
+    targets = list(dict.fromkeys(d.target for d in found))
+    assert len(found) == 9 and targets[2] == "mean"
+    for target in targets:
+        assert [d.label for d in found if d.target == target] == ["coral", "clipood", "alignclip"]
+
+
+def difference(value: float, low: float, high: float) -> tuple[str, ...]:
+    """Return the printed line of a difference."""
+    one = Difference("task", "", "all", "a", "b", Estimate(value, low, high, 0.01), 40, "images")
+    grid = difference_section([one])[1]
+    assert isinstance(grid, Grid)
+    return grid.lines[0][3:6]
+
+
+def test_difference_of_zero_is_printed_without_sign() -> None:
+    assert difference(0, 0, 0) == ("0.0", "same predictions", "no")
+    assert difference(-0.0004, -0.02, 0.0002) == ("0.0", "-2.0 to 0.0", "no")
+    assert difference(0.0003, 0.0001, 0.0004) == ("0.0", "+0.01 to +0.04", "yes")
+    assert difference(0.05, 0.01, 0.09) == ("+5.0", "+1.0 to +9.0", "yes")

@@ -16,10 +16,10 @@ from rich.console import Console
 
 from ..core.config import Options, facts
 from ..core.parsing import parse_config
+from ..report.accuracy import accuracy_tables
 from ..report.collect import find_runs
 from ..report.forgetting import forgetting
 from ..report.render import print_tables
-from ..report.tables import make_tables
 from ..runs.folder import check_out
 from ..runs.options import train_command
 from .report import Report, write_report
@@ -72,7 +72,7 @@ def run(tokens: Sequence[str] = (), prog: str = "clipalign demo") -> Report:
     folder = config.out / "runs"
     rows = [row for found in find_runs(folder) for row in found.rows()]
     console.print()
-    print_tables(make_tables(rows))
+    print_tables(accuracy_tables(rows))
     for item in forgetting(rows):
         console.print(str(item))
     report = write_report(folder, config.out, title=TITLE, pictures=config.pictures, overwrite=True)

@@ -9,16 +9,29 @@ from pathlib import Path
 from ..core.checkpoint import write_text
 from ..core.config import Options, facts
 from ..core.parsing import make_config, parse_config
+from ..report.accuracy import accuracy_tables
 from ..report.collect import find_runs
-from ..report.document import html, markdown
-from ..report.intervals import compared, plots
-from ..report.published import published_beside
-from ..report.render import print_tables, to_csv
-from ..report.retrieval import all_tables, every_recall, recall_parts, recall_tables, recalls_beside
-from ..report.sections import accuracies, caveats, commands, curves, every_row, forgotten, pictures, summary
-from ..report.statistics import differences
-from ..report.statistics import to_csv as differences_csv
-from ..report.tables import is_retrieval, make_tables
+from ..report.comparison import differences, differences_csv
+from ..report.html import to_html
+from ..report.markdown import to_markdown
+from ..report.pictures import picture_section
+from ..report.plots import plots
+from ..report.published import published_accuracy_section, published_recall_section
+from ..report.render import print_tables, tables_csv
+from ..report.retrieval import recall_rows_section, recall_section, recall_tables
+from ..report.rows import is_retrieval
+from ..report.sections import (
+    accuracy_section,
+    caveat_section,
+    command_section,
+    curve_section,
+    difference_section,
+    forgetting_section,
+    row_section,
+    summary,
+)
+from ..report.style import report_styles
+from ..report.tables import all_tables
 from ..runs.folder import check_out
 
 
@@ -89,30 +102,30 @@ def report(config: ReportConfig) -> Report:
     check_out(out, overwrite=config.overwrite)
     runs = find_runs(config.folder)
     rows = [row for run in runs for row in run.rows()]
-    classes = [row for row in rows if not is_retrieval(row)]
-    tables, recalls = make_tables(rows), recall_tables(rows)
-    figures = out / "pictures"
+    accuracy_rows = [row for row in rows if not is_retrieval(row)]
+    accuracies, recalls = accuracy_tables(rows), recall_tables(rows)
+    figures, styles = out / "pictures", report_styles(rows)
     found = differences(runs, config.baseline)
     parts = [
         *summary(runs),
-        *accuracies(tables),
-        *recall_parts(recalls),
-        *compared(found),
-        *published_beside(classes),
-        *recalls_beside(rows),
-        *plots(runs, figures),
-        *forgotten(rows),
-        *curves(runs, figures),
-        *pictures([run for run in runs if not is_retrieval(run.rows()[0])], figures, config.pictures),
-        *every_row(classes),
-        *every_recall(rows),
-        *commands(runs),
-        *caveats(rows),
+        *accuracy_section(accuracies),
+        *recall_section(recalls),
+        *difference_section(found),
+        *published_accuracy_section(accuracy_rows),
+        *published_recall_section(rows),
+        *plots(runs, figures, styles),
+        *forgetting_section(rows),
+        *curve_section(runs, figures, styles),
+        *picture_section([run for run in runs if not run.retrieval], figures, config.pictures),
+        *row_section(accuracy_rows),
+        *recall_rows_section(rows),
+        *command_section(runs),
+        *caveat_section(rows),
     ]
     out.mkdir(parents=True, exist_ok=True)
     files = Report(out / "report.md", out / "report.html", out / "tables.csv", out / "differences.csv")
-    write_text(files.markdown, markdown(config.title, parts, out))
-    write_text(files.html, html(config.title, parts))
-    write_text(files.csv, to_csv([*tables, *recalls]))
+    write_text(files.markdown, to_markdown(config.title, parts, out))
+    write_text(files.html, to_html(config.title, parts))
+    write_text(files.csv, tables_csv([*accuracies, *recalls]))
     write_text(files.differences, differences_csv(found))
     return files

@@ -1,10 +1,15 @@
-"""Leaf types that every package may import: batches, data sources, and the episodes that protocols make of them."""
+"""Types that every package shares: batches, data sources, and the episodes that protocols build from them.
+
+A *row* is one item of a data source (a photograph, a drawing, a scene) and the unit of every split. A *view* is the
+image that a model receives for a row: random in training, one of a fixed number at evaluation.
+"""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
@@ -27,8 +32,8 @@ class Batch:
         images: [B, 3, H, W] float32, normalised with the backbone's mean and standard deviation.
         labels: [B] int64, positions in the episode's training label space.
         domains: [B] int64, indices into the source's `domain_names`.
-        rows: [B] int64, rows of the source, so that a bad batch can be traced to its files.
-        captions: one text per image, or None where the data have none.
+        rows: [B] int64, rows of the source.
+        captions: one text per image, or None if the source has no captions.
     """
 
     images: Tensor
@@ -41,7 +46,7 @@ class Batch:
         return len(self.labels)
 
     def to(self, device: torch.device | str) -> Batch:
-        """The same batch with its tensors on `device`."""
+        """Return a copy with all tensors on `device`."""
         return replace(
             self,
             images=self.images.to(device, non_blocking=True),
@@ -53,12 +58,12 @@ class Batch:
 
 @dataclass(frozen=True)
 class Preprocess:
-    """What a backbone wants to see.
+    """Input size and normalisation of a backbone.
 
     Attributes:
         size: height and width in pixels.
-        mean, std: per channel, of values in [0, 1].
-        interpolation: "bicubic" (CLIP's own) or "bilinear" (as CLIPood and AlignCLIP released).
+        mean, std: per channel, for pixel values in [0, 1].
+        interpolation: "bicubic" (as CLIP) or "bilinear" (as the code released for CLIPood and AlignCLIP).
     """
 
     size: tuple[int, int]
@@ -67,27 +72,61 @@ class Preprocess:
     interpolation: Interpolation = "bicubic"
 
     def normalise(self, images: Tensor) -> Tensor:
-        """[B, 3, H, W] in [0, 1] -> the same shape, standardised per channel."""
-        mean = images.new_tensor(self.mean).view(1, 3, 1, 1)
-        std = images.new_tensor(self.std).view(1, 3, 1, 1)
+        """Standardise images [B, 3, H, W] in [0, 1] per channel."""
+        mean = images.new_tensor(self.mean).view(1, 3, 1, 1)  # [1, 3, 1, 1]
+        std = images.new_tensor(self.std).view(1, 3, 1, 1)  # [1, 3, 1, 1]
         return (images - mean) / std
 
     def fit(self, images: Tensor) -> Tensor:
-        """Pictures [B, 3, h, w] in [0, 1] -> [B, 3, H, W], resized where they have another size, standardised."""
+        """Resize images [B, 3, h, w] in [0, 1] to `size` if needed, then normalise: [B, 3, H, W]."""
         if tuple(images.shape[-2:]) != self.size:
             images = F.interpolate(
                 images, size=self.size, mode=self.interpolation, align_corners=False, antialias=True
-            ).clamp(0, 1)
+            ).clamp(0, 1)  # [B, 3, H, W]; bicubic interpolation overshoots
         return self.normalise(images)
 
 
-@runtime_checkable
-class Source(Protocol):
-    """A data set as one table of rows.
+@dataclass(frozen=True)
+class FixedSplits:
+    """Splits that ship with a data set, identical for every run and every machine.
 
-    A row is the unit of every split (a drawing, a photograph). What a model sees of a row is a view: in
-    training a fresh one for each draw, at evaluation one of a fixed number, so that every model sees the
-    same pixels.
+    Classes and domains are positions in the source's `class_names` and `domain_names`; rows are ascending.
+
+    Attributes:
+        base, new: the two halves of the classes; in-the-wild and base-to-new train on `base` only.
+        domain_train, domain_validation: domain -> rows, a partition of the rows of each domain.
+        base_to_new_train, base_to_new_validation, base_to_new_test: a partition of all rows.
+        rule: description of the split.
+        seed: seed the split was drawn with.
+    """
+
+    base: frozenset[int]
+    new: frozenset[int]
+    domain_train: dict[int, np.ndarray]
+    domain_validation: dict[int, np.ndarray]
+    base_to_new_train: np.ndarray
+    base_to_new_validation: np.ndarray
+    base_to_new_test: np.ndarray
+    rule: str
+    seed: int
+
+
+class Source(ABC):
+    """A data set of N rows. Subclasses set the attributes without a default, and define `images` and `fingerprint`.
+
+    Attributes:
+        name: shown in reports and error messages.
+        class_names: names used in prompts.
+        domain_names: at least one.
+        templates: prompt templates with {} for the class name.
+        labels: [N] int64, indices into `class_names`; all 0 for captions without classes.
+        domains: [N] int64, indices into `domain_names`.
+        keys: a unique name per row (a relative path), used in split files and error messages; None: row numbers.
+        parts: "train", "validation" and "test" -> rows, if the data set has a split.
+        splits: the protocol-specific splits that ship with a data set, if any.
+        captions: one text per row for methods that train on classes and captions, if any.
+        interpolation: how images are resized; None: the backbone's default.
+        paper_templates: templates of the AlignCLIP paper, if they differ from `templates`.
     """
 
     name: str
@@ -96,45 +135,61 @@ class Source(Protocol):
     templates: tuple[str, ...]
     labels: np.ndarray
     domains: np.ndarray
+    keys: Sequence[str] | None = None
+    parts: Mapping[str, np.ndarray] | None = None
+    splits: FixedSplits | None = None
+    captions: Sequence[str] | None = None
+    interpolation: Interpolation | None = None
+    paper_templates: tuple[str, ...] | None = None
+
+    def __len__(self) -> int:
+        return len(self.labels)
 
     def views(self, stage: Stage) -> int:
-        """Number of fixed views per row at evaluation (1 for photographs)."""
-        ...
+        """Return the number of fixed views per row in `stage`."""
+        return 1
 
+    @abstractmethod
     def images(
         self, rows: np.ndarray, stage: Stage, draws: np.ndarray, seed: int, preprocess: Preprocess
     ) -> Tensor:
-        """Views of rows as a tensor [len(rows), 3, H, W], normalised.
+        """Return one view per row, [n, 3, H, W] float32, normalised.
 
         Args:
-            rows: row numbers.
-            stage: "train" augments; the others give the fixed view number `draws[i]` of row `rows[i]`.
-            draws: in training any number that identifies the draw (the position in the whole run), so that
-                a view depends on (seed, draw, row) alone, never on a rank or a worker.
-            seed: seed of training views; ignored elsewhere.
-            preprocess: size and statistics.
+            rows: [n] int64, rows of this source.
+            stage: "train" for random views, else for the fixed view number `draws[i]` of row `rows[i]`.
+            draws: [n] int64. In training, the position of the view in the whole run: a random view depends on
+                (seed, draw, row) only, never on the process or worker that makes it.
+            seed: seed of random views; ignored at evaluation.
+            preprocess: size, mean and standard deviation.
         """
-        ...
 
+    @abstractmethod
     def fingerprint(self) -> str:
-        """Hash of what the table holds."""
-        ...
+        """Return a hash of the contents; it enters the split hash that tells whether results are comparable."""
+
+    def broken(self, rows: np.ndarray) -> dict[int, str]:
+        """Return the rows that cannot be decoded, each with the reason.
+
+        Raises:
+            UserError: more of them than the source tolerates.
+        """
+        return {}
 
 
 @dataclass(frozen=True)
 class CaptionTest:
-    """Images and texts that are to find each other.
+    """Images and captions to retrieve from each other.
 
     Attributes:
-        name: the `test` of a result row: "long", "short", or one of them with a style ("long-twemoji").
-        rows: [n] int64, rows of the source, one image each, all different.
+        name: the `test` of a result row: "long", "short", or one of these with a style ("long-twemoji").
+        rows: [n] int64, distinct rows of the source, one image each.
         texts: T captions.
         owner: [T] int64, position in `rows` of the image that each caption was written for.
-        relevant: [T, n] sparse bool, every image that a text is true of (its owner included); None where the
-            data do not know.
+        relevant: [T, n] sparse bool, all images that each caption is true of; None if unknown.
     """
 
-    __test__ = False  # not a test case of pytest
+    __test__ = False  # tell pytest that this is no test case
 
     name: str
     rows: np.ndarray
@@ -143,35 +198,72 @@ class CaptionTest:
     relevant: csr_array | None = None
 
 
-@runtime_checkable
-class CaptionSource(Source, Protocol):
-    """A `Source` whose rows carry captions. Labels are all 0 where the data have no classes.
+class CaptionSource(Source):
+    """A `Source` with captions and a split into "train", "validation" and "test" (`parts`).
 
     Attributes:
-        texts: row -> its captions, the one to train on first; each holds one or more sentences.
-        parts: "train", "validation", "test" -> rows.
+        texts: row -> its captions, each of one or more sentences; training uses the first.
     """
 
     texts: Sequence[tuple[str, ...]]
-    parts: Mapping[str, np.ndarray] | None
+    parts: Mapping[str, np.ndarray]
 
+    @abstractmethod
     def caption_tests(self, part: Literal["validation", "test"]) -> tuple[CaptionTest, ...]:
-        """What retrieval is measured on; `long_and_short` makes the usual two from the captions alone."""
-        ...
+        """Return the retrieval tests of a part; see `data.captions.sentences.long_and_short` for the usual two."""
+
+    def false_negatives(self, texts: Sequence[str], rows: np.ndarray) -> int | None:
+        """Count the pairs of a batch that a contrastive loss takes for negatives although the text is true.
+
+        Args:
+            texts: [B], text i is shown with image i.
+            rows: [B] int64.
+
+        Returns:
+            Number of pairs (text i, image j), i not j, or None if the source does not know.
+        """
+        return None
+
+
+@dataclass(frozen=True)
+class MaskedImage:
+    """One test image with pixel masks of its object.
+
+    Attributes:
+        image: [3, H, W] in [0, 1].
+        label: class index.
+        domain: domain index.
+        alpha: [H, W], share of each pixel that ink covers.
+        silhouette: [H, W], `alpha` with the holes of the drawing filled, comparable between styles.
+    """
+
+    image: Tensor
+    label: int
+    domain: int
+    alpha: Tensor
+    silhouette: Tensor
+
+
+class MaskedSource(Source):
+    """A `Source` with exact masks of the object in each view."""
+
+    @abstractmethod
+    def sample(self, row: int, stage: Stage = "test", draw: int = 0, seed: int = 0) -> MaskedImage:
+        """Return the view that `images` gives for these arguments, before resizing and normalisation, with masks."""
 
 
 @dataclass(frozen=True)
 class TestSet:
-    """Rows to be scored, and the class names among which the model has to choose.
+    """Rows to score, and the label space to score them in.
 
     Attributes:
         name: "all", "base", "new", or a domain; the `test` of a result row.
         rows: [n] int64, ascending.
-        classes: the label space: positions in the source's `class_names`, in the order of the logits.
-        stage: which fixed views are shown.
+        classes: label space: positions in the source's `class_names`, in the order of the logits.
+        stage: which fixed views are scored.
     """
 
-    __test__ = False  # not a test case, though its name begins like one
+    __test__ = False  # tell pytest that this is no test case
 
     name: str
     rows: np.ndarray
@@ -181,22 +273,22 @@ class TestSet:
 
 @dataclass(frozen=True)
 class Episode:
-    """One training problem with its tests.
+    """One training problem with its test sets, as a protocol cuts it from a source.
 
     Attributes:
-        protocol: name of the rule that made it.
-        target: domain that is tested and, but for base-to-new, not trained on; None for every domain.
-        source: the data set; all rows below are its rows.
-        train_classes: the label space of training, as positions in the source's `class_names`.
-        train_rows, validation_rows: [n] int64, ascending. Validation holds source domains and training
-            classes only, so that nothing of the tests can steer a choice.
-        tests: what is scored at the end.
-        split_hash: SHA-256 of the rows, the label spaces and the rule. Numbers with different hashes are not
-            comparable.
-        rule: where the split came from, in words.
-        caption_tests, caption_validation: what retrieval is measured on, at the end and in between; none but in
-            the protocol "retrieval", which has no `tests` and no `train_classes`.
-        skipped: rows that the rule would have used, had their files been images -> why they are not.
+        protocol: name of the protocol.
+        target: the domain under test; None for all domains.
+        source: the data set that all rows below refer to.
+        train_classes: label space of training: positions in the source's `class_names`.
+        train_rows: [n] int64, ascending.
+        validation_rows: [m] int64, ascending; source domains and training classes only, so that model selection
+            cannot use test information.
+        tests: test sets scored at the end.
+        split_hash: SHA-256 of rows, label spaces, rule and data. Results with different hashes are not comparable.
+        rule: description of how the split was made.
+        caption_tests, caption_validation: retrieval tests at the end and during training. Only the protocol
+            "retrieval" has them; it has no `tests` and no `train_classes`.
+        skipped: rows left out because their files do not decode -> reason.
     """
 
     protocol: str
@@ -219,5 +311,5 @@ class Episode:
 
     @property
     def train_domains(self) -> tuple[int, ...]:
-        """Domains that have training rows, ascending."""
+        """Domains with training rows, ascending."""
         return tuple(int(d) for d in np.unique(self.source.domains[self.train_rows]))

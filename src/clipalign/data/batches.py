@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -67,7 +67,7 @@ class TrainBatches(Dataset[Batch]):
     def batch(self, rows: np.ndarray, draws: np.ndarray) -> Batch:
         """Training views of rows; `draws` tells the views of a row apart."""
         source = self.episode.source
-        captions: Sequence[str] | None = getattr(source, "captions", None)
+        captions = source.captions
         return Batch(
             images=source.images(rows, "train", draws, self.seed, self.preprocess),
             labels=torch.from_numpy(self.position[source.labels[rows]]),
@@ -112,7 +112,7 @@ class CaptionTrainBatches(TrainBatches):
     ) -> None:
         super().__init__(episode, batch_size, seed, preprocess, ranks)
         assert isinstance(episode.source, CaptionSource)
-        self.texts, self.use = episode.source.texts, use
+        self.source, self.use = episode.source, use
         if len(episode.train_rows) < batch_size:
             raise UserError(
                 f"--batch-size {batch_size}: only {len(episode.train_rows)} images to train on, and a batch of a "
@@ -128,7 +128,7 @@ class CaptionTrainBatches(TrainBatches):
             self._epoch = (epoch, np.random.default_rng([self.seed, epoch, 2]).permutation(rows))
         chosen = self._epoch[1][number * self.batch_size : (number + 1) * self.batch_size]
         rng = np.random.default_rng([self.seed, step, 3])
-        return chosen, tuple(choose(self.texts[row][0], self.use, rng) for row in chosen.tolist())
+        return chosen, tuple(choose(self.source.texts[row][0], self.use, rng) for row in chosen.tolist())
 
     def __getitem__(self, step: int) -> Batch:
         rows, texts = self.plan(step)

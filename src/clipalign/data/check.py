@@ -20,6 +20,7 @@ from ..core.errors import UserError
 from ..core.types import Preprocess, Source
 from .captions.sentences import captions_only
 from .decode import printable, read_image, said
+from .sources.folder import ImageFolder
 from .sources.table import ImageTable, looks_like_id
 
 SHOWN = 20  # names printed of a long list
@@ -129,8 +130,8 @@ def report(source: Source, options: DataOptions, sheet: Path | None, seed: int =
 
 def facts(source: ImageTable, found: Findings) -> Iterator[str]:
     """Layout, split and sizes."""
-    if layout := getattr(source, "layout", None):
-        yield f"First level of folders: {layout} (--layout)"
+    if isinstance(source, ImageFolder):
+        yield f"First level of folders: {source.layout} (--layout)"
     if source.parts is not None:
         yield "Split: " + ", ".join(f"{part} {len(rows)}" for part, rows in source.parts.items())
     else:
@@ -224,7 +225,7 @@ def training_command(source: Source, options: DataOptions) -> list[str]:
         return [*tokens, "--method", "smartclip", "--backbone", "ViT-B-16:openai", "--out", "runs/first"]
     if len(source.domain_names) > 1:
         tokens += ["--protocol", "domain-shift", "--target", source.domain_names[-1]]
-    elif getattr(source, "parts", None) is not None or len(source.class_names) < 4:
+    elif source.parts is not None or len(source.class_names) < 4:
         tokens += ["--protocol", "few-shot"]
     else:
         tokens += ["--protocol", "base-to-new"]

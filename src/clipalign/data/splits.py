@@ -6,13 +6,13 @@ import hashlib
 import json
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ..core.errors import UserError
+from ..core.types import FixedSplits
 
 
 def seed_hash(*parts: int | str) -> int:
@@ -90,32 +90,6 @@ def draw_shots(
     if len(validation) == 0:
         validation = train[~np.isin(train, kept)]
     return kept, draw(validation, min(shots, 4))
-
-
-@dataclass(frozen=True)
-class FixedSplits:
-    """Splits that belong to a data set, so that every run and every machine uses the same.
-
-    Classes and domains are given by their positions in `class_names` and `domain_names` of the source, rows
-    by their numbers, ascending.
-
-    Attributes:
-        base, new: halves of the classes; training in the wild and base-to-new sees base alone.
-        domain_train, domain_validation: per domain, a partition of its rows.
-        base_to_new_train, base_to_new_validation, base_to_new_test: a partition of all rows.
-        rule: what made them, in words.
-        seed: of the draw.
-    """
-
-    base: frozenset[int]
-    new: frozenset[int]
-    domain_train: dict[int, np.ndarray]
-    domain_validation: dict[int, np.ndarray]
-    base_to_new_train: np.ndarray
-    base_to_new_validation: np.ndarray
-    base_to_new_test: np.ndarray
-    rule: str
-    seed: int
 
 
 class _Table:

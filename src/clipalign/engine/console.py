@@ -53,7 +53,7 @@ def conclusion(rows: Sequence[ResultRow]) -> Iterator[str]:
     """The numbers, and what they cost."""
     for row in rows:
         if RECALLS[0] in row.extra:
-            to_image, to_text = (100 * row.extra[recall_field(way, 1)] for way in DIRECTIONS)
+            to_image, to_text = (100 * (row.value(recall_field(way, 1)) or 0.0) for way in DIRECTIONS)
             yield (
                 f"{row.test}: recall@1 {to_image:.1f} % text to image, {to_text:.1f} % image to text, "
                 f"{row.n} images, {row.extra['texts']} texts"

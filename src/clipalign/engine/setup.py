@@ -125,7 +125,7 @@ def preprocess_for(
     backbone: Backbone, told: Interpolation | None = None, source: Source | None = None
 ) -> Preprocess:
     """What a backbone wants to see: resized as told, or as the data are usually, or as it was itself."""
-    chosen: Interpolation = told or getattr(source, "interpolation", None) or backbone.interpolation
+    chosen: Interpolation = told or (source.interpolation if source else None) or backbone.interpolation
     red, green, blue = backbone.mean
     std_red, std_green, std_blue = backbone.std
     return Preprocess(backbone.image_size, (red, green, blue), (std_red, std_green, std_blue), chosen)

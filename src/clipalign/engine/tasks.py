@@ -145,11 +145,11 @@ def check_task(method: Method, episode: Episode) -> None:
 def false_negatives(steps: CaptionTrainBatches) -> float | None:
     """Other images of its batch that a caption is true of, mean over the first batches; None where the data
     cannot say."""
-    count = getattr(steps.episode.source, "false_negatives", None)
-    if count is None:
-        return None
-    found = 0
+    source, found = steps.source, 0
     for step in range(FALSE_NEGATIVES_OVER):
         rows, texts = steps.plan(step)
-        found += count(texts, rows)
+        count = source.false_negatives(texts, rows)
+        if count is None:
+            return None
+        found += count
     return found / (FALSE_NEGATIVES_OVER * steps.batch_size)

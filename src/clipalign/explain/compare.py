@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -14,29 +13,11 @@ from torch import Tensor
 from ..backbone import Backbone
 from ..backbone.text.features import class_text_features
 from ..core.errors import UnseenClasses
-from ..core.types import Preprocess, Source, TestSet
+from ..core.types import MaskedSource, Preprocess, Source, TestSet
 from .figures import Block, Panel, grid_figure
 from .maps import Maps, make_maps
 from .photo import heat
 from .scores import MapScores, score
-
-
-class MaskedImage(Protocol):
-    """One test image with its mask; see `data.pictograms.MaskedImage`."""
-
-    @property
-    def image(self) -> Tensor: ...  # [3, H, W] in [0, 1]
-    @property
-    def silhouette(self) -> Tensor: ...  # [H, W], 1 on the object
-
-
-@runtime_checkable
-class MaskedSource(Protocol):
-    """A `Source` that knows where the object is."""
-
-    def sample(self, row: int, stage: str, draw: int) -> MaskedImage:
-        """The view `draw` of a row, with its mask."""
-        ...
 
 
 @dataclass(frozen=True)

@@ -13,12 +13,12 @@ from ..core.errors import UserError
 from ..core.types import Episode, Source, TestSet
 from ..data.splits import draw_shots
 from .base import make_episode
-from .rows import given_parts, target_index
+from .rows import target_index
 
 
 def episode(source: Source, target: str | None, seed: int, shots: int = 16) -> Episode:
     """The episode of all variants at hand, or of `target` alone; see `build_episode`."""
-    parts = given_parts(source)
+    parts = source.parts
     if parts is None or len(np.unique(source.domains[parts["test"]])) < 2:
         raise UserError(
             "--protocol imagenet-shift needs --data imagenet-shift, or data with a split and test images in "

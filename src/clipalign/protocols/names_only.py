@@ -10,7 +10,7 @@ from torch import Tensor
 from ..core.types import Episode, Source
 
 
-class NamesOnly:
+class NamesOnly(Source):
     """A `Source` that remembers the names of a data set, and has no rows."""
 
     def __init__(
@@ -23,9 +23,6 @@ class NamesOnly:
         self.name, self.class_names, self.domain_names = name, class_names, domain_names
         self.templates = templates
         self.labels = self.domains = np.empty(0, np.int64)
-
-    def views(self, stage: str) -> int:
-        return 1
 
     def images(self, *_: Any, **__: Any) -> Tensor:
         raise RuntimeError("the images of a finished run are not at hand")

@@ -16,7 +16,7 @@ RETRIEVAL = "retrieval"
 
 def episode(source: Source, target: str | None, seed: int) -> Episode:
     """The episode of a caption data set; it has no classes and no target domain; see `build_episode`."""
-    if not isinstance(source, CaptionSource) or source.parts is None:
+    if not isinstance(source, CaptionSource):
         raise UserError(
             f"--protocol retrieval needs captions, and --data {source.name} has none; "
             "take pictoscenes, a table with a caption column, or another of docs/retrieval.md"

@@ -8,18 +8,7 @@ import numpy as np
 
 from ..core.errors import UserError
 from ..core.types import Source
-from ..data.splits import FixedSplits, hold_out, seed_hash, three_way
-
-
-def fixed_splits(source: Source) -> FixedSplits | None:
-    """The splits a data set ships, or None where the published rules are to be used."""
-    splits = getattr(source, "splits", None)
-    return splits if isinstance(splits, FixedSplits) else None
-
-
-def given_parts(source: Source) -> dict[str, np.ndarray] | None:
-    """Rows of the training, validation and test parts that come with the data, or None."""
-    return getattr(source, "parts", None)
+from ..data.splits import hold_out, seed_hash, three_way
 
 
 def cut_domain(
@@ -30,7 +19,7 @@ def cut_domain(
     They are those of the data set's own split; without one, DomainBed's 80/20 with this seed.
     """
     rows = rows_of(source, domains=[domain], classes=classes)
-    splits, parts = fixed_splits(source), given_parts(source)
+    splits, parts = source.splits, source.parts
     if splits is not None:
         return np.intersect1d(rows, splits.domain_train[domain]), np.intersect1d(
             rows, splits.domain_validation[domain]
@@ -46,7 +35,7 @@ def three_parts(source: Source, seed: int) -> tuple[np.ndarray, np.ndarray, np.n
 
     They are those of the data set's own split; without one, 50/20/30 per class.
     """
-    splits, parts = fixed_splits(source), given_parts(source)
+    splits, parts = source.splits, source.parts
     if splits is not None:
         return splits.base_to_new_train, splits.base_to_new_validation, splits.base_to_new_test
     if parts is not None:
@@ -64,10 +53,9 @@ def three_parts(source: Source, seed: int) -> tuple[np.ndarray, np.ndarray, np.n
 
 def rule_of(source: Source, otherwise: str) -> str:
     """Where a split comes from, in words."""
-    splits = fixed_splits(source)
-    if splits is not None:
-        return splits.rule
-    return f"the data set's own split, or {otherwise}" if given_parts(source) is not None else otherwise
+    if source.splits is not None:
+        return source.splits.rule
+    return f"the data set's own split, or {otherwise}" if source.parts is not None else otherwise
 
 
 def usable(source: Source, rows: np.ndarray) -> tuple[np.ndarray, dict[int, str]]:
@@ -76,8 +64,7 @@ def usable(source: Source, rows: np.ndarray) -> tuple[np.ndarray, dict[int, str]
     Raises:
         UserError: too many of the others; see `ImageTable`.
     """
-    check = getattr(source, "broken", None)
-    broken: dict[int, str] = check(rows) if check is not None else {}
+    broken = source.broken(rows)
     return rows[~np.isin(rows, list(broken))], broken
 
 
@@ -135,9 +122,8 @@ def halves(protocol: str, source: Source, base: int) -> tuple[tuple[int, ...], t
             f"--protocol {protocol} needs at least two classes, one to train on and one to hold back; "
             f"{source.name} has {count}"
         )
-    splits = fixed_splits(source)
-    if splits is not None:
-        return tuple(sorted(splits.base)), tuple(sorted(splits.new))
+    if source.splits is not None:
+        return tuple(sorted(source.splits.base)), tuple(sorted(source.splits.new))
     return tuple(range(base)), tuple(range(base, count))
 
 

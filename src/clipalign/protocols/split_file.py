@@ -30,7 +30,7 @@ def write_split(path: Path, episode: Episode, seed: int) -> None:
         seed: that it was cut with.
     """
     source = episode.source
-    keys: Sequence[str] | None = getattr(source, "keys", None)
+    keys = source.keys
 
     def named(rows: np.ndarray) -> list[Any]:
         return [keys[row] for row in rows] if keys is not None else rows.tolist()
@@ -55,8 +55,11 @@ def write_split(path: Path, episode: Episode, seed: int) -> None:
             for test in episode.tests
         ],
     }
-    for part in ("caption_tests", "caption_validation"):
-        content |= {part: [{"name": t.name, "rows": named(t.rows)} for t in getattr(episode, part)]}
+    for part, tests in (
+        ("caption_tests", episode.caption_tests),
+        ("caption_validation", episode.caption_validation),
+    ):
+        content[part] = [{"name": test.name, "rows": named(test.rows)} for test in tests]
     write_text(path, json.dumps(content, indent=0))
 
 
@@ -64,7 +67,7 @@ def write_skipped(path: Path, episode: Episode) -> None:
     """List files that were left out, with the reason; no file where there are none."""
     if not episode.skipped:
         return
-    keys: Sequence[str] = getattr(episode.source, "keys", ())
+    keys = episode.source.keys or ()
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(("path", "reason"))
@@ -129,6 +132,6 @@ def caption_tests(
 
 def finder(source: Source) -> Callable[[list[Any]], np.ndarray]:
     """A function from names or numbers of rows to their numbers, ascending."""
-    keys: Sequence[str] | None = getattr(source, "keys", None)
-    known = {key: row for row, key in enumerate(keys if keys is not None else range(len(source.labels)))}
+    keys: Sequence[Any] = range(len(source)) if source.keys is None else source.keys
+    known = {key: row for row, key in enumerate(keys)}
     return lambda rows: np.sort(np.array([known[row] for row in rows], dtype=np.int64))

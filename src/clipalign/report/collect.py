@@ -1,4 +1,4 @@
-"""Finds runs under a folder and reads what they wrote."""
+"""Finished runs and evaluations below a folder."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ from typing import Any
 
 from ..core.errors import UserError
 from ..core.yaml_files import read_yaml
-from ..runs.folder import RESULT_NEUTRAL, RunFolder
+from ..runs.folder import RESULT_NEUTRAL, MetricLine, RunFolder
 from ..runs.results import FILE, ResultRow, read_results
-from .tables import order_labels
+from .rows import ReportRow, is_retrieval, order_labels
 
-# Options that are a row's own fields, or decide nothing about its number beside other seeds of the same line.
+# Options that are fields of a row already, or that distinguish seeds of one table line.
 NOT_SETTINGS = RESULT_NEUTRAL | {"method", "data", "protocol", "target", "backbone", "seed"}
 
 
 @dataclass(frozen=True)
-class Found:
-    """A folder with results: a run of `clipalign train`, or what `clipalign eval` wrote.
+class StoredRun:
+    """A folder with results, written by `clipalign train` or `clipalign eval`.
 
     Attributes:
-        name: its path below the folder that was searched; "." for that folder itself.
-        folder: its files.
-        results: its rows.
+        name: path relative to the searched folder; "." for that folder itself.
+        folder: files of the run.
+        results: result rows.
     """
 
     name: str
@@ -33,46 +33,51 @@ class Found:
 
     @cached_property
     def options(self) -> dict[str, Any]:
-        """Options by name; empty where only an evaluation was written."""
+        """Options by name; empty for an evaluation."""
         return read_yaml(self.folder.config) if self.folder.config.is_file() else {}
 
     @cached_property
-    def metrics(self) -> list[dict[str, Any]]:
-        """Lines of its metrics, by step."""
+    def metrics(self) -> list[MetricLine]:
+        """Lines of metrics.jsonl, by step."""
         return self.folder.read_metrics()
 
     @property
     def command(self) -> str:
-        """What to type to get its rows again."""
+        """Command that reproduces the rows; empty if unknown."""
         return next((row.command for row in self.results if row.command), "")
 
     @property
     def method(self) -> str:
-        """Of its rows."""
+        """Name of the method."""
         return self.results[0].method
 
-    def rows(self) -> list[dict[str, Any]]:
-        """Fields for `make_tables`: those of the rows, the folder's name, and the settings of the run."""
-        settings = {k: v for k, v in self.options.items() if k not in NOT_SETTINGS}
-        return [row.as_dict() | {"run": self.name, "settings": settings} for row in self.results]
+    @property
+    def retrieval(self) -> bool:
+        """Whether the rows hold recalls instead of accuracies."""
+        return is_retrieval(self.rows()[0])
+
+    def rows(self) -> list[ReportRow]:
+        """Return the result rows with the run's name and settings."""
+        settings = {name: value for name, value in self.options.items() if name not in NOT_SETTINGS}
+        return [ReportRow(row, self.name, settings) for row in self.results]
 
 
-def find_runs(folder: Path) -> list[Found]:
-    """All finished runs and evaluations in a folder and below it: baselines first, then by method and path.
+def find_runs(folder: Path) -> list[StoredRun]:
+    """Return all finished runs and evaluations in a folder and below: baselines first, then by method and path.
 
     Raises:
-        UserError: no such folder, or none with results in it.
+        UserError: the folder does not exist, or holds no results.
     """
     if not folder.is_dir():
-        raise UserError(f"{folder} is not a folder; give one that holds runs")
-    found = []
+        raise UserError(f"{folder} is not a folder; name a folder that holds runs")
+    runs = []
     for path in sorted(folder.rglob(FILE)):
         if rows := read_results(path):
             name = path.parent.relative_to(folder).as_posix()
-            found.append(Found(name, RunFolder(path.parent), tuple(rows)))
-    if not found:
+            runs.append(StoredRun(name, RunFolder(path.parent), tuple(rows)))
+    if not runs:
         raise UserError(
-            f"no finished run in {folder} (no {FILE} in it or below); train or eval into it first"
+            f"no finished run in {folder} (no {FILE} in it or below); run clipalign train or eval into it first"
         )
-    order = order_labels(run.method for run in found)
-    return sorted(found, key=lambda run: order.index(run.method))
+    order = order_labels(run.method for run in runs)
+    return sorted(runs, key=lambda run: order.index(run.method))

@@ -1,19 +1,19 @@
-"""Curves of training: loss and source validation accuracy over steps."""
+"""Training curves: loss and source validation over steps."""
 
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-# Okabe and Ito's colours: told apart by readers with any colour vision, on white.
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#5b5b5b")
-INK, FAINT = "#1a1a1a", "#d9d9d9"
+from ..runs.folder import MetricLine
+from .style import INK, ZEROSHOT_COLOUR, LineStyle, new_figure
+
+VALIDATION = ("validation_accuracy", "validation_recall")
 
 
 @dataclass(frozen=True)
@@ -29,92 +29,101 @@ class Curve:
     values: tuple[float, ...]
 
 
-def loss_curve(metrics: Sequence[Mapping[str, Any]]) -> Curve:
-    """The sum of all loss terms of each line that has them."""
-    return _curve(metrics, lambda line: [v for k, v in line.items() if k.startswith("loss")])
+def loss_curve(metrics: Sequence[MetricLine]) -> Curve:
+    """Return the sum of the loss terms over steps."""
+    return _curve(metrics, lambda name: name.startswith("loss"), 1.0)
 
 
-def validation_curve(metrics: Sequence[Mapping[str, Any]]) -> Curve:
-    """Accuracy on the source validation rows, or recall@1 of retrieval on validation, in percent."""
-    names = ("validation_accuracy", "validation_recall")
-    return _curve(
-        metrics, lambda line: [None if line[k] is None else 100 * line[k] for k in names if k in line]
-    )
+def validation_curve(metrics: Sequence[MetricLine]) -> Curve:
+    """Return source validation accuracy, or recall@1 on validation captions, in percent."""
+    return _curve(metrics, lambda name: name in VALIDATION, 100.0)
 
 
-def _curve(metrics: Sequence[Mapping[str, Any]], pick: Any) -> Curve:
-    points = []
+def _curve(metrics: Sequence[MetricLine], wanted: Callable[[str], bool], factor: float) -> Curve:
+    """Sum the wanted values of each line that has them all; a value that was not finite is stored as null."""
+    points: dict[int, float] = {}
     for line in metrics:
-        values = pick(line)
-        # A term that was not finite is written as null.
-        if values and all(value is not None for value in values):
-            points.append((int(line["step"]), float(sum(values))))
-    return Curve(tuple(step for step, _ in points), tuple(value for _, value in points))
+        values = [value for name, value in line.items() if wanted(name)]
+        numbers = [float(value) for value in values if isinstance(value, (int, float))]
+        step = line["step"]
+        if numbers and len(numbers) == len(values) and isinstance(step, int):
+            points[step] = factor * sum(numbers)
+    return Curve(tuple(points), tuple(points.values()))
 
 
 def mean_curve(curves: Sequence[Curve]) -> Curve:
-    """Mean over seeds at the steps that all of them have."""
-    known = [dict(zip(curve.steps, curve.values, strict=True)) for curve in curves if curve.steps]
-    if not known:
+    """Average curves at the steps that all of them have."""
+    points = [dict(zip(curve.steps, curve.values, strict=True)) for curve in curves if curve.steps]
+    if not points:
         return Curve((), ())
-    steps = sorted(set.intersection(*(set(values) for values in known)))
-    return Curve(tuple(steps), tuple(statistics.fmean(values[step] for values in known) for step in steps))
+    steps = sorted(set.intersection(*(set(one) for one in points)))
+    return Curve(tuple(steps), tuple(statistics.fmean(one[step] for one in points) for step in steps))
 
 
 def plot_curves(
-    runs: Mapping[str, Sequence[Sequence[Mapping[str, Any]]]], zero_shot: float | None = None
+    runs: Mapping[str, Sequence[Sequence[MetricLine]]],
+    styles: Mapping[str, LineStyle],
+    zero_shot: float | None = None,
 ) -> Figure | None:
-    """Loss and validation accuracy side by side; thin lines are seeds where there are several.
+    """Plot loss and validation side by side: the mean over seeds, and each seed as a thin line.
 
     Args:
         runs: label -> metrics of each seed.
-        zero_shot: the same measure on validation before training in [0, 1], drawn as a dotted line.
+        styles: label -> style.
+        zero_shot: validation accuracy before training, in [0, 1]; drawn as a dotted line.
 
     Returns:
-        None where nothing was trained.
+        The figure, or None if no run has a curve.
     """
-    retrieved = any("validation_recall" in line for seeds in runs.values() for one in seeds for line in one)
-    measure = "mean recall@1 on validation (%)" if retrieved else "accuracy on source validation (%)"
-    kinds = (
-        ("training loss (sum of its terms)", loss_curve),
-        (measure, validation_curve),
+    if not any(_curves(seeds, make) for seeds in runs.values() for make in (loss_curve, validation_curve)):
+        return None
+    figure, (loss, validation) = new_figure(8.4, 2.9, columns=2)
+    recall = any("validation_recall" in line for seeds in runs.values() for one in seeds for line in one)
+    titles = (
+        "training loss (sum of terms)",
+        "recall@1 on validation (%)" if recall else "source validation (%)",
     )
-    figure = Figure(figsize=(8.4, 2.9), dpi=160, facecolor="white", layout="constrained")
-    FigureCanvasAgg(figure)
-    drawn = False
-    for place, (title, make) in enumerate(kinds):
-        axes = figure.add_subplot(1, 2, place + 1)
+    for axes, title, make in zip((loss, validation), titles, (loss_curve, validation_curve), strict=True):
         axes.set_title(title, fontsize=9, color=INK, loc="left")
-        for colour, (label, seeds) in zip(_cycle(len(runs)), runs.items(), strict=True):
-            curves = [make(metrics) for metrics in seeds]
-            for curve in curves if len(curves) > 1 else []:
-                axes.plot(curve.steps, curve.values, color=colour, linewidth=0.6, alpha=0.35)
-            mean = mean_curve(curves)
-            if mean.steps:
-                marker = "o" if len(mean.steps) < 12 else None
-                axes.plot(
-                    mean.steps,
-                    mean.values,
-                    color=colour,
-                    linewidth=1.8,
-                    marker=marker,
-                    markersize=3.5,
-                    label=label,
-                )
-                drawn = True
-        if place == 1 and zero_shot is not None:
-            axes.axhline(100 * zero_shot, color="#5b5b5b", linestyle=":", linewidth=1.2, label="zeroshot")
-        axes.set_xlabel("step", fontsize=8, color=INK)
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.tick_params(labelsize=8, colors=INK, length=2)
-        axes.grid(color=FAINT, linewidth=0.6)
-        axes.set_axisbelow(True)
-        for side in ("top", "right"):
-            axes.spines[side].set_visible(False)
+        for label, seeds in runs.items():
+            _plot(axes, label, styles[label], _curves(seeds, make))
+        _step_axis(axes)
+    if zero_shot is not None:
+        validation.axhline(
+            100 * zero_shot, color=ZEROSHOT_COLOUR, linestyle=":", linewidth=1.2, label="zeroshot"
+        )
+    for axes in (loss, validation):
         if axes.get_legend_handles_labels()[0]:
             axes.legend(fontsize=8, frameon=False)
-    return figure if drawn else None
+    return figure
 
 
-def _cycle(count: int) -> list[str]:
-    return [COLOURS[i % len(COLOURS)] for i in range(count)]
+def _curves(
+    seeds: Sequence[Sequence[MetricLine]], make: Callable[[Sequence[MetricLine]], Curve]
+) -> list[Curve]:
+    return [curve for metrics in seeds if (curve := make(metrics)).steps]
+
+
+def _plot(axes: Axes, label: str, style: LineStyle, curves: Sequence[Curve]) -> None:
+    """Plot the mean of curves, and the curves themselves if there are several."""
+    for curve in curves if len(curves) > 1 else ():
+        axes.plot(curve.steps, curve.values, color=style.colour, linewidth=0.6, alpha=0.35)
+    mean = mean_curve(curves)
+    if mean.steps:
+        axes.plot(
+            mean.steps,
+            mean.values,
+            color=style.colour,
+            linestyle=style.line,
+            linewidth=1.8,
+            marker=style.marker if len(mean.steps) < 12 else None,
+            markersize=3.5,
+            label=label,
+        )
+
+
+def _step_axis(axes: Axes) -> None:
+    """Label the x axis with steps, at integers only."""
+    axes.set_xlabel("step", fontsize=8, color=INK)
+    # With the default of two ticks, matplotlib falls back to fractions if a short run spans fewer integers.
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))

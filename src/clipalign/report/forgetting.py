@@ -1,29 +1,28 @@
-"""What fine-tuning cost on classes it did not train: the new classes after it, against zero-shot."""
+"""Forgetting: accuracy on classes that were not trained, before and after fine-tuning."""
 
 from __future__ import annotations
 
 import statistics
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
-from .tables import Row, label_rows, order_labels
+from .rows import ReportRow, by_task, label_rows, order_labels
 
 
 @dataclass(frozen=True)
 class Forgetting:
-    """Accuracy in [0, 1] on a test set of classes that were not trained, mean over seeds.
+    """Accuracy in [0, 1] on a test set without trained classes, mean over seeds.
 
     Attributes:
-        label: the line of the table: the method, and what tells its runs apart.
-        protocol, target, test: where it was measured.
-        before: zero-shot, on the same images among the same names.
-        after: with the fine-tuned weights.
-        seeds: runs behind the means.
+        label: table line.
+        protocol, target, test: test set.
+        before: zero-shot accuracy on the same images and class names.
+        after: accuracy of the fine-tuned model.
+        seeds: number of runs.
     """
 
     label: str
-    protocol: str
+    protocol: str | None
     target: str | None
     test: str
     before: float
@@ -32,31 +31,28 @@ class Forgetting:
 
     def __str__(self) -> str:
         points = 100 * (self.after - self.before)
-        where = self.protocol if self.target is None else f"{self.protocol}, {self.target}"
-        numbers = f"{where}: {100 * self.before:.1f} % zero-shot, {100 * self.after:.1f} % after"
+        task = ", ".join(filter(None, (self.protocol, self.target)))
+        numbers = f"{task}: {100 * self.before:.1f} % zero-shot, {100 * self.after:.1f} % after"
         if abs(points) < 0.05:
             return f"{self.label} forgot nothing on classes not trained ({numbers})."
         verb = "forgot" if points < 0 else "gained"
         return f"{self.label} {verb} {abs(points):.1f} points on classes not trained ({numbers})."
 
 
-def forgetting(rows: Iterable[Row]) -> list[Forgetting]:
-    """Compare every row that knows its zero-shot accuracy with it; one entry per line of the tables."""
-    groups: dict[tuple[Any, ...], list[Row]] = {}
-    for row in rows:
-        if row.get("zeroshot") is not None and row.get("accuracy") is not None:
-            key = tuple(row.get(name) for name in ("data", "backbone", "protocol", "target", "test"))
-            groups.setdefault(key, []).append(row)
+def forgetting(rows: Iterable[ReportRow]) -> list[Forgetting]:
+    """Compare the accuracy of each table line with the zero-shot accuracy in its rows, if they have both."""
     found = []
-    for (_, _, protocol, target, test), group in groups.items():
-        lines: dict[str, list[Row]] = {}
-        for label, row in label_rows(group):
-            lines.setdefault(label, []).append(row)
-        for label in order_labels(lines):
-            before, after = (
-                statistics.fmean(float(row[name]) for row in lines[label])
-                for name in ("zeroshot", "accuracy")
-            )
-            seeds = len(lines[label])
-            found.append(Forgetting(label, str(protocol), target, str(test), before, after, seeds))
+    measured = (row for row in rows if None not in (row.result.zeroshot, row.result.accuracy))
+    for task, group in by_task(measured).items():
+        for target, test in dict.fromkeys(row.place for row in group):
+            lines: dict[str, list[ReportRow]] = {}
+            for label, row in label_rows([row for row in group if row.place == (target, test)]):
+                lines.setdefault(label, []).append(row)
+            for label in order_labels(lines):
+                before, after = (
+                    statistics.fmean(row.result.value(name) or 0.0 for row in lines[label])
+                    for name in ("zeroshot", "accuracy")
+                )
+                seeds = len(lines[label])
+                found.append(Forgetting(label, task.protocol, target, test, before, after, seeds))
     return found

@@ -1,61 +1,71 @@
-"""What the reader of a table has to know, in sentences below it."""
+"""Sentences below a table: units, number of images, seeds and the meaning of bold."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from .tables import Row, Table
+from .result_table import ResultTable
+from .rows import ReportRow
 
 
-def accuracy_notes(rows: Sequence[Row], table: Table) -> tuple[str, ...]:
-    """Of a table of accuracies."""
-    notes = ["Accuracy in percent (top-1)."]
+def accuracy_notes(rows: Sequence[ReportRow], table: ResultTable) -> tuple[str, ...]:
+    """Return the notes of a table of accuracies."""
     sizes: dict[str, list[int]] = {}
-    spaces: dict[str, list[int]] = {}
+    classes: dict[str, list[int]] = {}
     for row in rows:
-        across = str(row.get("target")) if table.columns[-1] == "mean" else str(row["test"])
-        sizes.setdefault(across, []).append(int(row["n"]))
-        if row.get("classes") is not None:
-            spaces.setdefault(across, []).append(int(row["classes"]))
-    notes.append("Images scored: " + ", ".join(f"{k} {ranged(v)}" for k, v in sizes.items()) + ".")
-    if spaces:
-        distinct = {tuple(sorted(set(v))) for v in spaces.values()}
-        if len(distinct) == 1:
-            notes.append(f"Each image is scored among {ranged(next(iter(spaces.values())))} class names.")
-        else:
-            parts = ", ".join(f"{k} {ranged(v)}" for k, v in spaces.items())
-            notes.append(f"Class names to choose from: {parts}.")
+        result = row.result
+        column = str(result.target) if table.columns[-1] == "mean" else result.test
+        sizes.setdefault(column, []).append(result.n)
+        if result.classes is not None:
+            classes.setdefault(column, []).append(result.classes)
+    notes = ["Top-1 accuracy in percent.", f"Test images: {_listed(sizes)}."]
+    if len({tuple(sorted(set(counts))) for counts in classes.values()}) == 1:
+        notes.append(f"Each image is classified among {span(next(iter(classes.values())))} class names.")
+    elif classes:
+        notes.append(f"Class names per test set: {_listed(classes)}.")
     if "h" in table.columns:
         notes.append("h is the harmonic mean of base and new.")
-    notes += shared_notes(rows, table, unscored="–: not scored", among="target")
+    notes += shared_notes(rows, table, unscored="–: not scored", group="target")
     return tuple(notes)
 
 
-def shared_notes(rows: Sequence[Row], table: Table, *, unscored: str, among: str) -> Iterator[str]:
-    """Of any table: seeds, splits, what was not scored, what bold says.
+def shared_notes(
+    rows: Sequence[ReportRow], table: ResultTable, *, unscored: str, group: str
+) -> Iterator[str]:
+    """Yield the notes that all tables share: seeds, splits, unscored test sets, bold.
 
     Args:
-        rows: behind the table.
-        table: its lines.
-        unscored: how the sentence about what was not scored begins.
-        among: what the highest mean of each column is marked for.
+        rows: rows of the table.
+        table: the table.
+        unscored: beginning of the sentence about test sets that a method cannot score.
+        group: the lines within which the best mean is bold, such as "target".
     """
     cells = [cell for line in table.lines for cell in line.cells if cell is not None]
     if any(cell.std is not None for cell in cells):
         yield "± is the standard deviation over seeds."
-    if any(cell.seeds == 1 and cell.std is None for cell in cells):
-        yield "A value without ± is one run."
+    if any(cell.std is None for cell in cells):
+        yield "A value without ± is a single run."
     if any(" (split " in line.labels[-1] or ", split " in line.labels[-1] for line in table.lines):
-        yield "Lines with different splits are kept apart: their numbers are not comparable."
-    for method, reason in dict.fromkeys((row["method"], row["reason"]) for row in rows if row.get("reason")):
+        yield "Lines with different splits are not comparable."
+    reasons = dict.fromkeys((row.result.method, row.result.reason) for row in rows if row.result.reason)
+    for method, reason in reasons:
         yield f"{unscored}, {method}: {reason}."
-    if len(table.lines) > 1:
-        yield f"Bold: the highest mean of a {among}'s column."
+    if any(table.best(line, i) for line in table.lines for i in range(len(table.columns))):
+        yield (
+            f"Bold: the highest mean per {group} and column, if it exceeds all others by more than two standard "
+            "errors, over seeds and images."
+        )
 
 
-def ranged(values: Sequence[int]) -> str:
-    """ "3", or "3 to 5"."""
+def span(values: Sequence[int]) -> str:
+    """Format the range of counts.
+
+    >>> span([3, 3]), span([5, 3])
+    ('3', '3 to 5')
+    """
     low, high = min(values), max(values)
     return str(low) if low == high else f"{low} to {high}"
+
+
+def _listed(counts: dict[str, list[int]]) -> str:
+    return ", ".join(f"{name} {span(values)}" for name, values in counts.items())

@@ -1,11 +1,10 @@
-"""Pictures and map scores for a report: the same test images through several runs."""
+"""Pictures of attention maps, and their scores: the same test images through several models."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -22,38 +21,40 @@ from ..explain.scores import MapScores
 from ..methods import get_method
 from ..protocols import RETRIEVAL, episode_from
 from ..runs.folder import open_run, read_options, zeroshot
-from .collect import Found
-from .document import Grid, Paragraph, Part, Picture
-from .tables import order_labels
+from .collect import StoredRun
+from .document import Grid, Heading, Paragraph, Part, Picture
+from .rows import order_labels
 
-MOST_MODELS = 4  # more columns cannot be read at the width of a page
-SCORED = 256  # images with masks behind the map scores
-# Runs with the same values of these can be shown on the same images.
-TASK = (*options_of(DataOptions, SplitOptions), "backbone", "template")
+MAX_MODELS = 4  # more columns are too small at the width of a page
+MASKED_IMAGES = 256  # images with masks that maps are scored on
+# Runs that agree in these options can be compared on the same images.
+TASK_OPTIONS = (*options_of(DataOptions, SplitOptions), "backbone", "template")
 
 
-def picture_parts(runs: Sequence[Found], folder: Path, count: int, seed: int = 0) -> list[Part]:
-    """Draw test images with maps of the largest group of runs that share a task.
+def picture_section(runs: Sequence[StoredRun], folder: Path, count: int, seed: int = 0) -> list[Part]:
+    """Return test images with the maps of each model, for the largest group of runs that share a task.
 
     Args:
-        runs: of each method the first is shown, zero-shot always.
-        folder: for the PNG file.
-        count: how many images, half of base and half of new classes where the task has both.
-        seed: of the draw of the images.
+        runs: the first run of each method is drawn, and zero-shot.
+        folder: folder of the PNG file.
+        count: number of images; half of base and half of new classes if the task has both.
+        seed: seed of the draw of the images.
 
     Returns:
-        Nothing where no run has weights; the reason where their data or backbone are not at hand any more.
+        The section; without pictures but with the reason if data or backbone cannot be opened any more. Empty if no
+        run has weights.
     """
     group = _largest_group(runs)
     if not group or count < 1:
         return []
     try:
-        return _draw(group, folder, count, seed)
+        parts = _draw(group, folder, count, seed)
     except UserError as error:
-        return [Paragraph(f"No pictures: {error}.")]
+        parts = [Paragraph(f"No pictures: {error}.")]
+    return [Heading("Attention maps"), *parts]
 
 
-def _draw(group: Sequence[Found], folder: Path, count: int, seed: int) -> list[Part]:
+def _draw(group: Sequence[StoredRun], folder: Path, count: int, seed: int) -> list[Part]:
     config = read_options(group[0].folder).config
     source = source_from(config.data)
     episode = episode_from(replace(config.split, protocol=_protocol(group[0])), source)
@@ -64,39 +65,39 @@ def _draw(group: Sequence[Found], folder: Path, count: int, seed: int) -> list[P
     figure = compare_figure(models, source, test, views, preprocess, notes)
     where = episode.protocol + (f", target {episode.target}" if episode.target else "")
     caption = (
-        f"{len(views.rows)} test images of {source.name} ({where}), drawn with seed {seed}, not by eye. "
-        "Per model: the class token's attention (mean over the layers that AlignCLIP aligns), and the "
-        "similarity of D-V tokens with the name of the true class."
+        f"{len(views.rows)} test images of {source.name} ({where}), drawn at random with seed {seed}. Per model: the "
+        "attention of the class token (mean over the layers that AlignCLIP aligns), and the similarity of D-V tokens "
+        "with the name of the true class."
     )
     parts: list[Part] = [Picture(save(figure, folder / "maps.png"), "Maps of each model", caption)]
-    scored = draw_views(source, test.rows, min(SCORED, len(test.rows)), seed)
+    scored = draw_views(source, test.rows, min(MASKED_IMAGES, len(test.rows)), seed)
     scores = compare_maps(models, source, test, scored, preprocess)
     return [*parts, _score_grid(scores)] if scores else parts
 
 
-def _largest_group(runs: Sequence[Found]) -> list[Found]:
-    groups: dict[tuple[Any, ...], list[Found]] = {}
+def _largest_group(runs: Sequence[StoredRun]) -> list[StoredRun]:
+    groups: dict[tuple[str, ...], list[StoredRun]] = {}
     for run in runs:
         if run.folder.model.is_file() and run.options and _protocol(run) != RETRIEVAL:
             values = {**run.options, "protocol": _protocol(run)}
-            groups.setdefault(tuple(str(values.get(name)) for name in TASK), []).append(run)
+            groups.setdefault(tuple(str(values.get(name)) for name in TASK_OPTIONS), []).append(run)
     return max(groups.values(), key=lambda group: len({run.method for run in group}), default=[])
 
 
-def _protocol(run: Found) -> str:
-    """What the run chose where --protocol was not given."""
+def _protocol(run: StoredRun) -> str:
+    """Return the protocol of a run; the options lack it if it was chosen by default."""
     return str(run.folder.record()["protocol"])
 
 
-def _models(group: Sequence[Found]) -> list[Model]:
-    """Zero-shot, then the first run of each method that trains a tower, and so changes the maps."""
+def _models(group: Sequence[StoredRun]) -> list[Model]:
+    """Return zero-shot and the first run of each method that trains a tower, which changes the maps."""
     options = group[0].options
     before = load(options["backbone"], cache_dir=options.get("cache_dir"))
     templates = tuple(group[0].folder.record()["templates"])
     models = [Model("zero-shot", before, zeroshot(before, templates).classifier, templates)]
     first = {run.method: run for run in reversed(group)}
     for name in order_labels(first):
-        if "tower" in get_method(name).trains and len(models) < MOST_MODELS:
+        if "tower" in get_method(name).trains and len(models) < MAX_MODELS:
             run = open_run(first[name].folder.path)
             models.append(Model(f"after {name}", run.backbone, run.method.classifier, templates))
     return models
@@ -119,7 +120,7 @@ def _choose(
 
 
 def _score_grid(scores: dict[str, dict[str, MapScores]]) -> Grid:
-    """One line per model and map, and one for a map that knows nothing."""
+    """Return a table of map scores per model, with a uniform map for comparison."""
     names = {"attention": "class-token attention", "patches": "patch tokens", "guide": "D-V tokens"}
     lines = []
     for title, maps in scores.items():
@@ -130,9 +131,9 @@ def _score_grid(scores: dict[str, dict[str, MapScores]]) -> Grid:
             lines.append((*place, *shares))
     images = next(iter(scores.values()))["attention"].images
     note = (
-        f"Means over {images} test images with exact masks of the object. Correlation: of map and mask over "
-        "pixels. Pointing: how often the highest pixel lies on the object. Precision: mean average precision "
-        "of pixels. Lift: share of the attention on the object over its share of the area (1 is uniform)."
+        f"Means over {images} test images with exact masks of the object. Correlation: between map and mask, over "
+        "pixels. Pointing: share of images whose highest pixel is on the object. Precision: mean average precision of "
+        "pixels. Lift: share of the attention on the object, divided by its share of the area (1 for a uniform map)."
     )
     heads = ("model", "map", "correlation", "pointing", "precision", "lift")
     return Grid(heads, tuple(lines), note, labels=2)

@@ -1,160 +1,97 @@
-"""Rows of retrieval -> tables of recalls, and published recalls beside them; never in one table with accuracies."""
+"""Tables of recalls. Recalls and accuracies never share a table."""
 
 from __future__ import annotations
 
 import statistics
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from functools import cache
-from pathlib import Path
+from dataclasses import replace
 
 from ..runs.results import DIRECTIONS, RECALL_AT, recall_field
-from .document import Accuracies, Grid, Heading, Part
-from .notes import ranged, shared_notes
-from .published import read_numbers
-from .tables import Cell, Line, Row, Table, is_retrieval, label_rows, make_tables, order_labels
+from .document import Grid, Heading, Part, Results
+from .notes import shared_notes, span
+from .result_table import Cell, ResultTable, TableLine, sampling_variance
+from .rows import ReportRow, by_task, is_retrieval, label_rows, order_labels
 
-FILE = Path(__file__).resolve().parents[1] / "assets" / "published_retrieval.csv"
 SHORT = dict(zip(DIRECTIONS, ("T2I", "I2T"), strict=True))
 COLUMNS = {recall_field(way, k): f"{SHORT[way]} R@{k}" for way in DIRECTIONS for k in RECALL_AT}
-# Prefix of a row's fields -> what is added to the name of the test.
+# Prefix of a recall's field -> suffix of the test's name.
 KINDS = {"": "", "relevant_": ", any relevant", "masked_": ", masked"}
 NOTES = {
-    "": "Recall in percent: T2I, texts whose image is among the k best images; I2T, images of which at least one own "
-    "text is among the k best texts. A hit that ties decide counts half.",
-    "relevant_": "Any relevant: every image that a text is true of counts as right, not only the one it was written "
+    "": "Recall in percent. T2I: texts whose image is among the k best images. I2T: images with at least one of their "
+    "texts among the k best texts. A hit that ties decide counts half.",
+    "relevant_": "Any relevant: every image that matches a text counts as correct, not only the one it was written "
     "for.",
-    "masked_": "Masked: images are scored in the dimensions that each text's mask keeps (not the published "
+    "masked_": "Masked: images are scored in the dimensions that each text's mask keeps (unlike the published "
     "evaluation of SmartCLIP, which drops the masks).",
 }
 
 
-def recall_tables(rows: Iterable[Row]) -> list[Table]:
-    """One table per data set and backbone: a line per test, kind of recall and method.
+def recall_tables(rows: Iterable[ReportRow]) -> list[ResultTable]:
+    """Return one table per data set and backbone: a line per test, kind of recall and method.
 
-    Args:
-        rows: as for `make_tables`; those that are not of retrieval are left out.
+    Rows of other protocols are skipped.
     """
-    groups: dict[tuple[str, str], list[Row]] = {}
-    for row in rows:
-        if is_retrieval(row):
-            groups.setdefault((str(row.get("data")), str(row.get("backbone"))), []).append(row)
-    return [_table(f"{data}, retrieval, {backbone}", group) for (data, backbone), group in groups.items()]
+    groups = by_task(row for row in rows if is_retrieval(row))
+    return [_table(task.title, group) for task, group in groups.items()]
 
 
-def all_tables(rows: Iterable[Row]) -> list[Table]:
-    """Tables of accuracies, then tables of recalls."""
-    kept = list(rows)
-    return [*make_tables(kept), *recall_tables(kept)]
-
-
-def _table(title: str, rows: list[Row]) -> Table:
+def _table(title: str, rows: list[ReportRow]) -> ResultTable:
     labelled = label_rows(rows)
     labels = order_labels(label for label, _ in labelled)
-    lines, kinds = [], []
-    for test in dict.fromkeys(str(row["test"]) for row in rows):
-        for prefix, added in KINDS.items():
+    lines, kinds = [], set()
+    for test in dict.fromkeys(row.result.test for row in rows):
+        for prefix, suffix in KINDS.items():
             for label in labels:
-                mine = [row for name, row in labelled if name == label and row["test"] == test]
-                cells = tuple(_cell(mine, f"{prefix}{field}") for field in COLUMNS)
+                mine = [row for name, row in labelled if name == label and row.result.test == test]
+                cells = tuple(_cell(mine, f"{prefix}{name}") for name in COLUMNS)
                 seeds = [cell.seeds for cell in cells if cell is not None]
                 if seeds:
-                    lines.append(Line((f"{test}{added}", label), cells, ranged(seeds)))
-                    kinds.append(prefix)
-    table = Table(title, ("test", "method"), tuple(COLUMNS.values()), tuple(lines))
-    return Table(title, table.heads, table.columns, table.lines, _notes(rows, table, dict.fromkeys(kinds)))
+                    lines.append(TableLine((f"{test}{suffix}", label), cells, span(seeds)))
+                    kinds.add(prefix)
+    table = ResultTable(title, ("test", "method"), tuple(COLUMNS.values()), tuple(lines))
+    return replace(table, notes=_notes(rows, table, kinds))
 
 
-def _cell(rows: Iterable[Row], field: str) -> Cell | None:
-    values = [float(row[field]) for row in rows if row.get(field) is not None]
-    return Cell.of(values) if values else None
+def _cell(rows: Sequence[ReportRow], name: str) -> Cell | None:
+    values = [value for row in rows if (value := row.result.value(name)) is not None]
+    if not values:
+        return None
+    # Recall in either direction is limited by the images, of which there are no more than texts.
+    images = min(row.result.n for row in rows)
+    return Cell.of(values, sampling_variance(statistics.fmean(values), images))
 
 
-def _notes(rows: list[Row], table: Table, kinds: Iterable[str]) -> tuple[str, ...]:
-    notes = [NOTES[kind] for kind in NOTES if kind in set(kinds)]
+def _notes(rows: list[ReportRow], table: ResultTable, kinds: set[str]) -> tuple[str, ...]:
+    notes = [text for kind, text in NOTES.items() if kind in kinds]
     sizes = []
-    for test in dict.fromkeys(str(row["test"]) for row in rows):
-        mine = [row for row in rows if row["test"] == test]
-        texts = [int(row["texts"]) for row in mine if row.get("texts") is not None]
-        cut = [int(row["cut"]) for row in mine if row.get("cut")]
-        size = f"{test} {ranged([int(row['n']) for row in mine])} images"
-        size += f" and {ranged(texts)} texts" if texts else ""
-        sizes.append(size + (f" ({ranged(cut)} of them longer than the window, and cut)" if cut else ""))
-    notes.append(f"Scored: {'; '.join(sizes)}.")
-    notes += shared_notes(rows, table, unscored="Not scored", among="test")
+    for test in dict.fromkeys(row.result.test for row in rows):
+        results = [row.result for row in rows if row.result.test == test]
+        texts = [int(count) for row in results if (count := row.value("texts")) is not None]
+        cut = [int(count) for row in results if (count := row.value("cut"))]
+        size = f"{test} {span([row.n for row in results])} images"
+        size += f" and {span(texts)} texts" if texts else ""
+        sizes.append(size + (f" ({span(cut)} of them truncated to the text window)" if cut else ""))
+    notes.append(f"Test sets: {'; '.join(sizes)}.")
+    notes += shared_notes(rows, table, unscored="Not scored", group="test")
     return tuple(notes)
 
 
-def recall_parts(tables: Sequence[Table]) -> list[Part]:
-    """The section of the tables; nothing without any."""
-    return [Heading("Retrieval"), *(Accuracies(table) for table in tables)] if tables else []
+def recall_section(tables: Sequence[ResultTable]) -> list[Part]:
+    """Return the section of tables of recalls."""
+    return [Heading("Retrieval"), *(Results(table) for table in tables)] if tables else []
 
 
-def every_recall(rows: Sequence[Row]) -> list[Part]:
-    """Recalls of every row, one line per kind."""
+def recall_rows_section(rows: Sequence[ReportRow]) -> list[Part]:
+    """Return the section with the recalls of every row, one line per kind of recall."""
     lines = []
     for row in filter(is_retrieval, rows):
-        for prefix, added in KINDS.items():
-            shares = [row.get(f"{prefix}{field}") for field in COLUMNS]
-            if any(share is not None for share in shares):
-                place = (row.get("run", ""), f"{row['test']}{added}", row["seed"], row["steps"], row["n"])
-                shown = ("" if share is None else f"{100 * share:.1f}" for share in shares)
-                lines.append((*map(str, place), str(row.get("texts", "")), *shown))
+        result = row.result
+        for prefix, suffix in KINDS.items():
+            recalls = [result.value(f"{prefix}{name}") for name in COLUMNS]
+            if any(recall is not None for recall in recalls):
+                facts = (row.run, f"{result.test}{suffix}", result.seed, result.steps, result.n)
+                numbers = ("" if recall is None else f"{100 * recall:.1f}" for recall in recalls)
+                lines.append((*map(str, facts), str(result.extra.get("texts", "")), *numbers))
     heads = ("run", "test", "seed", "steps", "images", "texts", *COLUMNS.values())
-    note = "In percent."
-    return [Heading("Every row of retrieval"), Grid(heads, tuple(lines), note, labels=2)] if lines else []
-
-
-@dataclass(frozen=True)
-class PublishedRecall:
-    """A number of a paper, in percent as printed.
-
-    Attributes:
-        source: where it is printed. data, test, method: as in a result row. backbone: of the paper.
-        recall: the field of a result row. note: what one has to know to compare.
-    """
-
-    source: str
-    data: str
-    test: str
-    method: str
-    backbone: str
-    recall: str
-    percent: str
-    note: str
-
-
-@cache
-def published_recalls() -> tuple[PublishedRecall, ...]:
-    """All recalls that ship with the package."""
-    return read_numbers(FILE, PublishedRecall)
-
-
-def recalls_beside(rows: Sequence[Row]) -> list[Part]:
-    """Measured means over seeds, and what was published for the same data, test, method and recall.
-
-    Returns:
-        Nothing where no row has a published counterpart.
-    """
-    measured: dict[tuple[str, ...], list[float]] = {}
-    for row in filter(is_retrieval, rows):
-        who = tuple(str(row[name]) for name in ("data", "test", "method", "backbone"))
-        for field in COLUMNS:
-            if row.get(field) is not None:
-                measured.setdefault((*who, field), []).append(float(row[field]))
-    lines = []
-    for (data, test, method, backbone, field), values in measured.items():
-        for number in published_recalls():
-            if (number.data, number.test, number.method, number.recall) == (data, test, method, field):
-                ours = f"{100 * statistics.fmean(values):.1f}"
-                source = number.source + (f"; {number.note}" if number.note else "")
-                place = (data, COLUMNS[field], method, backbone)
-                lines.append((*place, ours, number.percent, number.backbone, source))
-    if not lines:
-        return []
-    note = (
-        "In percent. Published: as printed, never mixed with what was measured here. Compare only where backbone, "
-        "training, length of the text window and images are the same."
-    )
-    heads = ("data", "recall", "method", "backbone", "measured", "published", "published backbone", "source")
-    return [Heading("Published recalls"), Grid(heads, tuple(lines), note, labels=4)]
+    grid = Grid(heads, tuple(lines), "In percent.", labels=2)
+    return [Heading("Every row of retrieval"), grid] if lines else []

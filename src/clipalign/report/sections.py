@@ -1,134 +1,181 @@
-"""The sections of a report, each from what the runs wrote."""
+"""Sections of a report. Each returns its parts, or none if the runs lack what it needs."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from ..explain.figures import save
+from ..runs.folder import MetricLine
 from ..runs.options import is_pocket
-from .collect import Found
+from .bootstrap import POWER
+from .collect import StoredRun
+from .comparison import Difference
 from .curves import plot_curves
-from .document import Accuracies, Bullets, Code, Grid, Heading, Paragraph, Part, Picture
+from .document import Bullets, Code, Grid, Heading, Paragraph, Part, Picture, Results
 from .forgetting import forgetting
-from .pictures import picture_parts
-from .tables import Row, Table, label_rows, order_labels
+from .result_table import ResultTable
+from .rows import LabelledRow, ReportRow, by_task, label_rows, order_labels
+from .style import LineStyle
 
 POCKET = (
-    "The pocket model is a test vehicle: a small CLIP, pre-trained for hours on drawings, that makes every "
-    "part of the pipeline run anywhere in minutes. Its numbers compare methods under one setting; they say "
-    "nothing about photographs, or about models of another size."
+    "The pocket model is a test vehicle: a small CLIP, pre-trained on drawings within hours, with which every part of "
+    "the pipeline runs anywhere in minutes. Its numbers compare methods under one setting; they do not transfer to "
+    "photographs or to models of another size."
 )
 ONE_SEED = (
-    "Each line is one run. Another seed would move it; differences that small are not evidence that one "
-    "method is better."
+    "Each line is a single run. Another seed would move it; differences of that size are no evidence that one method "
+    "is better."
 )
 
 
-def summary(runs: Sequence[Found]) -> list[Part]:
-    """What was run, in a sentence or two."""
+def summary(runs: Sequence[StoredRun]) -> list[Part]:
+    """Return a sentence on methods, data, protocols, seeds and training time."""
     rows = [row for run in runs for row in run.results]
     tasks = dict.fromkeys(_task(row.protocol, row.target) for row in rows)
     seeds = sorted({row.seed for row in rows})
     seconds = sum(run.results[0].seconds or 0 for run in runs)
     text = (
         f"{_count(len(runs), 'run')} of {', '.join(order_labels(run.method for run in runs))} "
-        f"with backbone {_all(row.backbone for row in rows)} on {_all(row.data for row in rows)}: "
-        f"{', '.join(tasks)}; {'seed' if len(seeds) == 1 else 'seeds'} {_all(seeds)}. "
-        f"Training took {seconds:.0f} seconds in all."
+        f"with backbone {_distinct(row.backbone for row in rows)} on {_distinct(row.data for row in rows)}: "
+        f"{', '.join(tasks)}; {'seed' if len(seeds) == 1 else 'seeds'} {_distinct(seeds)}. "
+        f"Total training time: {seconds:.0f} seconds."
     )
     return [Paragraph(text)]
 
 
-def accuracies(tables: Sequence[Table]) -> list[Part]:
-    """The tables; nothing without any."""
-    return [Heading("Accuracy"), *(Accuracies(table) for table in tables)] if tables else []
+def accuracy_section(tables: Sequence[ResultTable]) -> list[Part]:
+    """Return the tables of accuracies."""
+    return [Heading("Accuracy"), *(Results(table) for table in tables)] if tables else []
 
 
-def forgotten(rows: Sequence[Row]) -> list[Part]:
-    """What was lost on classes not trained; nothing where it was not measured."""
-    found = forgetting(rows)
-    return [Heading("What was forgotten"), Bullets(tuple(map(str, found)))] if found else []
-
-
-def curves(runs: Sequence[Found], folder: Path) -> list[Part]:
-    """One picture per task, a curve per line of its table; nothing where nothing was trained."""
-    tasks: dict[tuple[Any, ...], list[Found]] = {}
-    for run in runs:
-        row = run.results[0]
-        task = (row.data, row.backbone, row.protocol, row.target, row.split_hash)
-        tasks.setdefault(task, []).append(run)
+def difference_section(differences: Sequence[Difference]) -> list[Part]:
+    """Return a table of differences from the baseline per task, with their intervals."""
     parts: list[Part] = []
-    for (data, backbone, protocol, target, _), group in tasks.items():
-        by_name = {run.name: run for run in group}
-        metrics: dict[str, list[list[dict[str, Any]]]] = {}
-        for label, first in label_rows([run.rows()[0] for run in group]):
-            if lines := by_name[first["run"]].metrics:
-                metrics.setdefault(label, []).append(lines)
-        zero_shot = next((run.results[0].validation for run in group if run.method == "zeroshot"), None)
-        figure = plot_curves({label: metrics[label] for label in order_labels(metrics)}, zero_shot)
-        if figure is not None:
-            path = save(figure, folder / f"curves-{len(parts) + 1}.png")
-            caption = (
-                f"{data}, {_task(protocol, target)}, {backbone}. Loss: mean over the steps since the last "
-                "point; methods have different terms. Validation: held-out rows of the source domains, with "
-                "averaged weights where the method averages."
-            )
-            parts.append(Picture(path, "Loss and validation over steps", caption))
+    tasks = list(dict.fromkeys(d.task for d in differences))
+    heads = ("target", "test", "comparison", "difference", "95 % interval", "beyond 0", "detectable", "n")
+    for task in tasks:
+        lines = tuple(_difference(d) for d in differences if d.task == task)
+        parts.append(Grid(heads, lines, labels=3, title=task))
+    if not parts:
+        return []
+    note = (
+        "In percentage points, on the same images, averaged over seeds. Interval: bootstrap over the n independent "
+        "units; it describes another test set of the same kind, not another seed. Beyond 0: the interval excludes 0, "
+        "which one in twenty does by chance. Detectable: the smallest true difference that a test of this size detects "
+        f"with a power of 80 % ({POWER:.1f} standard errors)."
+    )
+    return [Heading("Differences"), *parts, Paragraph(note)]
+
+
+def _difference(difference: Difference) -> tuple[str, ...]:
+    d, e = difference, difference.estimate
+    if e.low == e.high == 0:
+        interval = "same predictions"
+    else:
+        # Two decimals if one would print both ends alike.
+        decimals = 1 if f"{100 * e.low:.1f}" != f"{100 * e.high:.1f}" else 2
+        interval = f"{signed(100 * e.low, decimals)} to {signed(100 * e.high, decimals)}"
+    facts = (d.target, d.test, f"{d.label} - {d.baseline}", signed(100 * e.value), interval)
+    return (*facts, "yes" if e.excludes_zero else "no", f"{100 * e.detectable:.1f}", f"{d.units} {d.unit}")
+
+
+def signed(value: float, decimals: int = 1) -> str:
+    """Format a number with its sign; zero has none.
+
+    >>> signed(1.25), signed(-0.04), signed(-0.04, 2)
+    ('+1.2', '0.0', '-0.04')
+    """
+    text = f"{value:+.{decimals}f}"
+    return text if float(text) else text[1:]
+
+
+def forgetting_section(rows: Sequence[ReportRow]) -> list[Part]:
+    """Return the change of accuracy on classes that were not trained."""
+    found = forgetting(rows)
+    return [Heading("Forgetting"), Bullets(tuple(map(str, found)))] if found else []
+
+
+def curve_section(runs: Sequence[StoredRun], folder: Path, styles: Mapping[str, LineStyle]) -> list[Part]:
+    """Return one picture of training curves per table and target, with a curve per table line.
+
+    Args:
+        runs: those with metrics are drawn.
+        folder: folder of the PNG files.
+        styles: label -> style.
+    """
+    by_name = {run.name: run for run in runs}
+    parts: list[Part] = []
+    for task, rows in by_task(row for run in runs for row in run.rows()).items():
+        # A run has rows of several test sets; its curves are drawn once.
+        first: dict[str, LabelledRow] = {}
+        for one in label_rows(rows):
+            first.setdefault(one.row.run, one)
+        for target in dict.fromkeys(row.result.target for row in rows):
+            drawn = [one for one in first.values() if one.row.result.target == target]
+            metrics: dict[str, list[list[MetricLine]]] = {}
+            for label, row in drawn:
+                if lines := by_name[row.run].metrics:
+                    metrics.setdefault(label, []).append(lines)
+            ordered = {label: metrics[label] for label in order_labels(metrics)}
+            before = (row.result.validation for _, row in drawn if row.result.method == "zeroshot")
+            figure = plot_curves(ordered, styles, next(before, None))
+            if figure is not None:
+                path = save(figure, folder / f"curves-{len(parts) + 1}.png")
+                caption = (
+                    f"{task.data}, {_task(task.protocol, target)}, {task.backbone}. Loss: mean over the steps "
+                    "since the previous point; methods have different terms. Validation: held-out rows of the source "
+                    "domains, with averaged weights if the method averages."
+                )
+                parts.append(Picture(path, "Loss and validation over steps", caption))
     return [Heading("Curves"), *parts] if parts else []
 
 
-def pictures(runs: Sequence[Found], folder: Path, count: int) -> list[Part]:
-    """Test images with their maps, and scores of the maps."""
-    parts = picture_parts(runs, folder, count)
-    return [Heading("Where the models look"), *parts] if parts else []
-
-
-def every_row(rows: Sequence[Row]) -> list[Part]:
-    """Every result row, and accuracy by domain where a test set has several; nothing without rows."""
+def row_section(rows: Sequence[ReportRow]) -> list[Part]:
+    """Return every result row, and accuracy by domain for test sets of several domains."""
     if not rows:
         return []
     heads = ("run", "target", "test", "seed", "steps", "n", "accuracy", "top-5", "class mean", "h", "seconds")
     lines = []
     for row in rows:
-        place = (row["run"], row.get("target") or "", row["test"], row["seed"], row["steps"], row["n"])
-        shares = (_percent(row.get(name)) for name in ("accuracy", "top5", "class_accuracy", "h"))
-        seconds = "" if row.get("seconds") is None else f"{row['seconds']:.0f}"
-        lines.append((*map(str, place), *shares, seconds))
-    note = (
-        "In percent. Class mean: accuracy of each class, averaged. n: images, that is rows times fixed views."
-    )
+        r = row.result
+        facts = (row.run, r.target or "", r.test, r.seed, r.steps, r.n)
+        shares = (_percent(value) for value in (r.accuracy, r.top5, r.class_accuracy, r.h))
+        lines.append((*map(str, facts), *shares, "" if r.seconds is None else f"{r.seconds:.0f}"))
+    note = "In percent. Class mean: accuracy within each class, averaged. n: images (rows times fixed views)."
     parts: list[Part] = [Heading("Every row"), Grid(heads, tuple(lines), note, labels=3)]
-    several = [row for row in rows if len(row.get("domain_accuracy") or {}) > 1]
+    several = [row for row in rows if len(row.result.domain_accuracy) > 1]
     if several:
-        domains = tuple(dict.fromkeys(name for row in several for name in row["domain_accuracy"]))
-        cells = []
-        for row in several:
-            shares = (_percent(row["domain_accuracy"].get(name)) for name in domains)
-            cells.append((f"{row['run']}: {row['test']}", *shares))
-        parts.append(Grid(("run: test", *domains), tuple(cells), "Accuracy in percent by domain."))
+        domains = tuple(dict.fromkeys(name for row in several for name in row.result.domain_accuracy))
+        cells = tuple(
+            (
+                f"{row.run}: {row.result.test}",
+                *(_percent(row.result.domain_accuracy.get(name)) for name in domains),
+            )
+            for row in several
+        )
+        parts.append(Grid(("run: test", *domains), cells, "Accuracy in percent by domain."))
     return parts
 
 
-def commands(runs: Sequence[Found]) -> list[Part]:
-    """What to type to get the numbers again, and what they were made from."""
-    typed = dict.fromkeys(run.command for run in runs if run.command)
+def command_section(runs: Sequence[StoredRun]) -> list[Part]:
+    """Return the commands that reproduce the rows, with split hashes and versions."""
+    commands = dict.fromkeys(run.command for run in runs if run.command)
     rows = [row for run in runs for row in run.results]
-    hashes = _all(row.split_hash for row in rows if row.split_hash)
-    versions = _all(row.version for row in rows if row.version)
+    hashes = _distinct(row.split_hash for row in rows if row.split_hash)
+    versions = _distinct(row.version for row in rows if row.version)
     facts = [f"Split hash: {hashes}."] if hashes else []
     facts += [f"clipalign {versions}."] if versions else []
-    parts: list[Part] = [Heading("Commands"), Code("\n".join(typed))]
+    parts: list[Part] = [Heading("Commands"), Code("\n".join(commands))]
     return [*parts, Paragraph(" ".join(facts))] if facts else parts
 
 
-def caveats(rows: Sequence[Row]) -> list[Part]:
-    """What the numbers do not show."""
+def caveat_section(rows: Sequence[ReportRow]) -> list[Part]:
+    """Return warnings about the pocket model and single seeds."""
     texts = []
-    if any(is_pocket(str(row["backbone"])) for row in rows):
+    if any(is_pocket(row.result.backbone) for row in rows):
         texts.append(POCKET)
-    if any(row["steps"] for row in rows) and len({row["seed"] for row in rows}) == 1:
+    if any(row.result.steps for row in rows) and len({row.result.seed for row in rows}) == 1:
         texts.append(ONE_SEED)
     boxes = [Paragraph(text, caveat=True) for text in texts]
     return [Heading("Before you quote a number"), *boxes] if boxes else []
@@ -138,12 +185,12 @@ def _task(protocol: str | None, target: str | None) -> str:
     return (protocol or "each domain") + (f", target {target}" if target else "")
 
 
-def _all(values: Any) -> str:
+def _distinct(values: Iterable[object]) -> str:
     return ", ".join(dict.fromkeys(map(str, values)))
 
 
-def _count(number: int, thing: str) -> str:
-    return f"{number} {thing}" + ("" if number == 1 else "s")
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" + ("" if number == 1 else "s")
 
 
 def _percent(value: float | None) -> str:

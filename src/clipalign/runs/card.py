@@ -84,7 +84,7 @@ def results(rows: Sequence[ResultRow]) -> list[str]:
             "| --- | --: | --: | --: | --: | --: | --: | --: | --: |",
         ]
         for row in rows:
-            shares = [f"{100 * row.extra[name]:.1f}" for name in RECALLS]
+            shares = [f"{100 * (row.value(name) or 0.0):.1f}" for name in RECALLS]
             lines.append(f"| {' | '.join([row.test, *shares, str(row.n), str(row.extra['texts'])])} |")
         return [*lines, "", "Recall in percent, one run: another seed moves it."]
     return [

@@ -28,6 +28,9 @@ if TYPE_CHECKING:
     from ..core.types import Episode
     from ..methods import Method
 
+# A line of metrics.jsonl: "step", loss terms, validation values; "chosen" holds what `Method.finish` chose.
+MetricLine = dict[str, Any]
+
 # Options of every method that do not change what a run computes.
 RESULT_NEUTRAL = frozenset(
     n for n, option in options_of(TrainConfig).items() if not option.facts.affects_result
@@ -111,8 +114,8 @@ class RunFolder:
         for folder in (self.checkpoint.parent, self.path / "tensorboard", self.path / "wandb"):
             shutil.rmtree(folder, ignore_errors=True)
 
-    def read_metrics(self) -> list[dict[str, Any]]:
-        """Lines of metrics.jsonl, complete ones."""
+    def read_metrics(self) -> list[MetricLine]:
+        """Return the complete lines of metrics.jsonl; a killed run may leave a partial one."""
         if not self.metrics.is_file():
             return []
         lines = self.metrics.read_text(encoding="utf-8").splitlines(keepends=True)

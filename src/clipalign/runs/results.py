@@ -1,27 +1,33 @@
-"""The schema of a result row, and the one place that defines its field names.
+"""Result rows: the schema of results.jsonl, which holds one row per model and test set.
 
-`results.jsonl` holds one row per test set and line. Accuracies are shares in [0, 1].
+Accuracies and recalls are shares in [0, 1].
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from ..core.checkpoint import write_text
 from ..core.errors import UserError
 
 FILE = "results.jsonl"
-# Fields of retrieval, in `extra`: directions, and how many best items count.
+# Fields of retrieval, in `extra`: directions, and the k of recall@k.
 DIRECTIONS = ("text_to_image", "image_to_text")
 RECALL_AT = (1, 5, 10)
 
+JsonValue: TypeAlias = bool | int | float | str | Sequence["JsonValue"] | Mapping[str, "JsonValue"] | None
+
 
 def recall_field(direction: str, k: int) -> str:
-    """Field name of a recall, such as "text_to_image_recall@1"; "relevant_" or "masked_" may stand before it."""
+    """Return the field name of a recall. The prefixes "relevant_" and "masked_" name its variants.
+
+    >>> recall_field("text_to_image", 1)
+    'text_to_image_recall@1'
+    """
     return f"{direction}_recall@{k}"
 
 
@@ -30,32 +36,33 @@ RECALLS = tuple(recall_field(direction, k) for direction in DIRECTIONS for k in 
 
 @dataclass(frozen=True)
 class ResultRow:
-    """One model on one test set.
+    """Result of one model on one test set.
 
     Attributes:
-        method, backbone, data, protocol, target, test, seed: what was scored on what; protocol and target are
-            None where none was asked for, `test` is the test set's name ("all", "base", "new", a domain).
-        steps: optimiser steps of the weights scored; 0 where nothing was trained.
-        n: number of images scored (rows times fixed views).
-        accuracy: share whose highest logit is right; None where the model cannot score the label space.
-        h: harmonic mean of base and new accuracy where the protocol has both, on each of its rows.
-        top5: share whose label is among the five highest logits (of fewer classes: all of them).
-        class_accuracy: mean over classes of the accuracy within each.
+        method, backbone, data, seed: the model, and the data it was tested on.
+        protocol, target: None without a protocol or target domain.
+        test: name of the test set: "all", "base", "new", or a domain.
+        steps: optimiser steps of the weights; 0 if nothing was trained.
+        n: number of test images (rows times fixed views).
+        accuracy: top-1 accuracy; None if the model cannot score the label space.
+        h: harmonic mean of base and new accuracy, on each row of a protocol that has both.
+        top5: top-5 accuracy (top-C if there are C < 5 classes).
+        class_accuracy: accuracy within each class, averaged over classes.
         domain_accuracy: accuracy by domain.
-        rows: number of drawings or photographs behind the n images.
+        rows: number of drawings or photographs in the n images.
         classes: number of classes in the label space.
-        label_space: their names' digest; rows with different ones are different tasks.
-        split_hash: of the protocol's split.
-        zeroshot: accuracy of the same backbone before training, on test sets of classes not trained.
-        validation: accuracy on the source validation rows in the training label space.
-        template: the prompt templates.
-        lr, lr_from: peak learning rate, and who chose it.
+        label_space: digest of the class names; rows with different digests are different tasks.
+        split_hash: hash of the protocol's split.
+        zeroshot: accuracy of the same backbone before training, on test sets without trained classes.
+        validation: accuracy on the source validation rows, in the training label space.
+        template: prompt templates.
+        lr, lr_from: peak learning rate, and the layer of options that set it.
         average: kind of weight averaging.
-        command: what to type to get the row again.
-        version: of this package.
+        command: command line that reproduces the row.
+        version: version of this package.
         seconds: wall time of training.
         reason: why there is no accuracy.
-        extra: anything else; written at the same level.
+        extra: further fields, such as recalls; stored at the top level of the file.
     """
 
     method: str
@@ -86,40 +93,55 @@ class ResultRow:
     version: str | None = None
     seconds: float | None = None
     reason: str | None = None
-    extra: Mapping[str, Any] = field(default_factory=dict)
+    extra: Mapping[str, JsonValue] = field(default_factory=dict)
 
-    def as_dict(self) -> dict[str, Any]:
-        """Flat, as a line of the file."""
+    def value(self, name: str) -> float | None:
+        """Return a number by field name, from the fields above or from `extra`; None if it was not measured.
+
+        Raises:
+            TypeError: the field holds something else.
+        """
+        found = self.extra.get(name) if name in self.extra else getattr(self, name, None)
+        if found is None:
+            return None
+        if isinstance(found, bool) or not isinstance(found, (int, float)):
+            raise TypeError(f"result field {name} is not a number: {found!r}")
+        return float(found)
+
+    def as_dict(self) -> dict[str, JsonValue]:
+        """Return the fields as one flat mapping, as they are stored."""
         values = asdict(self)
         return values | values.pop("extra")
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> ResultRow:
-        """The inverse of `as_dict`; fields this version does not know go to `extra`."""
-        known = {f.name for f in fields(cls)} - {"extra"}
-        return cls(
-            **{k: v for k, v in values.items() if k in known},
-            extra={k: v for k, v in values.items() if k not in known},
-        )
+    def from_dict(cls, values: Mapping[str, JsonValue]) -> ResultRow:
+        """Build a row from a stored line; unknown fields go to `extra`."""
+        names = {f.name for f in fields(cls)} - {"extra"}
+        known: dict[str, Any] = {name: value for name, value in values.items() if name in names}
+        return cls(**known, extra={name: value for name, value in values.items() if name not in names})
 
 
 def harmonic_mean(base: float, new: float) -> float:
-    """H = 2 b n / (b + n); 0 where both are 0."""
+    """Return H = 2 b n / (b + n), or 0 if both are 0.
+
+    >>> harmonic_mean(0.5, 0.5), harmonic_mean(0.0, 0.0)
+    (0.5, 0.0)
+    """
     return 2 * base * new / (base + new) if base + new else 0.0
 
 
 def write_results(folder: Path, rows: Iterable[ResultRow]) -> Path:
-    """Write all rows of a folder at once."""
+    """Write all rows of a folder in one atomic replacement; return the file."""
     path = folder / FILE
     write_text(path, "".join(json.dumps(row.as_dict()) + "\n" for row in rows))
     return path
 
 
 def read_results(path: Path) -> list[ResultRow]:
-    """Rows of a results.jsonl, or of the one in a folder.
+    """Read result rows from a results.jsonl, or from the one in a folder.
 
     Raises:
-        UserError: no such file, or a line that is no row.
+        UserError: the file does not exist, or a line is not a result row.
     """
     path = path / FILE if path.is_dir() else path
     if not path.is_file():

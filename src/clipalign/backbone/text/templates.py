@@ -27,7 +27,7 @@ def choose_templates(given: Sequence[str], source: Source) -> tuple[str, ...]:
     if len(given) > 1 and (names := [text for text in given if text in NAMED]):
         raise UserError(f"--template {names[0]} stands for several templates already; give it alone")
     if given[0] == "paper":
-        return tuple(getattr(source, "paper_templates", source.templates))
+        return source.paper_templates or source.templates
     if given[0] in NAMED:
         from open_clip import OPENAI_IMAGENET_TEMPLATES, SIMPLE_IMAGENET_TEMPLATES
 

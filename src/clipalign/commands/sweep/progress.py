@@ -113,7 +113,8 @@ def _headline(folder: Path) -> float | None:
     rows = read_results(folder)
     if not rows:
         return None
-    return rows[0].extra.get(RECALLS[0], rows[0].accuracy)
+    recall = rows[0].value(RECALLS[0])
+    return rows[0].accuracy if recall is None else recall
 
 
 def _percent(value: float | None) -> str:

@@ -12,7 +12,7 @@ from ...core.errors import UserError
 from ...core.parsing import make_config, parse_config
 from ...report.collect import find_runs
 from ...report.render import print_tables
-from ...report.retrieval import all_tables
+from ...report.tables import all_tables
 from ...runs.folder import RunFolder
 from .pool import run_all
 from .progress import Progress

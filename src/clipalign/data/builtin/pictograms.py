@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
@@ -20,8 +19,8 @@ from scipy.ndimage import binary_fill_holes
 from torch import Tensor
 
 from ...core.errors import UserError
-from ...core.types import Preprocess, Stage
-from ..splits import FixedSplits, load_fixed_splits
+from ...core.types import FixedSplits, MaskedImage, MaskedSource, Preprocess, Stage
+from ..splits import load_fixed_splits
 from .compose import Background, Clutter, Rendered, Scene, draw_placement, place_masks, render
 
 FOLDER = Path(__file__).resolve().parents[2] / "assets" / "pictograms"
@@ -39,25 +38,7 @@ VIEWS = {"train": 1, "validation": 2, "test": 4}
 BackgroundMode = Literal["random", "aligned", "conflicting"]
 
 
-@dataclass(frozen=True)
-class MaskedImage:
-    """One composed image.
-
-    Attributes:
-        image: [3, 64, 64] in [0, 1].
-        label: class index. domain: domain index.
-        alpha: [64, 64] share of each pixel covered by ink.
-        silhouette: [64, 64] the same with the drawing's holes filled; comparable between styles.
-    """
-
-    image: Tensor
-    label: int
-    domain: int
-    alpha: Tensor
-    silhouette: Tensor
-
-
-class Pictograms:
+class Pictograms(MaskedSource):
     """The data set as a `Source`: one row per drawing, domain by domain, concepts in the order of `class_names`.
 
     Drawings are never mirrored: that would show other things (letters, clocks, musical notes).
@@ -88,18 +69,12 @@ class Pictograms:
         self.domain_names: tuple[str, ...] = tuple(domain["id"] for domain in domains)
         self.labels = np.tile(np.arange(len(concepts)), len(domains))
         self.domains = np.repeat(np.arange(len(domains)), len(concepts))
+        ids = [concept["id"] for concept in concepts]
+        path = FOLDER / "splits.json"
+        self.splits: FixedSplits = load_fixed_splits(path, ids, self.domain_names, self.labels, self.domains)
         self.subgroups: tuple[str, ...] = tuple(dict.fromkeys(concept["subgroup"] for concept in concepts))
         self._subgroup = np.array([self.subgroups.index(concept["subgroup"]) for concept in concepts])
         self._monotone = np.array([domain["monotone"] for domain in domains])
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    @cached_property
-    def splits(self) -> FixedSplits:
-        """The split files of the package."""
-        ids = [concept["id"] for concept in self.index["concepts"]]
-        return load_fixed_splits(FOLDER / "splits.json", ids, self.domain_names, self.labels, self.domains)
 
     @cached_property
     def sprites(self) -> Tensor:

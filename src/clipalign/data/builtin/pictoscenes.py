@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, overload
 
@@ -18,7 +18,7 @@ from scipy.sparse import csr_array
 from torch import Tensor
 
 from ...core.errors import UserError
-from ...core.types import CaptionTest, Preprocess, Stage
+from ...core.types import CaptionSource, CaptionTest, Preprocess, Stage
 from ..captions.sentences import joined, long_and_short
 from .compose import MIN_CONTRAST
 from .pictograms import ANGLE, FAMILY_SHARES, Pictograms
@@ -59,7 +59,7 @@ class AnnotatedScene:
     scene: Composition
 
 
-class Pictoscenes:
+class Pictoscenes(CaptionSource):
     """The data set as a `CaptionSource`: one row per scene; validation, test and held-out style before training.
 
     Scenes and captions are fixed: they depend on the row's number in its part alone, and a training view is
@@ -90,7 +90,7 @@ class Pictoscenes:
         self._first = {part: int(end) - counts[part] for part, end in zip(self._order, ends, strict=True)}
         every = {part: np.arange(counts[part]) + self._first[part] for part in self._order}
         self.style_rows = every["style"]
-        self.parts: Mapping[str, np.ndarray] = {
+        self.parts = {
             "train": every["train"],
             "validation": every["validation"],
             "test": np.concatenate([every["test"], every["style"]]),
@@ -99,13 +99,10 @@ class Pictoscenes:
             [self.layout.style(np.arange(counts[part]), part) for part in self._order]
         )
         self.labels = np.zeros(int(ends[-1]), np.int64)
-        self.texts: Sequence[tuple[str, ...]] = _Texts(self)
+        self.texts = _Texts(self)
         self._scenes: dict[int, Composition] = {}
         self._sentences: dict[int, tuple[Sentence, ...]] = {}
         self._pictures: dict[tuple[int, int], Tensor] = {}
-
-    def __len__(self) -> int:
-        return len(self.labels)
 
     def part_of(self, row: int) -> Part:
         """ "style" for the scenes of the held-out style, which `parts` counts to the test."""
@@ -132,10 +129,6 @@ class Pictoscenes:
     def caption(self, row: int) -> str:
         """The long caption: all sentences."""
         return joined([sentence.text for sentence in self.sentences(row)])
-
-    def views(self, stage: Stage) -> int:
-        """One: the scene."""
-        return 1
 
     def images(
         self, rows: np.ndarray, stage: Stage, draws: np.ndarray, seed: int, preprocess: Preprocess

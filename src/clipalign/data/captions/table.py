@@ -15,7 +15,7 @@ import numpy as np
 from torch import Tensor
 
 from ...core.errors import UserError
-from ...core.types import CaptionTest, Preprocess, Stage
+from ...core.types import CaptionSource, CaptionTest, Preprocess, Stage
 from ..decode import File, printable
 from ..sources.table import ImageRecord, ImageTable
 from .sentences import every_caption, long_and_short
@@ -97,7 +97,7 @@ class Texts(Sequence[tuple[str, ...]]):
         return found.hexdigest()
 
 
-class CaptionTable(ImageTable):
+class CaptionTable(ImageTable, CaptionSource):
     """A `CaptionSource` over rows of image files.
 
     Images are shown as CLIP's own preprocessing has them, in training too: shorter side resized (bicubic), centre
@@ -115,6 +115,7 @@ class CaptionTable(ImageTable):
     """
 
     interpolation = "bicubic"
+    parts: Mapping[str, np.ndarray]
 
     def __init__(
         self,
@@ -139,7 +140,7 @@ class CaptionTable(ImageTable):
 
     def caption_tests(self, part: Literal["validation", "test"]) -> tuple[CaptionTest, ...]:
         """See `CaptionSource`; none where the part has no images."""
-        rows = (self.parts or {})[part]
+        rows = self.parts[part]
         if not len(rows):
             return ()
         if self.tests is None:

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ...backbone.text.features import DEFAULT_TEMPLATES, clean_class_names
 from ...core.errors import UserError
-from ...core.types import Preprocess, Stage
+from ...core.types import Interpolation, Preprocess, Source, Stage
 from ..decode import File, evaluation_view, fault, printable, read_image, said, stack, training_view
 
 # What a split is called in folders and columns -> the part it stands for.
@@ -74,7 +74,7 @@ class FilesUnder:
         return self.root / self.keys[row]
 
 
-class ImageTable:
+class ImageTable(Source):
     """A `Source` over rows of image files.
 
     Training views are random crops of 70-100 % of the area, flipped half of the time; at evaluation the
@@ -103,7 +103,7 @@ class ImageTable:
         UserError: no rows, a row without a label, class names that are the same to a model.
     """
 
-    interpolation = "bilinear"
+    interpolation: Interpolation | None = "bilinear"
 
     def __init__(
         self,
@@ -119,7 +119,7 @@ class ImageTable:
         identity: str = "",
     ) -> None:
         self.name, self.file, self.max_broken = name, file, max_broken
-        self.templates = self.paper_templates = tuple(templates)
+        self.templates = tuple(templates)
         if not rows:
             raise UserError(f"--data: no images in {printable(name)}")
         columns = list(zip(*rows, strict=True))
@@ -131,18 +131,15 @@ class ImageTable:
         given = [domain or name for domain in columns[2]]
         self.domain_names = tuple(sorted(set(given)) if domains is None else domains)
         self.domains = positions(given, self.domain_names)
-        self.parts: dict[str, np.ndarray] | None = None
         if any(columns[3]):
             self.parts = {
                 part: np.flatnonzero(np.asarray(columns[3]) == part)
                 for part in ("train", "validation", "test")
             }
-        self.captions: tuple[str, ...] | None = columns[4] if any(columns[4]) else None
+        if any(columns[4]):
+            self.captions = columns[4]
         self.identity = identity
         self._faults: dict[int, str | None] = {}
-
-    def __len__(self) -> int:
-        return len(self.keys)
 
     def named(self, labels: Sequence[str], names: Mapping[str, str] | None) -> tuple[str, ...]:
         """Class names of labels, checked."""
@@ -163,10 +160,6 @@ class ImageTable:
         except UserError as error:
             raise UserError(f"--data {self.name}: {error}, or map them with --class-names") from None
         return found
-
-    def views(self, stage: Stage) -> int:
-        """One: a photograph is shown once."""
-        return 1
 
     def images(
         self, rows: np.ndarray, stage: Stage, draws: np.ndarray, seed: int, preprocess: Preprocess

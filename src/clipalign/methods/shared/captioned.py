@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ...core.errors import UserError
-from ...core.types import CaptionUse
+from ...core.types import CaptionSource, CaptionUse
 from .contrastive import ContrastiveMethod
 
 if TYPE_CHECKING:
@@ -107,12 +107,11 @@ class CaptionMethod(ContrastiveMethod):
 
     def training_captions(self) -> list[str]:
         """The captions that are trained on; a regular sample of them where lengths are only reported."""
-        texts = getattr(self.episode.source, "texts", None)
-        rows = self.episode.train_rows
-        if texts is None or len(rows) == 0:
+        source, rows = self.episode.source, self.episode.train_rows
+        if not isinstance(source, CaptionSource) or len(rows) == 0:
             return []
         every = max(1, len(rows) // LOOKED_AT) if self.config.too_long == "truncate" else 1
-        return [texts[row][0] for row in rows[::every].tolist()]
+        return [source.texts[row][0] for row in rows[::every].tolist()]
 
     def stretch(self, length: int) -> None:
         """Give the text tower a window of `length`, and hold its first positions if that made it longer."""

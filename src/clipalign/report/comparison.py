@@ -1,0 +1,244 @@
+"""Paired comparison of table lines with a baseline, from the predictions of the runs.
+
+All methods are tested on the same views, so they are compared view by view, and most of the variance of a test set
+cancels. The views of Pictograms are not independent: renders of one drawing share its ink, and drawings of one concept
+share its name. Concepts are resampled there, images elsewhere. Seeds are averaged first: an interval describes another
+test set of the same kind, and ± describes another seed.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import numpy as np
+
+from ..core.errors import UserError
+from .bootstrap import Estimate, UnitValues, bootstrap
+from .collect import StoredRun
+from .rows import ReportRow, Task, by_task, label_rows, method_of, order_labels
+
+Unit = Literal["concepts", "images"]
+
+MIN_UNITS = 10  # a bootstrap interval over fewer units is not printed
+DEFAULT_BASELINES = ("erm", "zeroshot")
+MEAN = "mean"  # target of the mean over all targets
+CSV_HEADS = (
+    *("task", "target", "test", "method", "baseline", "difference", "low_95", "high_95"),
+    *("smallest_detectable", "units", "unit"),
+)
+
+
+@dataclass(frozen=True)
+class Hits:
+    """Correct predictions of one table line on one test set.
+
+    Attributes:
+        units: [u] identities of the independent units, ascending.
+        right: [u] correct views of a unit, mean over seeds.
+        views: [u] number of views of a unit.
+    """
+
+    units: np.ndarray
+    right: np.ndarray
+    views: np.ndarray
+
+
+class LineKey(NamedTuple):
+    """A table line on one test set; the target is "" if there is none."""
+
+    label: str
+    target: str
+    test: str
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A table line compared with the baseline on the same views.
+
+    Attributes:
+        task: title of the table.
+        target: domain, "mean" over domains, or "".
+        test: name of the test set.
+        label, baseline: the two lines.
+        estimate: accuracy of the line minus that of the baseline.
+        units, unit: number and kind of independent units.
+    """
+
+    task: str
+    target: str
+    test: str
+    label: str
+    baseline: str
+    estimate: Estimate
+    units: int
+    unit: Unit
+
+
+@dataclass(frozen=True)
+class LineAccuracy:
+    """Accuracy of a table line on one test set, with its interval.
+
+    Attributes:
+        task, target, test, label: as in `Difference`.
+        estimate: accuracy.
+        validation: accuracy on source validation, mean over seeds; None if unknown.
+    """
+
+    task: str
+    target: str
+    test: str
+    label: str
+    estimate: Estimate
+    validation: float | None
+
+
+def differences(runs: Sequence[StoredRun], baseline: str | None = None) -> list[Difference]:
+    """Compare every table line with a baseline, per target and on average over targets.
+
+    Args:
+        runs: those with predictions are used.
+        baseline: a method, or the full label of a line. Default: erm if a table has it, else zeroshot.
+
+    Returns:
+        Differences by task and test set; targets in order of appearance, their mean last; the largest first.
+
+    Raises:
+        UserError: no table has the baseline, or it matches several lines.
+    """
+    found: list[Difference] = []
+    known: set[str] = set()
+    for task, unit, hits in _hits_by_task(runs):
+        labels = order_labels(key.label for key in hits)
+        known |= set(labels)
+        reference = _baseline(labels, baseline)
+        if reference is None:
+            continue
+        for test in dict.fromkeys(key.test for key in hits):
+            compared = [
+                difference
+                for label in labels
+                if label != reference
+                for difference in _compare(task.title, unit, hits, test, label, reference)
+            ]
+            targets = [*dict.fromkeys(key.target for key in hits if key.test == test), MEAN]
+            found += sorted(compared, key=lambda d: (targets.index(d.target), -d.estimate.value))
+    if baseline is not None and known and not any(_matches(label, baseline) for label in known):
+        raise UserError(f"--baseline {baseline}: no such line; there are {', '.join(sorted(known))}")
+    return found
+
+
+def _compare(
+    task: str, unit: Unit, hits: Mapping[LineKey, Hits], test: str, label: str, baseline: str
+) -> Iterator[Difference]:
+    """Yield the differences of one line on one test set: per target, then their mean."""
+    targets = list(dict.fromkeys(key.target for key in hits if key.test == test))
+    parts: dict[str, UnitValues] = {}
+    for number, target in enumerate(targets):
+        ours = hits.get(LineKey(label, target, test))
+        theirs = hits.get(LineKey(baseline, target, test))
+        if ours is None or theirs is None or not np.array_equal(ours.units, theirs.units):
+            continue
+        # Images of different targets are different images, even if their row numbers agree.
+        units = ours.units if unit == "concepts" else ours.units + number * 10**9
+        parts[target] = UnitValues(units, ours.right - theirs.right, ours.views)
+    groups = {target: [part] for target, part in parts.items()}
+    if len(targets) > 1 and len(parts) == len(targets):
+        groups[MEAN] = list(parts.values())
+    for target, group in groups.items():
+        count = len(np.unique(np.concatenate([part.units for part in group])))
+        if count >= MIN_UNITS:
+            yield Difference(task, target, test, label, baseline, bootstrap(group), count, unit)
+
+
+def line_accuracies(runs: Sequence[StoredRun]) -> list[LineAccuracy]:
+    """Return the accuracy of every table line on every test set, with its interval."""
+    validation: dict[tuple[Task, LineKey], list[float]] = {}
+    for task, rows in _rows_by_task(runs).items():
+        for label, row in label_rows(rows):
+            if row.result.validation is not None:
+                key = LineKey(label, row.result.target or "", row.result.test)
+                validation.setdefault((task, key), []).append(row.result.validation)
+    found = []
+    for task, _, hits in _hits_by_task(runs):
+        for key, line in hits.items():
+            if len(line.units) >= MIN_UNITS:
+                shares = validation.get((task, key))
+                estimate = bootstrap([UnitValues(line.units, line.right, line.views)], draws=1000)
+                mean = float(np.mean(shares)) if shares else None
+                found.append(LineAccuracy(task.title, key.target, key.test, key.label, estimate, mean))
+    return found
+
+
+def differences_csv(found: Iterable[Difference]) -> str:
+    """Return differences as CSV, in percentage points."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(CSV_HEADS)
+    for d in found:
+        e = d.estimate
+        numbers = (f"{100 * value:.4f}" for value in (e.value, e.low, e.high, e.detectable))
+        writer.writerow([d.task, d.target, d.test, d.label, d.baseline, *numbers, d.units, d.unit])
+    return out.getvalue()
+
+
+def _rows_by_task(runs: Sequence[StoredRun]) -> dict[Task, list[ReportRow]]:
+    return by_task(row for run in runs for row in run.rows())
+
+
+def _hits_by_task(runs: Sequence[StoredRun]) -> Iterator[tuple[Task, Unit, dict[LineKey, Hits]]]:
+    """Yield each task with its independent unit and the hits of its lines."""
+    by_name = {run.name: run for run in runs}
+    for task, rows in _rows_by_task(runs).items():
+        unit: Unit = "concepts" if task.data == "pictograms" else "images"
+        seeds: dict[LineKey, list[Hits]] = {}
+        for label, row in label_rows(rows):
+            hits = read_hits(by_name[row.run], row.result.test, unit)
+            if hits is not None:
+                key = LineKey(label, row.result.target or "", row.result.test)
+                seeds.setdefault(key, []).append(hits)
+        yield task, unit, {key: _mean_over_seeds(group) for key, group in seeds.items()}
+
+
+def read_hits(run: StoredRun, test: str, unit: Unit) -> Hits | None:
+    """Read the hits of one run on one test set; None if it stored no predictions for it."""
+    path = run.folder.predictions
+    if not path.is_file():
+        return None
+    with np.load(path, allow_pickle=False) as file:
+        if f"{test}/ranked" not in file:
+            return None
+        rows, labels, ranked = (file[f"{test}/{name}"] for name in ("rows", "labels", "ranked"))
+    right = (ranked[:, 0] == labels).astype(float)  # [n]
+    units, at = np.unique(labels if unit == "concepts" else rows, return_inverse=True)  # [u], [n]
+    return Hits(
+        units.astype(np.int64),
+        np.bincount(at, right, len(units)),
+        np.bincount(at, minlength=len(units)).astype(float),
+    )
+
+
+def _mean_over_seeds(seeds: Sequence[Hits]) -> Hits:
+    """Average over the seeds that were tested on the same units as the first."""
+    first = seeds[0]
+    same = [hits for hits in seeds if np.array_equal(hits.units, first.units)]
+    return Hits(first.units, np.mean([hits.right for hits in same], axis=0), first.views)
+
+
+def _matches(label: str, baseline: str) -> bool:
+    return baseline in (label, method_of(label))
+
+
+def _baseline(labels: Sequence[str], chosen: str | None) -> str | None:
+    """Return the baseline among the labels of a table; None if the table lacks it."""
+    if chosen is None:
+        return next((name for name in DEFAULT_BASELINES if name in labels), None)
+    if chosen in labels:
+        return chosen
+    matching = [label for label in labels if _matches(label, chosen)]
+    if len(matching) > 1:
+        raise UserError(f"--baseline {chosen} matches several lines; name one: {', '.join(matching)}")
+    return matching[0] if matching else None

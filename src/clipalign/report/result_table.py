@@ -1,0 +1,110 @@
+"""A table of results: cells are means over seeds, in [0, 1]."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import sqrt
+
+# A mean is printed in bold if it exceeds all others by more than this many standard errors.
+SIGNIFICANT = 2.0
+
+
+@dataclass(frozen=True)
+class Cell:
+    """Mean of a share in [0, 1] over seeds.
+
+    Attributes:
+        mean: mean over seeds.
+        std: sample standard deviation over seeds; None for one seed.
+        seeds: number of seeds.
+        sampling: variance of the mean over test sets of the same size, as if images were independent.
+    """
+
+    mean: float
+    std: float | None
+    seeds: int
+    sampling: float = 0.0
+
+    @classmethod
+    def of(cls, values: Sequence[float], sampling: float = 0.0) -> Cell:
+        """Summarise one value per seed."""
+        std = statistics.stdev(values) if len(values) > 1 else None
+        return cls(statistics.fmean(values), std, len(values), sampling)
+
+    @property
+    def variance(self) -> float:
+        """Squared standard error of the mean, over seeds and over test sets."""
+        return (self.std or 0.0) ** 2 / self.seeds + self.sampling
+
+    def exceeds(self, other: Cell) -> bool:
+        """Return whether this mean is higher by more than `SIGNIFICANT` standard errors of the difference.
+
+        Both cells are taken as independent. Methods are tested on the same images, so this errs towards False.
+        """
+        return self.mean - other.mean > SIGNIFICANT * sqrt(self.variance + other.variance)
+
+    def __str__(self) -> str:
+        """Format in percent: "41.3" or "41.3 ± 0.8"."""
+        return f"{100 * self.mean:.1f}" + ("" if self.std is None else f" ± {100 * self.std:.1f}")
+
+
+def sampling_variance(share: float, n: int) -> float:
+    """Return the binomial variance of a share of n independent images.
+
+    >>> sampling_variance(0.5, 100)
+    0.0025
+    """
+    return max(share * (1 - share), 0.0) / n if n else 0.0
+
+
+@dataclass(frozen=True)
+class TableLine:
+    """One line of a table.
+
+    Attributes:
+        labels: one per label column; the last one is the method's.
+        cells: one per value column; None if not measured.
+        seeds: number of seeds, as text ("3" or "2-3").
+    """
+
+    labels: tuple[str, ...]
+    cells: tuple[Cell | None, ...]
+    seeds: str
+
+
+@dataclass(frozen=True)
+class ResultTable:
+    """Results in percent, independent of the output format.
+
+    Attributes:
+        title: data, protocol and backbone.
+        heads: heads of the label columns.
+        columns: heads of the value columns.
+        lines: one per label, or per target and label.
+        notes: sentences below the table.
+    """
+
+    title: str
+    heads: tuple[str, ...]
+    columns: tuple[str, ...]
+    lines: tuple[TableLine, ...]
+    notes: tuple[str, ...] = ()
+
+    def best(self, line: TableLine, column: int) -> bool:
+        """Return whether a cell exceeds all others of its column and target by more than noise."""
+        cell = line.cells[column]
+        rivals = [
+            other.cells[column]
+            for other in self.lines
+            if other is not line and other.labels[:-1] == line.labels[:-1]
+        ]
+        known = [rival for rival in rivals if rival is not None]
+        return cell is not None and bool(known) and all(cell.exceeds(rival) for rival in known)
+
+    def starts_group(self, index: int) -> bool:
+        """Return whether a line is the first of its target."""
+        if len(self.heads) < 2:
+            return False
+        return index == 0 or self.lines[index].labels[0] != self.lines[index - 1].labels[0]
