@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from .. import __version__
-from ..backbone.text.features import prompts
+from ..backbone.text.features import fill_templates
 from ..core.config import Options, facts
 from ..core.errors import UserError
 from ..core.parsing import make_config, parse_config
@@ -117,7 +117,7 @@ def _export(config: ExportConfig) -> tuple[Export, list[str]]:
     check_place(config.out, config.overwrite)
     method, names, templates, record = open_any(config)
     backbone = method.backbone
-    texts = [p for group in prompts(names, templates) for p in group] if names else []
+    texts = [p for group in fill_templates(names, templates) for p in group] if names else []
     probe = Probe.draw(backbone, texts)
     if form.text_only:
         check_texts(method, config)

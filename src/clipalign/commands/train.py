@@ -189,7 +189,7 @@ def _train(
             save_weights(folder.model, run.method.state_dict())
             if run.steps is None:
                 save_weights(folder.last, run.method.state_dict())
-            write_card(folder, options.flat(), rows)
+            write_card(folder, rows)
             writers.results(rows, facts["extra"].get("stopped_at", facts["steps"]))
             write_results(folder.path, rows)
             shutil.rmtree(folder.checkpoint.parent, ignore_errors=True)  # of no use once the run is done

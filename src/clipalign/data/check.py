@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw
 from rich.console import Console
 from rich.table import Table as RichTable
 
-from ..backbone.text.features import as_in_prompts, same_names
+from ..backbone.text.features import ambiguous_names, prompt_name
 from ..core.config import DataOptions
 from ..core.errors import UserError
 from ..core.types import Preprocess, Source
@@ -76,8 +76,8 @@ def examine(source: ImageTable) -> Findings:
         broken,
         [rows for rows in by_content.values() if len(rows) > 1 and rows[0] not in broken],
         [name for name in source.class_names if looks_like_id(name)],
-        same_names(source.class_names),
-        [name for name in source.class_names if printable(name) != name or not as_in_prompts(name)],
+        ambiguous_names(source.class_names),
+        [name for name in source.class_names if printable(name) != name or not prompt_name(name)],
     )
 
 

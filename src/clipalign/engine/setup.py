@@ -93,7 +93,7 @@ def prepare(options: TrainOptions, ranks: Ranks, shared: Shared, source: Source 
     precision = Precision(config.run.precision, ranks.device)
     backbone = load(config.model.backbone, ranks.device, config.model.cache_dir)
     preprocess = preprocess_for(backbone, config.data.interpolation, source)
-    backbone.kept_texts, shared.views.limit = shared.texts, 1e9 * config.evaluation.keep_views
+    backbone.text_cache, shared.views.limit = shared.texts, 1e9 * config.evaluation.keep_views
     views = EvalLoader(source, preprocess, config.evaluation.eval_batch_size, ranks, precision, shared.views)
     method = options.method(options.hyper)
     task = task_of(episode, views, templates)

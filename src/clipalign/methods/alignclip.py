@@ -18,7 +18,7 @@ from .base import Method
 from .erm import Erm
 
 if TYPE_CHECKING:
-    from ..backbone import Backbone, Dense
+    from ..backbone import Backbone, DenseFeatures
     from ..core.types import Batch, Episode
 
 log = logging.getLogger(__name__)
@@ -189,7 +189,7 @@ class AlignClip(Method):
         targets = self.targets[labels]
         return {"loss_sls": losses.soft_cross_entropy(logits, targets), "target_mass": targets.sum(1).mean()}
 
-    def alignment(self, dense: Dense, labels: Tensor) -> dict[str, Tensor]:
+    def alignment(self, dense: DenseFeatures, labels: Tensor) -> dict[str, Tensor]:
         """AAL, equation (6)."""
         o = self.o
         terms: dict[str, Tensor] = {}

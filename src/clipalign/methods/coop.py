@@ -128,7 +128,7 @@ class CoOp(Method):
         """T(V), [C, d] unit rows."""
         if context.dim() == 2 and prompts.position == "end":
             return prompts.encode(context.unsqueeze(0))[0]
-        return prompts.encode_inside(context)
+        return prompts.encode_classes(context)
 
     def trained_rows(self, class_names: Sequence[str]) -> list[int]:
         """Where the training classes hold each name."""
