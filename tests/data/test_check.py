@@ -9,8 +9,8 @@ from PIL import Image
 
 from clipalign.commands.cli import main
 from clipalign.core.errors import UserError
-from clipalign.data import load_source
 from clipalign.data.check import examine
+from clipalign.data.registry import load_source
 from clipalign.data.sources.table import ImageTable
 from clipalign.runs.options import train_options
 

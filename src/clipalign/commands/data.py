@@ -10,6 +10,11 @@ from typing import Literal
 from ..core.config import DataOptions, Options, facts
 from ..core.errors import UserError
 from ..core.parsing import make_config, parse_config
+from ..data.check import report
+from ..data.published.archives import prepare
+from ..data.published.tables import declarations, declared
+from ..data.registry import source_from
+from ..data.sources.table import any_names
 
 USAGE = """usage: clipalign data check DATA [OPTIONS]     check a data set before training
        clipalign data prepare NAME [OPTIONS]   lay out a published set from its archives
@@ -112,10 +117,6 @@ def run_check(tokens: Sequence[str], prog: str = "clipalign data check") -> list
 
 def check(config: CheckConfig) -> list[str]:
     """Check a data set; see `check_data`."""
-    from ..data.check import report
-    from ..data.registry import source_from
-    from ..data.sources.table import any_names
-
     options = config.source_options()
     with any_names():
         source = source_from(options)
@@ -128,9 +129,6 @@ def run_prepare(tokens: Sequence[str], prog: str = "clipalign data prepare") -> 
     Raises:
         UserError: invalid input, or counts that differ from the published ones; the files are kept then.
     """
-    from ..data.published.archives import prepare
-    from ..data.published.tables import declarations, declared
-
     config = parse_config(PrepareConfig, tokens, prog)
     declaration = declared(config.name)
     if declaration is None:
@@ -152,8 +150,6 @@ def list_published() -> None:
     """Print the published sets, their licences and where to get them."""
     from rich.console import Console
     from rich.table import Table as RichTable
-
-    from ..data.published.tables import declarations
 
     console = Console(highlight=False)
     if console.is_terminal:

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from .. import __version__
 from ..backbone.text.templates import choose_templates
 from ..core.config import DataOptions, Options, SplitOptions, facts
 from ..core.distributed import Ranks
@@ -16,6 +15,7 @@ from ..core.errors import UserError
 from ..core.parsing import command_line, make_config, parse_config
 from ..core.precision import Precision, select_device
 from ..core.types import Episode, Source
+from ..core.version import __version__
 from ..data.captions.sentences import captions_only
 from ..data.registry import name_of, opened, source_from
 from ..engine.console import conclusion

@@ -18,8 +18,9 @@ from ..evaluation.masks import mask_report, summary
 from ..explain.masks import print_masks, view_masks, write_masks
 from ..explain.photo import explain_image
 from ..methods import Method
-from ..runs.folder import check_out, zeroshot
+from ..runs.folder import check_out
 from ..runs.opening import open_model
+from ..runs.run import zeroshot
 
 
 @dataclass(frozen=True)

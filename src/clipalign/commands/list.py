@@ -21,6 +21,7 @@ class ListConfig:
 def run_list(tokens: Sequence[str], prog: str = "clipalign list") -> None:
     """Print the names of one kind."""
     what = parse_config(ListConfig, tokens, prog).what
+    # Imported per kind of name: a list of protocols needs neither the methods nor open_clip.
     if what == "backbones":
         from ..backbone import list_backbones
 

@@ -12,13 +12,13 @@ from typing import Any, Literal
 
 import torch
 
-from .. import __version__
 from ..core import distributed
 from ..core.checkpoint import save_weights
 from ..core.distributed import Ranks
 from ..core.fields import DEFAULT
 from ..core.precision import select_device
 from ..core.types import Source
+from ..core.version import __version__
 from ..data.registry import name_of, opened
 from ..engine.console import conclusion, introduction, shown
 from ..engine.fit import fit
@@ -27,9 +27,10 @@ from ..engine.setup import Prepared, Shared, prepare
 from ..engine.writers import Writers, check_writers
 from ..protocols import write_skipped, write_split
 from ..runs.card import write_card
-from ..runs.folder import Run, RunFolder, check_out, check_same, open_run, write_config
+from ..runs.folder import RunFolder, check_out, check_same, write_config
 from ..runs.options import TrainOptions, train_command, train_options, train_options_from
 from ..runs.results import ResultRow, read_results, write_results
+from ..runs.run import Run, open_run
 
 
 def train(

@@ -10,6 +10,22 @@ from typing import Any
 from ..core.config import DataOptions
 from ..core.errors import UserError
 from ..core.types import CaptionSource, Source
+from .builtin.pictograms import Pictograms
+from .builtin.pictoscenes import Pictoscenes
+from .captions.files import (
+    captions_alone,
+    read_caption_json,
+    read_caption_shards,
+    read_caption_table,
+    shard_captions_alone,
+)
+from .captions.sets import caption_sets, open_caption_set
+from .published.tables import SHIFT, declarations, declared, open_published, open_shift
+from .sources.folder import ImageFolder
+from .sources.hub import PREFIX, SETTINGS, is_saved, read_hub
+from .sources.shards import is_shards, read_shards
+from .sources.table import read_names
+from .sources.tabular import COLUMNS, SUFFIXES, read_table
 
 # Name -> what `clipalign list data` says of it.
 BUILT_IN = {
@@ -20,9 +36,6 @@ BUILT_IN = {
 
 def summaries() -> dict[str, str]:
     """Name for --data -> what it is."""
-    from .captions.sets import caption_sets
-    from .published.tables import SHIFT, declarations
-
     published = {
         name: f"{facts.title}, {facts.classes} classes; needs --data-root"
         for name, facts in declarations().items()
@@ -113,28 +126,10 @@ def _open(
     captions: bool,
 ) -> Source:
     if name in BUILT_IN:
-        from .builtin.pictograms import Pictograms
-        from .builtin.pictoscenes import Pictoscenes
-
         try:
             return Pictograms(**settings) if name == "pictograms" else Pictoscenes(**settings)
         except TypeError as error:
             raise UserError(f"--data-options: {name} does not take them: {error}") from None
-    from .captions.files import (
-        captions_alone,
-        read_caption_json,
-        read_caption_shards,
-        read_caption_table,
-        shard_captions_alone,
-    )
-    from .captions.sets import caption_sets, open_caption_set
-    from .published.tables import SHIFT, declared, open_published, open_shift
-    from .sources.folder import ImageFolder
-    from .sources.hub import PREFIX, SETTINGS, is_saved, read_hub
-    from .sources.shards import is_shards, read_shards
-    from .sources.table import read_names
-    from .sources.tabular import COLUMNS, SUFFIXES, read_table
-
     names = read_names(Path(class_names)) if class_names is not None else None
     path, folder = Path(name), Path(root) if root is not None else None
     declaration = declared(name)

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from ..backbone import load
 from ..core.errors import UserError
-from .folder import Run, is_run, open_run, zeroshot
+from .folder import is_run
+from .run import Run, open_run, zeroshot
 
 if TYPE_CHECKING:
     import torch

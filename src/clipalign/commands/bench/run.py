@@ -18,9 +18,10 @@ from ...core.checkpoint import write_text
 from ...core.config import Options, facts
 from ...core.errors import UserError
 from ...core.parsing import parse_config
+from ...methods import get_method, list_methods
 from ...runs.folder import check_out
+from .cost import Cost
 from .machine import machine
-from .measure import Cost
 
 BASELINE = "erm"
 
@@ -53,8 +54,6 @@ class BenchConfig(Options):
     """Replace the results in --out."""
 
     def __post_init__(self) -> None:
-        from ...methods import get_method
-
         super().__post_init__()
         for name in self.methods:
             get_method(name)
@@ -64,8 +63,6 @@ class BenchConfig(Options):
 
 def run_bench(tokens: Sequence[str], prog: str = "clipalign bench") -> list[Cost]:
     """Measure as a command line says, print the table and return its rows."""
-    from ...methods import list_methods
-
     config = parse_config(BenchConfig, tokens, prog)
     if config.out is not None:
         check_out(config.out, overwrite=config.overwrite)
