@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from .. import losses
+from ..backbone.attention import check_structure
 from ..core.errors import UserError
 from . import register
 from .base import Method
@@ -147,8 +148,6 @@ class AlignClip(Method):
     published: ClassVar[Mapping[str, Any]] = {**Erm.published, "bma_beta": 0.5}
 
     def setup(self, backbone: Backbone, episode: Episode, templates: Sequence[str]) -> None:
-        from ..backbone.attention import check_structure
-
         super().setup(backbone, episode, templates)
         check_structure(self.config.guide)
         self.train_image_tower()

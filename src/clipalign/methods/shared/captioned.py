@@ -11,6 +11,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ...backbone.positions import (
+    CLIP_LENGTH,
+    position_tower,
+    stretch_positions,
+)
 from ...core.errors import UserError
 from ...core.types import CaptionSource, CaptionUse
 from .contrastive import ContrastiveMethod
@@ -82,7 +87,7 @@ class CaptionMethod(ContrastiveMethod):
         Raises:
             UserError: --too-long error, and one is too long.
         """
-        from ...backbone.positions import CLIP_LENGTH, long_clip_length
+        from ...backbone.positions import long_clip_length
 
         o, length = self.config, self.own_length
         if o.context_length is not None:
@@ -115,7 +120,7 @@ class CaptionMethod(ContrastiveMethod):
 
     def stretch(self, length: int) -> None:
         """Give the text tower a window of `length`, and hold its first positions if that made it longer."""
-        from ...backbone.positions import FrozenPositions, stretch_positions
+        from ...backbone.positions import FrozenPositions
 
         stretch_positions(self.backbone, length, self.config.keep_positions)
         if self.kept is not None:
@@ -130,8 +135,6 @@ class CaptionMethod(ContrastiveMethod):
         return facts
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        from ...backbone.positions import position_tower
-
         tower = position_tower(self.backbone)
         prefix = "" if tower is self.backbone.model else "text."
         table = state.get(f"{prefix}positional_embedding")
