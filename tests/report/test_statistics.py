@@ -186,7 +186,7 @@ def difference(value: float, low: float, high: float) -> tuple[str, ...]:
 
 
 def test_difference_of_zero_is_printed_without_sign() -> None:
-    assert difference(0, 0, 0) == ("0.0", "same predictions", "no")
+    assert difference(0, 0, 0) == ("0.0", "equal on all units", "no")
     assert difference(-0.0004, -0.02, 0.0002) == ("0.0", "-2.0 to 0.0", "no")
     assert difference(0.0003, 0.0001, 0.0004) == ("0.0", "+0.01 to +0.04", "yes")
     assert difference(0.05, 0.01, 0.09) == ("+5.0", "+1.0 to +9.0", "yes")

@@ -21,7 +21,8 @@ from ..evaluation.retrieval import retrieval_outputs, retrieval_rows
 from ..evaluation.scoring import result_rows, score, write_predictions
 from ..methods import Method
 from ..protocols import usual_protocol
-from ..runs.folder import zeroshot
+from ..runs.results import ResultRow
+from ..runs.run import zeroshot
 from .validation import CaptionValidation, SourceValidation
 
 FALSE_NEGATIVES_OVER = 20  # steps whose batches are looked through
@@ -41,7 +42,9 @@ class ClassTask:
 
     def steps(self, method: Method, config: TrainConfig, ranks: Ranks) -> TrainBatches:
         """The batches to train on."""
-        return TrainBatches(self.episode, config.batch_size, config.seed, self.views.preprocess, ranks)
+        return TrainBatches(
+            self.episode, config.optimiser.batch_size, config.run.seed, self.views.preprocess, ranks
+        )
 
     def validation(self, seed: int) -> SourceValidation:
         """What may be measured while training."""
@@ -80,9 +83,8 @@ class CaptionTask(ClassTask):
     def steps(self, method: Method, config: TrainConfig, ranks: Ranks) -> CaptionTrainBatches:
         """The batches to train on, with as much of each caption as the method wants."""
         use = method.config.captions
-        return CaptionTrainBatches(
-            self.episode, config.batch_size, config.seed, self.views.preprocess, ranks, use
-        )
+        size, seed = config.optimiser.batch_size, config.run.seed
+        return CaptionTrainBatches(self.episode, size, seed, self.views.preprocess, ranks, use)
 
     def validation(self, seed: int) -> CaptionValidation:
         """What may be measured while training."""

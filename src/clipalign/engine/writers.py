@@ -17,9 +17,8 @@ from types import TracebackType
 from typing import Any, Protocol
 
 from ..core.errors import UserError
-from ..evaluation.metrics import metric_fields
-from ..evaluation.results import ResultRow
-from ..runs.options import plain
+from ..core.yaml_files import plain
+from ..runs.results import ResultRow
 
 NAMES = ("tensorboard", "wandb")
 

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from ..core.config import is_pocket
-from ..evaluation.metrics import arrange, measured_fields, row_cells
 from ..explain.figures import save
 from ..runs.folder import MetricLine
+from ..runs.options import is_pocket
 from .bootstrap import POWER
 from .collect import StoredRun
 from .comparison import Difference
@@ -52,13 +51,7 @@ def accuracy_section(tables: Sequence[ResultTable]) -> list[Part]:
 
 def difference_section(differences: Sequence[Difference]) -> list[Part]:
     """Return a table of differences from the baseline per task, with their intervals."""
-    parts: list[Part] = []
-    tasks = list(dict.fromkeys(d.task for d in differences))
-    heads = ("target", "test", "comparison", "difference", "95 % interval", "beyond 0", "detectable", "n")
-    for task in tasks:
-        lines = tuple(_difference(d) for d in differences if d.task == task)
-        parts.append(Grid(heads, lines, labels=3, title=task))
-    if not parts:
+    if not differences:
         return []
     note = (
         "In percentage points, on the same images, averaged over seeds. Interval: bootstrap over the n independent "
@@ -66,13 +59,18 @@ def difference_section(differences: Sequence[Difference]) -> list[Part]:
         "which one in twenty does by chance. Detectable: the smallest true difference that a test of this size detects "
         f"with a power of 80 % ({POWER:.1f} standard errors)."
     )
-    return [Heading("Differences"), *parts, Paragraph(note)]
+    heads = ("target", "test", "comparison", "difference", "95 % interval", "beyond 0", "detectable", "n")
+    grids = []
+    for task in dict.fromkeys(d.task for d in differences):
+        lines = tuple(_difference(d) for d in differences if d.task == task)
+        grids.append(Grid(heads, lines, note, labels=3, title=task))
+    return [Heading("Differences"), *grids]
 
 
 def _difference(difference: Difference) -> tuple[str, ...]:
     d, e = difference, difference.estimate
     if e.low == e.high == 0:
-        interval = "same predictions"
+        interval = "equal on all units"
     else:
         # Two decimals if one would print both ends alike.
         decimals = 1 if f"{100 * e.low:.1f}" != f"{100 * e.high:.1f}" else 2
