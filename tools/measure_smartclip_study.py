@@ -27,7 +27,6 @@ from clipalign.evaluation.results import read_results
 from clipalign.evaluation.scoring import score
 from clipalign.methods.shared.masks import MaskNetwork
 from clipalign.protocols import build_episode
-from clipalign.runs.results import DIRECTIONS, read_results, recall_field
 from clipalign.runs.run import Run, open_run
 
 COLUMNS = [recall_field(way, k) for way in DIRECTIONS for k in (1, 10)]

@@ -67,9 +67,9 @@ if TYPE_CHECKING:
     from .commands.train import train
     from .core.errors import UserError
     from .data.registry import list_data, load_source
+    from .evaluation.results import read_results
     from .methods import Method, list_methods, register
     from .protocols import list_protocols
-    from .runs.results import read_results
     from .runs.run import open_run as load_run
 
 

@@ -22,12 +22,12 @@ from ..engine.console import conclusion
 from ..engine.progress import Reporter
 from ..engine.setup import preprocess_for
 from ..evaluation import EvalLoader
-from ..evaluation.captions import caption_rows, found_by_caption
-from ..evaluation.rows import domain_tests, result_rows, score, write_predictions
+from ..evaluation.results import FILE, ResultRow, write_results
+from ..evaluation.retrieval import retrieval_outputs, retrieval_rows
+from ..evaluation.scoring import domain_tests, result_rows, score, write_predictions
 from ..protocols import RETRIEVAL, episode_from
 from ..runs.folder import check_out
 from ..runs.opening import OpenedModel, open_model
-from ..runs.results import FILE, ResultRow, write_results
 from .train import row_facts
 
 

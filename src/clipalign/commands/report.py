@@ -128,6 +128,6 @@ def report(config: ReportConfig) -> Report:
     files = Report(out / "report.md", out / "report.html", out / "tables.csv", out / "differences.csv")
     write_text(files.markdown, to_markdown(config.title, parts, out))
     write_text(files.html, to_html(config.title, parts))
-    write_text(files.csv, tables_csv([*accuracies, *recalls]))
+    write_text(files.csv, tables_csv([*accuracies, *further, *recalls]))
     write_text(files.differences, differences_csv(found))
     return files

@@ -18,8 +18,7 @@ from ..core.precision import Precision
 from ..core.types import Interpolation, Preprocess, Source
 from ..data.batches import TrainBatches
 from ..data.registry import checked, source_from
-from ..evaluation import EvalLoader
-from ..evaluation.kept import KeptViews
+from ..evaluation import EvalLoader, ViewCache
 from ..methods import Method
 from ..methods.shared.contrastive import ContrastiveMethod
 from ..protocols import RETRIEVAL, episode_from, usual_protocol

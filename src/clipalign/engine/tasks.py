@@ -21,7 +21,6 @@ from ..evaluation.retrieval import retrieval_outputs, retrieval_rows
 from ..evaluation.scoring import result_rows, score, write_predictions
 from ..methods import Method
 from ..protocols import usual_protocol
-from ..runs.results import ResultRow
 from ..runs.run import zeroshot
 from .validation import CaptionValidation, SourceValidation
 

@@ -18,7 +18,8 @@ from typing import Any, Protocol
 
 from ..core.errors import UserError
 from ..core.yaml_files import plain
-from ..runs.results import ResultRow
+from ..evaluation.metrics import metric_fields
+from ..evaluation.results import ResultRow
 
 NAMES = ("tensorboard", "wandb")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+from ..evaluation.metrics import arrange, measured_fields, row_cells
 from ..explain.figures import save
 from ..runs.folder import MetricLine
 from ..runs.options import is_pocket
