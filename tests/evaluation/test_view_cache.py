@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from clipalign.backbone import Backbone
-from clipalign.commands.train import run_training
+from clipalign.commands.train import run_options
 from clipalign.core.types import Preprocess
 from clipalign.data.builtin.pictograms import Pictograms
 from clipalign.data.registry import load_source
@@ -20,6 +20,7 @@ from clipalign.data.sources.table import ImageTable
 from clipalign.engine.setup import Shared
 from clipalign.evaluation import ViewCache
 from clipalign.evaluation.results import read_results
+from clipalign.runs.options import train_options
 
 PREPROCESS = Preprocess((32, 32), (0.4, 0.5, 0.6), (0.2, 0.3, 0.4))
 SIZE = 3 * 32 * 32 * 4
@@ -90,7 +91,8 @@ def test_later_runs_of_a_process_reuse_views_and_text_features(
         arguments = ["--method", method, "--data", str(squares_folder), "--protocol", "in-the-wild"]
         arguments += ["--target", "grey", "--backbone", tiny_spec, "--steps", "3", "--batch-size", "4"]
         arguments += ["--lr", "1e-3", "--seed", str(seed), "--validate-every", "1", *more]
-        run_training([*arguments, "--out", str(tmp_path / name)], shared=shared)
+        options = train_options([*arguments, "--out", str(tmp_path / name)], "clipalign train")
+        run_options(options, "clipalign train", shared)
         return tmp_path / name
 
     shared = Shared()
