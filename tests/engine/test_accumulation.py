@@ -18,14 +18,14 @@ from clipalign.core.distributed import Ranks
 from clipalign.core.errors import UserError
 from clipalign.core.precision import Precision
 from clipalign.core.types import Episode
-from clipalign.data import load_source
 from clipalign.data.batches import CaptionTrainBatches
+from clipalign.data.registry import load_source
 from clipalign.engine.accumulation import backward, pieces
 from clipalign.engine.setup import preprocess_for
+from clipalign.evaluation.results import read_results
 from clipalign.methods import Method, get_method
 from clipalign.methods.shared.contrastive import ContrastiveMethod
 from clipalign.protocols import build_episode
-from clipalign.runs.results import read_results
 from tests.helpers.processes import run_processes
 
 PRECISION = Precision("fp32", torch.device("cpu"))
@@ -42,8 +42,8 @@ def steps_of(episode: Episode, tiny: Backbone, batch_size: int = 7, **options: A
 
 
 def gradients(method: Method) -> dict[str, Tensor]:
-    found = {name: p.grad for name, p in method._named_tensors() if p.grad is not None}
-    for _, p in method._named_tensors():
+    found = {name: p.grad for name, p in method.named_parameters() if p.grad is not None}
+    for _, p in method.named_parameters():
         p.grad = None
     return {name: gradient.clone() for name, gradient in found.items()}
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from ..core.errors import UserError
-from .model import Backbone
+
+if TYPE_CHECKING:
+    from .model import Backbone
 
 CLIP_LENGTH = 77  # positions of CLIP's text tower
 FACTOR = 4  # Long-CLIP's: 77 positions become 248

@@ -9,39 +9,41 @@ from typing import Any
 import torch
 from torch.optim.lr_scheduler import LambdaLR
 
-from ..core.config import TrainConfig
+from ..core.config import OptimiserOptions, ScheduleOptions
 from ..methods.base import ParamGroup
 
 
-def build_optimizer(groups: Sequence[ParamGroup], config: TrainConfig) -> torch.optim.Optimizer:
+def build_optimizer(groups: Sequence[ParamGroup], options: OptimiserOptions) -> torch.optim.Optimizer:
     """The optimiser of a run over a method's parameter groups; see `Method.param_groups`."""
     resolved: list[dict[str, Any]] = []
     for group in groups:
         settings = {
             "params": group["params"],
-            "lr": group.get("lr", config.lr * group.get("lr_factor", 1.0)),
-            "weight_decay": group.get("weight_decay", config.weight_decay),
+            "lr": group.get("lr", options.lr * group.get("lr_factor", 1.0)),
+            "weight_decay": group.get("weight_decay", options.weight_decay),
         }
         resolved.append(settings | ({"eps": group["eps"]} if "eps" in group else {}))
-    if config.optimizer == "sgd":
-        return torch.optim.SGD(resolved, lr=config.lr, momentum=config.momentum)
-    if config.optimizer == "adam":
-        return torch.optim.Adam(resolved, lr=config.lr)
-    return torch.optim.AdamW(resolved, lr=config.lr)
+    if options.optimizer == "sgd":
+        return torch.optim.SGD(resolved, lr=options.lr, momentum=options.momentum)
+    if options.optimizer == "adam":
+        return torch.optim.Adam(resolved, lr=options.lr)
+    return torch.optim.AdamW(resolved, lr=options.lr)
 
 
 def build_scheduler(
-    optimizer: torch.optim.Optimizer, groups: Sequence[ParamGroup], config: TrainConfig
+    optimizer: torch.optim.Optimizer,
+    groups: Sequence[ParamGroup],
+    options: ScheduleOptions,
+    peak: float,
 ) -> LambdaLR:
-    """The schedule of each group; those with "warmup": False start at their peak."""
-    held = config.warmup_lr / config.lr if config.warmup_lr is not None and config.lr else None
-    warmup = int(
-        config.warmup_steps if config.warmup_steps >= 1 else round(config.warmup_steps * config.steps)
-    )
+    """The schedule of each group; those with "warmup": False start at their peak. `peak` is --lr."""
+    held = options.warmup_lr / peak if options.warmup_lr is not None and peak else None
+    warmup = options.warmup_steps
+    warmup = int(warmup if warmup >= 1 else round(warmup * options.steps))
 
     def schedule(group: ParamGroup) -> Callable[[int], float]:
         steps = warmup if group.get("warmup", True) else 0
-        return lambda step: lr_factor(step, config.steps, steps, config.schedule, held)
+        return lambda step: lr_factor(step, options.steps, steps, options.schedule, held)
 
     return LambdaLR(optimizer, [schedule(group) for group in groups])
 

@@ -6,6 +6,7 @@ from dataclasses import fields
 from typing import Any
 
 from ..core.config import TrainConfig
+from ..core.fields import options_of
 from ..core.registry import Registry
 from .base import Method, check_template
 from .capabilities import (
@@ -40,7 +41,7 @@ __all__ = [
 
 def _name_and_check(name: str, cls: type[Method[Any]]) -> None:
     """Set the name of a method, whose options must not be those of every run."""
-    clash = {f.name for f in fields(cls.Config)} & {f.name for f in fields(TrainConfig)}
+    clash = {f.name for f in fields(cls.Config)} & options_of(TrainConfig).keys()
     if clash:
         raise TypeError(f"method {name}: {sorted(clash)} are options of every run, choose other names")
     cls.name = name

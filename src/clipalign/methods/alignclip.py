@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from torch import Tensor
 from torch.nn import functional as F
 
 from .. import losses
-from ..core.config import at_least
+from ..backbone.attention import check_structure
+from ..core.config import Options, facts
 from ..core.errors import UserError
 from . import register
-from .base import RunOptions
+from .base import PublishedOptions
 from .erm import Erm
 from .shared.monitor import Monitor
 
@@ -32,56 +33,63 @@ Classes = Literal["true", "sum", "mean"]
 
 
 @dataclass(frozen=True)
-class AlignClipConfig:
+class AlignClipConfig(Options):
     """Every published part as an option; None takes the value of --variant on this backbone (see `Variant`)."""
 
     variant: Literal["paper", "released"] = "paper"
-    """Defaults of the options below: the paper's, or the released code's where the two differ."""
+    """paper or released. Sets the defaults of the options below where the paper and its released code differ."""
 
-    aal_weight: float | None = None
-    """Weight of the attention alignment loss, AL and AS (paper: 1, released: 10; 0 disables it)."""
-    al_weight: float = 1.0
-    """Weight of AL, class-token attention against the guide, within it; 0 disables AL."""
-    as_weight: float = 1.0
-    """Weight of AS, patch similarity against the guide, within it; 0 disables AS."""
-    aligned_layers: int | None = None
-    """Layers, from the first, whose attention AL aligns (paper: 4 of 12, released: 5 of 12; scales with depth)."""
-    attention_over: AttentionOver | None = None
-    """Keys of the softmax in AL: patches only (paper), or all tokens, renormalised over patches (released)."""
-    al_direction: losses.Direction | None = None
-    """AL as KL(attention || guide) (paper) or KL(guide || attention) (released)."""
-    as_direction: losses.Direction | None = None
-    """AS as KL(similarity || guide) (paper) or KL(guide || similarity) (released)."""
-    as_classes: Classes | None = None
-    """Classes in AS: the true one (paper), the sum over all (released), or their mean."""
-    temperature: float | None = None
-    """Temperature of similarities over patches (paper: 1/s, released: 1, which makes the guide nearly uniform)."""
-    guide: str = "dv"
-    """Attention of the guide's path: dv (identity; published), vvv, qqv, kkv, or another triple of q, k, v."""
-    dual_blocks: int | None = None
-    """Last blocks with a second path for the guide (published: 6 of 12; default: half of them)."""
+    aal_weight: float | None = field(
+        default=None, metadata=facts(unit="WEIGHT", unset="by variant", at_least=0)
+    )
+    """Weight of AAL, both terms; 0: none. paper: 1; released: 10."""
+    al_weight: float = field(default=1.0, metadata=facts(unit="WEIGHT", at_least=0))
+    """Weight of AL within AAL; 0: none. AL aligns class-token attention with the guide."""
+    as_weight: float = field(default=1.0, metadata=facts(unit="WEIGHT", at_least=0))
+    """Weight of AS within AAL; 0: none. AS aligns patch similarities with the guide."""
+    aligned_layers: int | None = field(default=None, metadata=facts(unit="LAYERS", unset="by variant"))
+    """Layers, from the first, that AL aligns. paper: 4 of 12; released: 5 of 12; in proportion to the tower's
+    depth."""
+    attention_over: AttentionOver | None = field(default=None, metadata=facts(unset="by variant"))
+    """AL: softmax over patches or tokens. patches: without the class key (paper); tokens: over all keys,
+    renormalised over the patches (released)."""
+    al_direction: losses.Direction | None = field(default=None, metadata=facts(unset="by variant"))
+    """AL: KL direction, paper or released. paper: KL(attention || guide); released: KL(guide || attention)."""
+    as_direction: losses.Direction | None = field(default=None, metadata=facts(unset="by variant"))
+    """AS: KL direction, paper or released. paper: KL(similarity || guide); released: KL(guide || similarity)."""
+    as_classes: Classes | None = field(default=None, metadata=facts(unset="by variant"))
+    """AS: true class, or sum or mean of all. true: paper; sum: released, grows with the number of classes."""
+    temperature: float | None = field(default=None, metadata=facts(unit="VALUE", unset="by variant", above=0))
+    """Temperature of similarities over patches. paper: 1 / s, 0.01 for OpenAI's weights; released: 1, which makes
+    the guide nearly uniform."""
+    guide: str = field(default="dv", metadata=facts(unit="NAME"))
+    """Guide: attention, dv or three of q, k, v. dv: the identity (published); vvv, qqv, kkv, ...: softmax of the
+    first two times the third."""
+    dual_blocks: int | None = field(default=None, metadata=facts(unit="BLOCKS", unset="half"))
+    """Guide: last blocks with a second path. Published: 6 of 12."""
     keep_mlp: bool = False
-    """Apply the blocks' MLPs in the guide's path (published: off)."""
+    """Guide: apply the MLPs of these blocks."""
     detach_guide: bool = True
-    """Stop the gradient at the guide (published: on)."""
+    """Guide: stop its gradient."""
 
-    smoothing: Smoothing | None = None
-    """Cross-entropy targets: class similarity as in paper, paper-raw (eq. 9) or released; uniform; or one-hot."""
-    epsilon: float = 0.1
-    """Share of the target taken from the true class (published: 0.1)."""
-    sharpness: float | None = None
-    """Factor on class similarities before their softmax (paper: 1, released: 0.35 s)."""
-    normalise_targets: bool | None = None
-    """Scale the targets of each class to sum to 1 (published: off; changes released and paper-raw only)."""
-    margin: float | None = None
-    """CLIPood's margin in cosines (paper: 0, released: min(1, 30/s), the published 0.3 at scale s = 100)."""
-
-    def __post_init__(self) -> None:
-        at_least(self, 0, "aal_weight", "al_weight", "as_weight", "sharpness", "margin")
-        if not 0 <= self.epsilon <= 1:
-            raise UserError(f"--epsilon must be in [0, 1], not {self.epsilon:g}")
-        if self.temperature is not None and not self.temperature > 0:
-            raise UserError(f"--temperature must be above 0, not {self.temperature:g}")
+    smoothing: Smoothing | None = field(default=None, metadata=facts(unset="by variant"))
+    """Targets of the cross-entropy. paper: (1 - epsilon) one-hot + epsilon * row softmax of class similarity;
+    paper-raw: the similarity itself, as printed in equation 9; released: 1 - epsilon for the true class, softmax of
+    sharpness * similarity for the others; uniform: label smoothing; none: one-hot."""
+    epsilon: float = field(
+        default=0.1, metadata=facts(unit="SHARE", at_least=0, at_most=1, reason="AlignCLIP")
+    )
+    """Target taken from the true class. The released code calls 1 - epsilon its epsilon."""
+    sharpness: float | None = field(
+        default=None, metadata=facts(unit="FACTOR", unset="by variant", at_least=0)
+    )
+    """Factor on class similarities. It is applied before their softmax. paper: 1; released: 0.35 s, 35 for OpenAI's
+    weights."""
+    normalise_targets: bool | None = field(default=None, metadata=facts(unset="off"))
+    """Scale targets of a class to sum to 1. Off in both variants; changes --smoothing released and paper-raw."""
+    margin: float | None = field(default=None, metadata=facts(unit="COSINE", unset="by variant", at_least=0))
+    """CLIPood's margin, in cosines. It is subtracted from the true class in training. paper: 0; released: min(1, 30
+    / s), 0.3 for OpenAI's weights."""
 
 
 @dataclass(frozen=True)
@@ -180,11 +188,9 @@ class AlignClip(Erm[AlignClipConfig]):
     source = "AlignCLIP, ICLR 2024 submission; Machine Learning 114(3):58, 2025"
     Config = AlignClipConfig
     average = "bma"
-    published: ClassVar[RunOptions] = {**Erm.published, "bma_beta": 0.5}
+    published: ClassVar[PublishedOptions] = {**Erm.published, "bma_beta": 0.5}
 
     def setup(self, backbone: Backbone, episode: Episode, templates: Sequence[str]) -> None:
-        from ..backbone.attention import check_structure
-
         super().setup(backbone, episode, templates)
         check_structure(self.config.guide)
         self.variant = resolve(self.config, float(self.scale), backbone.num_blocks)

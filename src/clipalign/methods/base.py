@@ -39,6 +39,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..backbone.text.features import class_text_features
 from ..core.errors import UserError
 from ..losses import cosine_logits
 
@@ -49,7 +50,7 @@ if TYPE_CHECKING:
     from ..core.types import Batch, Episode
 
 Classifier = Callable[[Tensor], Tensor]  # images [B, 3, H, W] -> float32 logits [B, C]
-RunOptions = Mapping[str, int | float | str]  # options of a run, by field name of its config
+PublishedOptions = Mapping[str, int | float | str]  # options of a run, by field name of its config
 ConfigT = TypeVar("ConfigT", bound="DataclassInstance")
 
 PREFIX = "method."  # of the method's own tensors in a state dict, next to open_clip's names
@@ -139,7 +140,7 @@ class Method(Generic[ConfigT]):
     learns_from: ClassVar[Literal["classes", "captions"]] = "classes"
     mean_over_rows: ClassVar[bool] = True
     uses_templates: ClassVar[bool] = True
-    published: ClassVar[RunOptions] = {}
+    published: ClassVar[PublishedOptions] = {}
     Config: type[ConfigT] = NoOptions  # type: ignore[assignment]
 
     backbone: Backbone
@@ -261,8 +262,6 @@ class Method(Generic[ConfigT]):
     @torch.no_grad()
     def text_features(self, class_names: Sequence[str], templates: Sequence[str] | None = None) -> Tensor:
         """Return L2-normalised text features of the class prompts, [C, d], without gradient."""
-        from ..backbone.text.features import class_text_features  # imports open_clip; `train --help` does not
-
         return class_text_features(self.backbone, class_names, templates or self.templates)
 
 

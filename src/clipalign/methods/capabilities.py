@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..backbone.text.features import text_features
 from ..core.types import CaptionUse
 
 if TYPE_CHECKING:
@@ -61,8 +62,6 @@ def explain_text_features(method: Method[Any], texts: Sequence[str], images: Ten
 
     Arguments and result are those of `SupportsExplain.explain_text_features`.
     """
-    from ..backbone.text.features import text_features
-
     if isinstance(method, SupportsExplain):
         return method.explain_text_features(texts, images)
     return text_features(method.backbone, texts)

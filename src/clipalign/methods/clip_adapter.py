@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..core.config import at_least
-from ..core.errors import UserError
+from ..core.config import Options, facts
 from ..losses import cosine_logits
 from . import register
-from .base import Method, RunOptions
+from .base import Method, PublishedOptions
 from .shared.published import COOP
 
 if TYPE_CHECKING:
@@ -23,18 +22,17 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class ClipAdapterConfig:
+class ClipAdapterConfig(Options):
     """Options of the adapter."""
 
-    adapter_ratio: float = 0.2
-    """Share rho of the adapted feature; 0 is zero-shot (published: 0.2 on ImageNet, tuned elsewhere)."""
-    adapter_reduction: int = 4
-    """Width of the features over that of the hidden layer (published: 4)."""
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.adapter_ratio <= 1:
-            raise UserError(f"--adapter-ratio must be in [0, 1], not {self.adapter_ratio:g}")
-        at_least(self, 1, "adapter_reduction")
+    adapter_ratio: float = field(
+        default=0.2, metadata=facts(unit="SHARE", at_least=0, at_most=1, reason="CLIP-Adapter, ImageNet")
+    )
+    """Share rho of the adapted feature; 0: zero-shot. CLIP-Adapter tunes it per data set."""
+    adapter_reduction: int = field(
+        default=4, metadata=facts(unit="FACTOR", at_least=1, reason="CLIP-Adapter")
+    )
+    """Feature width over hidden width."""
 
 
 @register("clip-adapter")
@@ -49,7 +47,7 @@ class ClipAdapter(Method[ClipAdapterConfig]):
     source = "Gao et al., CLIP-Adapter: Better Vision-Language Models with Feature Adapters, IJCV 2024"
     trains = "adapter"
     Config = ClipAdapterConfig
-    published: ClassVar[RunOptions] = {
+    published: ClassVar[PublishedOptions] = {
         **COOP,  # the released code plugs into CoOp's trainer
         "warmup_steps": 1 / 200,
         "batch_size": 32,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar
 
 import torch
@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..backbone.text.prompts import ClassPrompts, initial_context
-from ..core.config import at_least
+from ..core.config import Options, facts
 from ..losses import cosine_logits
 from . import register
-from .base import Classifier, Method, RunOptions
+from .base import Classifier, Method, PublishedOptions
 from .shared.published import COOP
 
 if TYPE_CHECKING:
@@ -23,20 +23,22 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class CoCoOpConfig:
+class CoCoOpConfig(Options):
     """Published defaults."""
 
-    context_tokens: int | None = None
-    """Learned vectors per prompt (published: 4; default: the tokens of --context-init, else 4)."""
-    context_init: str = "a photo of a"
-    """Phrase whose token embeddings initialise the vectors; empty for normal(0, 0.02)."""
-    meta_net_reduction: int = 16
-    """Width of the image features over that of the Meta-Net's hidden layer (published: 16)."""
-    prompts_at_once: int = 4096
-    """Prompts (images x classes) encoded at once; affects memory, not results."""
-
-    def __post_init__(self) -> None:
-        at_least(self, 1, "meta_net_reduction", "prompts_at_once")
+    context_tokens: int | None = field(
+        default=None, metadata=facts(unit="TOKENS", unset="4, or the phrase's")
+    )
+    """Learned vectors per prompt. By default the tokens of --context-init, or 4 without a phrase."""
+    context_init: str = field(default="a photo of a", metadata=facts(unit="TEXT"))
+    """Phrase that initialises the vectors. They start as its token embeddings; empty: normal(0, 0.02)."""
+    meta_net_reduction: int = field(
+        default=16, metadata=facts(unit="FACTOR", at_least=1, reason="CoCoOp: 512 / 32")
+    )
+    """Feature width over Meta-Net width."""
+    prompts_at_once: int = field(default=4096, metadata=facts(unit="PROMPTS", at_least=1))
+    """Prompts per text forward pass. One prompt per image and class; memory grows with it, results do not depend on
+    it."""
 
 
 @register("cocoop")
@@ -53,7 +55,7 @@ class CoCoOp(Method[CoCoOpConfig]):
     trains = "context vectors and Meta-Net"
     Config = CoCoOpConfig
     uses_templates = False
-    published: ClassVar[RunOptions] = {
+    published: ClassVar[PublishedOptions] = {
         # Few-shot training, 16 images of 50 classes: 10 epochs of 800 steps.
         **COOP,
         "warmup_steps": 1 / 10,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar
 
 import torch
@@ -11,10 +11,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..backbone.text.prompts import STD, ClassPrompts, Position, initial_context
+from ..core.config import Options, facts
 from ..core.errors import UnseenClasses
 from ..losses import cosine_logits
 from . import register
-from .base import RunOptions
+from .base import PublishedOptions
 from .capabilities import LinearHead
 from .shared.class_prompts import ClassPromptMethod
 from .shared.heads import positions
@@ -26,17 +27,20 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class CoOpConfig:
+class CoOpConfig(Options):
     """Published defaults; base-to-new experiments use --context-init "a photo of a" (4 vectors)."""
 
-    context_tokens: int | None = None
-    """Learned vectors per prompt (published: 16; default: the tokens of --context-init, else 16)."""
-    context_init: str = ""
-    """Phrase whose token embeddings initialise the vectors; empty for normal(0, 0.02) (published)."""
+    context_tokens: int | None = field(
+        default=None, metadata=facts(unit="TOKENS", unset="16, or the phrase's")
+    )
+    """Learned vectors per prompt. By default the tokens of --context-init, or the published 16 without a phrase."""
+    context_init: str = field(default="", metadata=facts(unit="TEXT"))
+    """Phrase that initialises the vectors. They start as its token embeddings; empty: normal(0, 0.02)."""
     class_specific: bool = False
-    """Learn separate vectors for each class, which cannot score new classes (published: off)."""
+    """Separate vectors for each class. They cannot score new classes."""
     class_position: Position = "end"
-    """Position of the class name: after the vectors (published), before them, or after the first half."""
+    """Class name: end, middle or front. end: after the vectors (published); middle: after the first half of them;
+    front: before them."""
 
 
 @register("coop")
@@ -51,7 +55,7 @@ class CoOp(ClassPromptMethod[CoOpConfig]):
     source = "Zhou et al., Learning to Prompt for Vision-Language Models, IJCV 2022"
     trains = "context vectors"
     Config = CoOpConfig
-    published: ClassVar[RunOptions] = {
+    published: ClassVar[PublishedOptions] = {
         # Few-shot training, 16 images of 50 classes: 200 epochs of 25 steps.
         **COOP,
         "warmup_steps": 1 / 200,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import combinations
 from typing import TYPE_CHECKING, Literal
 
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..core.config import at_least
+from ..core.config import facts
 from ..core.errors import UserError
 from ..core.full_precision import full_precision
 from . import register
@@ -28,14 +28,13 @@ class CoralConfig(HeadConfig):
     """Options of the penalty and of the classifier."""
 
     head: HeadKind = "text"
-    """Classifier: the frozen class prompts, or a linear layer, random (published) or from the class prompts."""
-    coral_weight: float = 1.0
-    """Weight gamma of the penalty; 0 disables it (published: 1, searched in 0.1 to 10)."""
-    coral_features: Literal["raw", "unit"] = "raw"
-    """Aligned features: raw (published) or L2-normalised, which needs a weight 1e4 to 1e5 times larger."""
-
-    def __post_init__(self) -> None:
-        at_least(self, 0, "coral_weight")
+    """Classifier: text, random or zero-shot. text: the frozen class prompts, for any class list; random:
+    DomainBed's linear layer; zero-shot: linear layer initialised from the class prompts."""
+    coral_weight: float = field(default=1.0, metadata=facts(unit="WEIGHT", at_least=0, reason="DomainBed"))
+    """Weight of the penalty; 0: none. DomainBed searches 0.1 to 10."""
+    coral_features: Literal["raw", "unit"] = field(default="raw", metadata=facts(reason="DomainBed"))
+    """Features to align: raw or unit. unit: L2-normalised; their entries are about 1 / sqrt(d), so the weight must
+    be 1e4 to 1e5 times larger for the same effect."""
 
 
 @register("coral")

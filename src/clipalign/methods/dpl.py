@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import TYPE_CHECKING, ClassVar, Literal
 
@@ -12,11 +12,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..backbone.text.prompts import ClassPrompts, check_count
-from ..core.config import at_least
-from ..core.errors import UserError
+from ..core.config import Options, facts
 from ..losses import cosine_logits
 from . import register
-from .base import Classifier, Method, RunOptions
+from .base import Classifier, Method, PublishedOptions
 from .shared.published import DOMAINBED
 
 if TYPE_CHECKING:
@@ -27,29 +26,27 @@ DECAY = 0.99  # per step, of the running mean of training prompts
 
 
 @dataclass(frozen=True)
-class DplConfig:
+class DplConfig(Options):
     """Published defaults, with the loss of the paper's text."""
 
-    context_tokens: int = 16
-    """Vectors per domain prompt (published: 16, searched in 2 to 16)."""
-    generator_width: int | None = None
-    """Hidden units of the generator (published: 512; default: the joint size d)."""
-    generator_depth: int = 3
-    """Linear layers of the generator (published: 3)."""
-    generator_dropout: float = 0.1
-    """Dropout rate of the hidden layers (published: 0.1)."""
+    context_tokens: int = field(default=16, metadata=facts(unit="TOKENS", reason="DPL"))
+    """Vectors per domain prompt. DPL searches 2 to 16."""
+    generator_width: int | None = field(default=None, metadata=facts(unit="UNITS", unset="joint size"))
+    """Hidden units of the generator. Published: 512, the joint size d of CLIP's ViT-B/16."""
+    generator_depth: int = field(default=3, metadata=facts(unit="LAYERS", at_least=2, reason="DPL"))
+    """Linear layers of the generator."""
+    generator_dropout: float = field(
+        default=0.1, metadata=facts(unit="SHARE", at_least=0, below=1, reason="DPL")
+    )
+    """Dropout rate of the generator."""
     domain_loss: Literal["paper", "released"] = "paper"
-    """Prompts an image is compared with: its domain's (paper), or all domains', the first correct (released)."""
+    """Prompts to compare: paper or released. paper: those of the image's domain; released: those of all source
+    domains, of which the first domain's count as correct."""
     prompt_from: Literal["batch", "training"] = "batch"
-    """Images that generate the prompt in predictions: the test batch (published), or all training batches."""
-    prompt_batch: int = 64
-    """Test images per prompt with --prompt-from batch, in order of arrival (published: 64)."""
-
-    def __post_init__(self) -> None:
-        at_least(self, 2, "generator_depth")
-        at_least(self, 1, "prompt_batch")
-        if not 0 <= self.generator_dropout < 1:
-            raise UserError(f"--generator-dropout must be in [0, 1), not {self.generator_dropout:g}")
+    """Predictions: prompt from batch or training. batch: from the test images that come together, as published;
+    training: a running mean over the training batches, which scores every image independently."""
+    prompt_batch: int = field(default=64, metadata=facts(unit="IMAGES", at_least=1, reason="DPL"))
+    """Predictions: images per prompt. Of --prompt-from batch, in order of arrival."""
 
 
 class Generator(nn.Module):
@@ -111,7 +108,7 @@ class Dpl(Method[DplConfig]):
     Config = DplConfig
     uses_templates = False
     mean_over_rows = False  # the prompt of a domain depends on all its images
-    published: ClassVar[RunOptions] = {
+    published: ClassVar[PublishedOptions] = {
         **DOMAINBED,
         "lr": 1e-3,
         "optimizer": "sgd",

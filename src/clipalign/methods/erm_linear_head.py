@@ -15,7 +15,8 @@ class ErmLinearHeadConfig(HeadConfig):
     """Options of the head."""
 
     head: Literal["random", "zero-shot"] = "random"
-    """Initialisation: random (published), or from the class prompts and the logit scale (WiSE-FT)."""
+    """Initial head: random or zero-shot. random: PyTorch's default, as DomainBed; zero-shot: text features of the
+    class prompts times the logit scale, as WiSE-FT."""
 
 
 @register("erm-linear-head")

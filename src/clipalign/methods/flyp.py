@@ -11,8 +11,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from .. import losses
+from ..backbone.text.features import fill_templates
+from ..core.config import Options
 from . import register
-from .base import RunOptions
+from .base import PublishedOptions
 from .shared.contrastive import ContrastiveMethod, Features, all_rows, clip_scale, scale_ceiling
 
 if TYPE_CHECKING:
@@ -21,11 +23,12 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class FlypConfig:
+class FlypConfig(Options):
     """Options of the contrastive loss."""
 
     positives: Literal["diagonal", "same-class"] = "diagonal"
-    """Positive prompts of an image: its own only (published), or all prompts of its class in equal shares."""
+    """Positives: diagonal or same-class. diagonal: the prompt of the image (published), although other images of
+    the batch may share its class; same-class: every prompt of its class, in equal shares."""
 
 
 @register("flyp")
@@ -41,7 +44,7 @@ class Flyp(ContrastiveMethod[FlypConfig]):
     source = "Goyal et al., Finetune like you pretrain, CVPR 2023"
     trains = "both towers and the logit scale"
     Config = FlypConfig
-    published: ClassVar[RunOptions] = {
+    published: ClassVar[PublishedOptions] = {
         "lr": 1e-5,
         "weight_decay": 0.1,
         "optimizer": "adamw",
@@ -51,8 +54,6 @@ class Flyp(ContrastiveMethod[FlypConfig]):
     }
 
     def setup(self, backbone: Backbone, episode: Episode, templates: Sequence[str]) -> None:
-        from ..backbone.text.features import fill_templates
-
         super().setup(backbone, episode, templates)
         backbone.model.requires_grad_(True)
         by_class = fill_templates(episode.class_names, self.templates)

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar, TypeVar
 
 from torch import Tensor
 
 from .. import losses
-from ..core.errors import UserError
+from ..core.config import facts
 from . import register
-from .base import RunOptions
+from .base import PublishedOptions
 from .shared.captions import CaptionConfig, CaptionMethod, caption_lengths, cut_statistics
 from .shared.contrastive import Features, all_rows, clip_scale, scale_ceiling
 from .shared.published import LONG_CLIP
@@ -25,13 +25,8 @@ if TYPE_CHECKING:
 class InfoNceConfig(CaptionConfig):
     """Options of plain contrastive fine-tuning."""
 
-    fixed_scale: float | None = None
-    """Fixed logit scale (default: train CLIP's own, clipped at 100 as CLIP does)."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.fixed_scale is not None and not self.fixed_scale > 0:
-            raise UserError(f"--fixed-scale must be above 0, not {self.fixed_scale:g}")
+    fixed_scale: float | None = field(default=None, metadata=facts(unit="SCALE", unset="trained", above=0))
+    """Fixed logit scale. By default CLIP's is trained, and clipped at 100 as in CLIP."""
 
 
 InfoNceConfigT = TypeVar("InfoNceConfigT", bound=InfoNceConfig)
@@ -49,7 +44,7 @@ class InfoNce(CaptionMethod[InfoNceConfigT]):
     source = "Radford et al., ICML 2021; the baseline of Long-CLIP and SmartCLIP"
     trains = "both towers and the logit scale"
     Config: type[InfoNceConfigT] = InfoNceConfig  # type: ignore[assignment]
-    published: ClassVar[RunOptions] = {**LONG_CLIP, "batch_size": 1024}
+    published: ClassVar[PublishedOptions] = {**LONG_CLIP, "batch_size": 1024}
 
     def setup(self, backbone: Backbone, episode: Episode, templates: Sequence[str]) -> None:
         super().setup(backbone, episode, templates)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..core.errors import UserError
+from ..core.config import Options, facts
 from ..losses import cosine_logits
 from . import register
 from .erm import Erm
@@ -18,15 +18,13 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class LabelSmoothingConfig:
+class LabelSmoothingConfig(Options):
     """Options of the targets."""
 
-    epsilon: float = 0.1
-    """Share of the target spread evenly over all classes, the true one included (published: 0.1)."""
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.epsilon <= 1:
-            raise UserError(f"--epsilon must be in [0, 1], not {self.epsilon:g}")
+    epsilon: float = field(
+        default=0.1, metadata=facts(unit="SHARE", at_least=0, at_most=1, reason="Szegedy et al., 2016")
+    )
+    """Target spread over all classes. The true class is included."""
 
 
 @register("label-smoothing")

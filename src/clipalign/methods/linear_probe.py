@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..core.config import at_least
+from ..core.config import Options, facts
 from . import register
 from .base import Validation
 from .shared.heads import HeadMethod, encode_all, require_all_classes
@@ -28,21 +28,18 @@ GRID = (1e6, 1e4, 1e2, 1.0, 1e-2, 1e-4, 1e-6)  # CoOp's candidates for C, in its
 
 
 @dataclass(frozen=True)
-class LinearProbeConfig:
+class LinearProbeConfig(Options):
     """Options of the regression."""
 
-    unit_features: bool = False
-    """L2-normalise features, as CLIP_benchmark (published: off; the best C differs by orders of magnitude)."""
-    probe_views: int = 0
-    """Augmented views per training image; 0 for the fixed views of evaluation (published: 0)."""
-    probe_rounds: int = 8
-    """Bisection rounds of log10 C around the best of 1e6, 1e4, ..., 1e-6 (published: 8)."""
-    probe_iterations: int = 1000
-    """Maximum L-BFGS iterations per fit (published: 1000)."""
-
-    def __post_init__(self) -> None:
-        at_least(self, 0, "probe_views", "probe_rounds")
-        at_least(self, 1, "probe_iterations")
+    unit_features: bool = field(default=False, metadata=facts(reason="CoOp"))
+    """L2-normalise features. Off in CoOp's code, on in CLIP_benchmark; the best C differs by orders of
+    magnitude."""
+    probe_views: int = field(default=0, metadata=facts(unit="VIEWS", at_least=0, reason="CoOp"))
+    """Augmented views per image; 0: none. With 0 the fixed views of evaluation are encoded."""
+    probe_rounds: int = field(default=8, metadata=facts(unit="COUNT", at_least=0, reason="CoOp"))
+    """Bisection rounds of log10 C. They start around the best of 1e6, 1e4, ..., 1e-6."""
+    probe_iterations: int = field(default=1000, metadata=facts(unit="COUNT", at_least=1, reason="CoOp"))
+    """L-BFGS iterations per fit, at most."""
 
 
 @register("linear-probe")

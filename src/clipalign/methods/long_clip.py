@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar
 
 from torch import Tensor
 
 from .. import losses
-from ..core.config import at_least
-from ..core.errors import UserError
+from ..core.config import facts
 from ..data.captions.sentences import joined, sentences_of
 from . import register
-from .base import RunOptions
+from .base import PublishedOptions
 from .infonce import InfoNce, InfoNceConfig
 from .shared.captions import cut_statistics
 from .shared.contrastive import Features, all_rows
@@ -26,19 +25,14 @@ if TYPE_CHECKING:
 class LongClipConfig(InfoNceConfig):
     """Options of the two branches."""
 
-    components: int = 32
-    """Principal components of the batch's image features kept for the short branch (published: 32)."""
-    short_weight: float = 1.0
-    """Weight of the short branch, relative to the long one; 0 disables it (published: 1)."""
-    label_smoothing: float = 0.1
-    """Share of each target spread over the batch, in both branches (published: 0.1)."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        at_least(self, 1, "components")
-        at_least(self, 0, "short_weight")
-        if not 0 <= self.label_smoothing < 1:
-            raise UserError(f"--label-smoothing must be in [0, 1), not {self.label_smoothing:g}")
+    components: int = field(default=32, metadata=facts(unit="COUNT", at_least=1, reason="Long-CLIP"))
+    """Principal components for short captions. They are those of the batch's image features."""
+    short_weight: float = field(default=1.0, metadata=facts(unit="WEIGHT", at_least=0, reason="Long-CLIP"))
+    """Weight of short captions; 0: none. Long captions have weight 1."""
+    label_smoothing: float = field(
+        default=0.1, metadata=facts(unit="SHARE", at_least=0, below=1, reason="Long-CLIP, released")
+    )
+    """Target spread over the batch. In both branches."""
 
 
 @register("long-clip")
@@ -55,7 +49,7 @@ class LongClip(InfoNce[LongClipConfig]):
     summary = "long captions beside short ones against 32 principal components"
     source = "Zhang et al., Long-CLIP, ECCV 2024"
     Config = LongClipConfig
-    published: ClassVar[RunOptions] = {**LONG_CLIP, "batch_size": 2048}
+    published: ClassVar[PublishedOptions] = {**LONG_CLIP, "batch_size": 2048}
 
     def features(self, batch: Batch) -> dict[str, Tensor]:
         features = super().features(batch)

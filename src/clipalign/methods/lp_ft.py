@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
 from torch import Tensor
 
-from ..core.config import at_least
+from ..core.config import Options, facts
 from . import register
-from .base import RunOptions, Validation
+from .base import PublishedOptions, Validation
 from .linear_probe import coefficients, fit, regression
 from .shared.heads import HeadMethod, encode_all, require_all_classes
 
@@ -21,18 +21,16 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class LpFtConfig:
+class LpFtConfig(Options):
     """Options of the head that fine-tuning starts from."""
 
     head: Literal["probe", "zero-shot"] = "probe"
-    """Initial head: logistic regression on frozen features (published), or the class prompts as in WiSE-FT."""
-    probe_candidates: int = 100
-    """Values of C between 1e-7 and 100, log-spaced, that validation chooses from (published: 100)."""
-    probe_iterations: int = 200
-    """Maximum L-BFGS iterations per C, each fit starting from the one before (published: 200)."""
-
-    def __post_init__(self) -> None:
-        at_least(self, 1, "probe_candidates", "probe_iterations")
+    """Initial head: probe or zero-shot. probe: logistic regression on frozen features (published); zero-shot: text
+    features of the class prompts times the logit scale, as WiSE-FT."""
+    probe_candidates: int = field(default=100, metadata=facts(unit="COUNT", at_least=1, reason="LP-FT"))
+    """Values of C to try on validation. They are evenly spaced in log C between 1e-7 and 100."""
+    probe_iterations: int = field(default=200, metadata=facts(unit="COUNT", at_least=1, reason="LP-FT"))
+    """L-BFGS iterations per C, at most. Each fit starts from the one before."""
 
 
 @register("lp-ft")
@@ -49,7 +47,7 @@ class LpFt(HeadMethod[LpFtConfig]):
     source = "Kumar et al., Fine-Tuning can Distort Pretrained Features, ICLR 2022"
     trains = "image tower and linear head"
     Config = LpFtConfig
-    published: ClassVar[RunOptions] = {
+    published: ClassVar[PublishedOptions] = {
         "lr": 3e-4,
         "weight_decay": 0.0,
         "optimizer": "sgd",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar
 
 import torch
@@ -13,9 +13,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..backbone.text.prompts import STD, ClassPrompts, deep_hooks, scaled_depth, split_context
+from ..core.config import Options, facts
 from ..losses import cosine_logits
 from . import register
-from .base import RunOptions
+from .base import PublishedOptions
 from .shared.class_prompts import ClassPromptMethod
 from .shared.published import COOP
 
@@ -25,15 +26,17 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class MapleConfig:
+class MapleConfig(Options):
     """Published defaults of base-to-new experiments; cross-data-set ones use depth 3 and lr 0.0026."""
 
-    context_tokens: int = 2
-    """Learned vectors per block and tower (published: 2)."""
-    context_init: str = "a photo of a"
-    """Phrase of the prompt; its first tokens initialise the vectors (too short: normal(0, 0.02)), the rest stays."""
-    prompt_depth: int | None = None
-    """Blocks, from the first, with learned vectors (published: 9 of 12; default: 3/4 of the shallower tower)."""
+    context_tokens: int = field(default=2, metadata=facts(unit="TOKENS", reason="MaPLe"))
+    """Learned vectors per block and tower."""
+    context_init: str = field(default="a photo of a", metadata=facts(unit="TEXT"))
+    """Phrase of the prompt. Its first tokens initialise the text vectors of the first block, its other words stay;
+    with fewer tokens than vectors, the vectors start as normal(0, 0.02)."""
+    prompt_depth: int | None = field(default=None, metadata=facts(unit="BLOCKS", unset="3/4"))
+    """Blocks, from the first, with vectors. By default three quarters of the shallower tower, the published 9 of
+    12."""
 
 
 @register("maple")
@@ -50,7 +53,7 @@ class Maple(ClassPromptMethod[MapleConfig]):
     trains = "prompt vectors and couplings"
     towers = ("vit",)
     Config = MapleConfig
-    published: ClassVar[RunOptions] = {
+    published: ClassVar[PublishedOptions] = {
         # Few-shot training, 16 images of 50 classes: 5 epochs of 200 steps.
         **COOP,
         "lr": 3.5e-3,

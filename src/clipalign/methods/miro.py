@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..core.config import at_least
+from ..core.config import facts
 from ..core.errors import UserError
 from ..core.full_precision import full_precision
 from . import register
@@ -30,21 +30,19 @@ FLOOR = 1e-5  # added to every variance
 class MiroConfig(HeadConfig):
     """Options of the regularisation and of the classifier."""
 
-    miro_weight: float = 1.0
-    """Weight lambda of the regularisation; 0 disables it (published: 1 for CLIP's ViT, 0.1 to 1 for its RN50)."""
-    miro_blocks: tuple[int, ...] | None = None
-    """Blocks, from 1, whose outputs are compared (published: 3 6 9 12; default: those quarters, ResNet stages)."""
-    miro_stem: bool = True
-    """Compare the output of the patch convolution, a ResNet's stem, too (published: on)."""
-    miro_variance: float = 0.1
-    """Initial variance of every channel (published: 0.1)."""
-    miro_lr_factor: float = 10.0
-    """Learning rate of the variances, as a factor on --lr (published: 10)."""
-
-    def __post_init__(self) -> None:
-        at_least(self, 0, "miro_weight")
-        if not self.miro_variance > FLOOR:
-            raise UserError(f"--miro-variance must be above {FLOOR:g}, not {self.miro_variance:g}")
+    miro_weight: float = field(
+        default=1.0, metadata=facts(unit="WEIGHT", at_least=0, reason="MIRO, CLIP's ViT")
+    )
+    """Weight lambda of the regularisation; 0: none. MIRO uses 0.1 to 1 for CLIP's RN50."""
+    miro_blocks: tuple[int, ...] | None = field(default=None, metadata=facts(unit="BLOCK", unset="quarters"))
+    """Blocks to compare, from 1. By default the last of each quarter of the tower, the published 3 6 9 12 of 12;
+    all four stages of a ResNet."""
+    miro_stem: bool = field(default=True, metadata=facts(reason="MIRO, CLIP"))
+    """Compare the patch convolution, too. Or the stem of a ResNet."""
+    miro_variance: float = field(default=0.1, metadata=facts(unit="VALUE", above=FLOOR, reason="MIRO"))
+    """Initial variance of every channel."""
+    miro_lr_factor: float = field(default=10.0, metadata=facts(unit="FACTOR", reason="MIRO"))
+    """Learning rate of the variances, over --lr."""
 
 
 @register("miro")

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..backbone.text.features import fill_templates
 from ..backbone.text.prompts import (
     STD,
     ClassPrompts,
@@ -19,10 +20,10 @@ from ..backbone.text.prompts import (
     scaled_depth,
     split_context,
 )
-from ..core.config import at_least
+from ..core.config import Options, facts
 from ..losses import cosine_logits
 from . import register
-from .base import RunOptions
+from .base import PublishedOptions
 from .shared.class_prompts import ClassPromptMethod
 from .shared.published import COOP
 
@@ -58,31 +59,32 @@ TEMPLATES = (
 
 
 @dataclass(frozen=True)
-class PromptSrcConfig:
+class PromptSrcConfig(Options):
     """Published defaults of base-to-new experiments; cross-data-set ones use depth 3 and another average
     (--gaussian-mean 0.3 --gaussian-std 0.5)."""
 
-    context_tokens: int = 4
-    """Learned vectors per text block (published: 4)."""
-    context_init: str = "a photo of a"
-    """Phrase of the prompt; its first tokens initialise the vectors (too short: normal(0, 0.02)), the rest stays."""
-    vision_tokens: int = 4
-    """Learned vectors per vision block (published: 4)."""
-    text_depth: int | None = None
-    """Text blocks, from the first, with learned vectors (published: 9 of 12; default: 3/4 of them)."""
-    vision_depth: int | None = None
-    """Vision blocks, from the first, with learned vectors (published: 9 of 12; default: 3/4 of them)."""
-    text_weight: float = 25.0
-    """Weight of the L1 distance to the frozen text features (published: 25)."""
-    image_weight: float = 10.0
-    """Weight of the L1 distance to the frozen image features (published: 10)."""
-    logit_weight: float = 1.0
-    """Weight of the KL divergence from the frozen class probabilities (published: 1)."""
-    reference_templates: tuple[str, ...] = ()
-    """Templates of the frozen text features, averaged (default: 60 of this package; the published 60 differ)."""
-
-    def __post_init__(self) -> None:
-        at_least(self, 0, "text_weight", "image_weight", "logit_weight")
+    context_tokens: int = field(default=4, metadata=facts(unit="TOKENS", reason="PromptSRC"))
+    """Learned vectors per text block."""
+    context_init: str = field(default="a photo of a", metadata=facts(unit="TEXT"))
+    """Phrase of the prompt. Its first tokens initialise the text vectors of the first block, its other words stay;
+    with fewer tokens than vectors, the vectors start as normal(0, 0.02)."""
+    vision_tokens: int = field(default=4, metadata=facts(unit="TOKENS", reason="PromptSRC"))
+    """Learned vectors per vision block."""
+    text_depth: int | None = field(default=None, metadata=facts(unit="BLOCKS", unset="3/4"))
+    """Text blocks, from the first, with vectors. By default three quarters, the published 9 of 12."""
+    vision_depth: int | None = field(default=None, metadata=facts(unit="BLOCKS", unset="3/4"))
+    """Vision blocks, from the first, with vectors. By default three quarters, the published 9 of 12."""
+    text_weight: float = field(default=25.0, metadata=facts(unit="WEIGHT", at_least=0, reason="PromptSRC"))
+    """Weight of the L1 distance of text features. The distance is to those of the frozen tower."""
+    image_weight: float = field(default=10.0, metadata=facts(unit="WEIGHT", at_least=0, reason="PromptSRC"))
+    """Weight of the L1 distance of image features. The distance is to those of the frozen tower."""
+    logit_weight: float = field(default=1.0, metadata=facts(unit="WEIGHT", at_least=0, reason="PromptSRC"))
+    """Weight of the KL divergence of predictions. The divergence is from those of the frozen model."""
+    reference_templates: tuple[str, ...] = field(
+        default=(), metadata=facts(unit="TEXT", unset="60 templates")
+    )
+    """Templates of the frozen text features. They are averaged. Default: sixty of this package; the published sixty
+    are others."""
 
 
 @register("promptsrc")
@@ -102,7 +104,7 @@ class PromptSrc(ClassPromptMethod[PromptSrcConfig]):
     towers = ("vit",)
     Config = PromptSrcConfig
     average = "gaussian"
-    published: ClassVar[RunOptions] = {
+    published: ClassVar[PublishedOptions] = {
         # Few-shot training, 16 images of 50 classes: 20 epochs of 200 steps.
         **COOP,
         "lr": 2.5e-3,
@@ -173,8 +175,6 @@ class PromptSrc(ClassPromptMethod[PromptSrcConfig]):
     @torch.no_grad()
     def reference_features(self, class_names: Sequence[str]) -> Tensor:
         """Return T0, [C, d]: the sum over templates of un-normalised text features, L2-normalised."""
-        from ..backbone.text.features import fill_templates
-
         total = torch.zeros(len(class_names), self.backbone.embed_dim, device=self.backbone.device)  # [C, d]
         by_class = fill_templates(class_names, self.config.reference_templates or TEMPLATES)
         with torch.autocast(total.device.type, enabled=False):

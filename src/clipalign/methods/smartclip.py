@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar
 
 import torch
@@ -12,11 +12,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from .. import losses
-from ..core.config import at_least
-from ..core.errors import UserError
+from ..backbone.text.features import length_batches
+from ..core.config import facts
 from ..core.types import CaptionUse
 from . import register
-from .base import ParamGroup, RunOptions
+from .base import ParamGroup, PublishedOptions
 from .shared.captions import CaptionConfig, CaptionMethod, caption_lengths, cut_statistics
 from .shared.contrastive import Features, all_rows
 from .shared.masks import MaskKind, MaskNetwork, hard_mask, soft_mask
@@ -35,25 +35,21 @@ class SmartClipConfig(CaptionConfig):
     """Options of the modular loss; the paper's ablations are --no-modular, --sparsity-weight 0 and --mask soft."""
 
     captions: CaptionUse = "prefix"
-    """Text per image and step: the caption, a prefix of a random number of sentences (published), or one sentence."""
-    align_weight: float = 10.0
-    """Weight of the contrastive loss in each direction (published: 10)."""
-    sparsity_weight: float = 2.0
-    """Weight of the mean mask entry; 0 disables it (published: 2)."""
+    """Caption part: long, prefix or sentence. Drawn anew for each image and step; prefix: a random number of
+    sentences, from the first (published)."""
+    align_weight: float = field(default=10.0, metadata=facts(unit="WEIGHT", at_least=0, reason="SmartCLIP"))
+    """Weight of the contrastive loss. Of each direction."""
+    sparsity_weight: float = field(default=2.0, metadata=facts(unit="WEIGHT", at_least=0, reason="SmartCLIP"))
+    """Weight of the mean mask entry; 0: none."""
     mask: MaskKind = "hard"
-    """Binary masks with the gradient of the sigmoid (hard; published), or the sigmoid itself (soft)."""
-    modular: bool = True
-    """Score every pair under the mask of its caption (published); otherwise every image under its own caption's."""
-    mask_scale: float | None = None
-    """Fixed factor on masked cosines (published: 100; default: the logit scale of the backbone)."""
-    mask_lr: float = 1e-3
-    """Peak learning rate of the mask network, without warm-up and weight decay (published: 1e-3)."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        at_least(self, 0, "align_weight", "sparsity_weight", "mask_lr")
-        if self.mask_scale is not None and not self.mask_scale > 0:
-            raise UserError(f"--mask-scale must be above 0, not {self.mask_scale:g}")
+    """Masks: hard or soft. hard: 0 or 1, with the gradient of the sigmoid (published); soft: the sigmoid."""
+    modular: bool = field(default=True, metadata=facts(reason="SmartCLIP"))
+    """Score each pair under its caption's mask. Otherwise every image is masked by its own caption, whichever
+    caption it is compared with."""
+    mask_scale: float | None = field(default=None, metadata=facts(unit="SCALE", unset="logit scale", above=0))
+    """Fixed factor on masked cosines. Published: 100, CLIP's scale."""
+    mask_lr: float = field(default=1e-3, metadata=facts(unit="RATE", at_least=0, reason="SmartCLIP"))
+    """Peak learning rate of the mask network. Without warm-up and weight decay."""
 
 
 @register("smartclip")
@@ -75,7 +71,7 @@ class SmartClip(CaptionMethod[SmartClipConfig]):
     source = "Xie et al., SmartCLIP, CVPR 2025"
     trains = "both towers, mask network"
     Config = SmartClipConfig
-    published: ClassVar[RunOptions] = {**LONG_CLIP, "batch_size": 1024, "steps": 3651}  # 3 epochs
+    published: ClassVar[PublishedOptions] = {**LONG_CLIP, "batch_size": 1024, "steps": 3651}  # 3 epochs
 
     def setup(self, backbone: Backbone, episode: Episode, templates: Sequence[str]) -> None:
         super().setup(backbone, episode, templates)
@@ -187,8 +183,6 @@ class SmartClip(CaptionMethod[SmartClipConfig]):
 
     @torch.no_grad()
     def encode_captions(self, texts: Sequence[str], batch_size: int = 256) -> tuple[Tensor, Tensor]:
-        from ..backbone.text.features import length_batches
-
         tokens = self.backbone.tokenize(texts)
         tokens.warn_if_truncated()
         shape = (len(tokens.lengths), self.backbone.embed_dim)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..core.config import at_least
+from ..core.config import Options, facts
 from ..losses import cosine_logits
 from . import register
 from .base import PREFIX, Classifier, Method, Validation
@@ -26,29 +26,35 @@ ALPHA, BETA, MIN, MAX_ALPHA, MAX_BETA, PUBLISHED_SCALE = 1.17, 1.0, 0.1, 3.0, 7.
 
 
 @dataclass(frozen=True)
-class TipAdapterConfig:
+class TipAdapterConfig(Options):
     """Options of the cache. Defaults of alpha and beta are s / 100 times the published values for ImageNet."""
 
-    cache_alpha: float | None = None
-    """Weight alpha of the cache; 0 is zero-shot (default: best on source validation)."""
-    cache_beta: float | None = None
-    """Sharpness beta: a key at cosine A counts exp(-beta (1 - A)) (default: best on source validation)."""
-    cache_shots: int = 16
-    """Cached training images per class, drawn with --seed; 0 for all (published: 1 to 16)."""
-    cache_views: int = 10
-    """Augmented views per image, averaged to its key (published: 10)."""
-    cache_alpha_scale: float | None = None
-    """Largest alpha of the search (published: 3 to 50 by data set; default: 3 s / 100)."""
-    cache_beta_scale: float | None = None
-    """Largest beta of the search (published: 7 to 50 by data set; default: 7 s / 100)."""
-    cache_alpha_steps: int = 20
-    """Values of alpha in the search (published: 20)."""
-    cache_beta_steps: int = 200
-    """Values of beta in the search (published: 200)."""
-
-    def __post_init__(self) -> None:
-        at_least(self, 0, "cache_alpha", "cache_beta", "cache_shots", "cache_alpha_scale", "cache_beta_scale")
-        at_least(self, 1, "cache_views", "cache_alpha_steps", "cache_beta_steps")
+    cache_alpha: float | None = field(
+        default=None, metadata=facts(unit="WEIGHT", unset="validation", at_least=0)
+    )
+    """Weight alpha of the cache; 0: zero-shot."""
+    cache_beta: float | None = field(
+        default=None, metadata=facts(unit="FACTOR", unset="validation", at_least=0)
+    )
+    """Sharpness beta of the cache. A key at cosine A counts exp(-beta (1 - A))."""
+    cache_shots: int = field(
+        default=16, metadata=facts(unit="IMAGES", at_least=0, reason="Tip-Adapter: 1 to 16")
+    )
+    """Cached images per class; 0: all. Drawn with --seed."""
+    cache_views: int = field(default=10, metadata=facts(unit="VIEWS", at_least=1, reason="Tip-Adapter"))
+    """Augmented views per cached image. Their mean feature is the key."""
+    cache_alpha_scale: float | None = field(
+        default=None, metadata=facts(unit="WEIGHT", unset="3 s/100", at_least=0)
+    )
+    """Search: largest alpha. Published: 3 to 50, by data set; s is the logit scale."""
+    cache_beta_scale: float | None = field(
+        default=None, metadata=facts(unit="FACTOR", unset="7 s/100", at_least=0)
+    )
+    """Search: largest beta. Published: 7 to 50, by data set; s is the logit scale."""
+    cache_alpha_steps: int = field(default=20, metadata=facts(unit="COUNT", at_least=1, reason="Tip-Adapter"))
+    """Search: values of alpha."""
+    cache_beta_steps: int = field(default=200, metadata=facts(unit="COUNT", at_least=1, reason="Tip-Adapter"))
+    """Search: values of beta."""
 
 
 class Cache(nn.Module):

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from . import register
-from .base import ParamGroup, RunOptions, Validation
+from .base import ParamGroup, PublishedOptions, Validation
 from .tip_adapter import TipAdapter
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ class TipAdapterF(TipAdapter):
     summary = "tip-adapter with trained keys"
     trains = "cache keys"
     iterates = True
-    published: ClassVar[RunOptions] = {
+    published: ClassVar[PublishedOptions] = {
         "lr": 1e-3,
         "weight_decay": 0.01,
         "optimizer": "adamw",

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar
 
-from ..core.config import at_least
-from ..core.errors import UserError
+from ..core.config import Options, facts
 from ..core.weights import interpolate
 from . import register
-from .base import RunOptions, Validation
+from .base import PublishedOptions, Validation
 from .erm import Erm
 
 if TYPE_CHECKING:
@@ -19,18 +18,16 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class WiseFtConfig:
+class WiseFtConfig(Options):
     """Options of the interpolation."""
 
-    wise_alpha: float | None = None
-    """Share of the fine-tuned weights, 0 zero-shot, 1 fine-tuned (published: 0.5; default: best on validation)."""
-    wise_steps: int = 10
-    """Intervals of the curve over alpha in [0, 1] that is measured on validation (published: 10)."""
-
-    def __post_init__(self) -> None:
-        if self.wise_alpha is not None and not 0 <= self.wise_alpha <= 1:
-            raise UserError(f"--wise-alpha must be in [0, 1], not {self.wise_alpha:g}")
-        at_least(self, 1, "wise_steps")
+    wise_alpha: float | None = field(
+        default=None, metadata=facts(unit="SHARE", unset="validation", at_least=0, at_most=1)
+    )
+    """Share of the fine-tuned weights. 0: zero-shot; 1: fine-tuned. WiSE-FT recommends 0.5 if nothing is known
+    about the target. Default: the best on source validation."""
+    wise_steps: int = field(default=10, metadata=facts(unit="COUNT", at_least=1, reason="WiSE-FT"))
+    """Intervals of alpha to measure. Validation accuracy is logged at 0, 1 / N, ..., 1."""
 
 
 @register("wise-ft")
@@ -45,7 +42,7 @@ class WiseFt(Erm[WiseFtConfig]):
     summary = "interpolation of zero-shot and fine-tuned weights"
     source = "Wortsman et al., Robust Fine-Tuning of Zero-Shot Models, CVPR 2022"
     Config = WiseFtConfig
-    published: ClassVar[RunOptions] = {
+    published: ClassVar[PublishedOptions] = {
         "lr": 3e-5,
         "weight_decay": 0.1,
         "optimizer": "adamw",

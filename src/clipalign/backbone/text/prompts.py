@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from ...core.errors import UserError
+from .features import clean_class_names
 
 if TYPE_CHECKING:
     from .. import Backbone
@@ -49,8 +50,6 @@ class ClassPrompts:
         position: Position = "end",
         words: Tensor | None = None,
     ) -> None:
-        from .features import clean_class_names  # brings open_clip along
-
         self.backbone, self.learned, self.position = backbone, learned, position
         names = clean_class_names(class_names)
         tokens = backbone.tokenize([f"{name}." for name in names])

@@ -4,21 +4,27 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar, Literal, TypeVar
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ...core.config import at_least
+from ...backbone.positions import (
+    CLIP_LENGTH,
+    FrozenPositions,
+    long_clip_length,
+    position_tower,
+    stretch_positions,
+)
+from ...core.config import Options, facts
 from ...core.errors import UserError
 from ...core.types import CaptionSource, CaptionUse
 from .contrastive import ContrastiveMethod
 
 if TYPE_CHECKING:
     from ...backbone import Backbone, Tokens
-    from ...backbone.positions import FrozenPositions
     from ...core.types import Batch, Episode
 
 log = logging.getLogger(__name__)
@@ -27,20 +33,20 @@ LENGTH_SAMPLE = 2000  # training captions that are tokenised for the share of tr
 
 
 @dataclass(frozen=True)
-class CaptionConfig:
+class CaptionConfig(Options):
     """Caption part and text window."""
 
     captions: CaptionUse = "long"
-    """Text per image and step: the caption, a prefix of a random number of sentences, or one sentence."""
-    context_length: int | None = None
-    """Tokens the text tower reads (default: 248 for a tower of 77, as Long-CLIP; longer towers keep theirs)."""
-    keep_positions: int = 20
-    """First positions kept and frozen if the text window is stretched (published: 20)."""
+    """Caption part: long, prefix or sentence. Drawn anew for each image and step; prefix: a random number of
+    sentences, from the first."""
+    context_length: int | None = field(default=None, metadata=facts(unit="TOKENS", unset="248 for 77"))
+    """Tokens the text tower reads. Its positions are stretched or cut. Default: Long-CLIP's 4 L - 3 keep-positions
+    for a tower of L (248 for 77); towers that read more than 77 keep their length."""
+    keep_positions: int = field(default=20, metadata=facts(unit="TOKENS", at_least=0, reason="Long-CLIP"))
+    """First positions kept when stretching. They are frozen, too; nothing is frozen if nothing is stretched."""
     too_long: Literal["truncate", "error", "stretch"] = "truncate"
-    """Captions over the text window: truncate and log, stop with an error, or stretch to the longest caption."""
-
-    def __post_init__(self) -> None:
-        at_least(self, 0, "keep_positions")
+    """Long captions: truncate, error or stretch. truncate: cut, and log how many and how much; error: do not start;
+    stretch: up to the longest training caption."""
 
 
 CaptionConfigT = TypeVar("CaptionConfigT", bound=CaptionConfig)
@@ -77,8 +83,6 @@ class CaptionMethod(ContrastiveMethod[CaptionConfigT]):
         Raises:
             UserError: --too-long error, and a training caption is longer.
         """
-        from ...backbone.positions import CLIP_LENGTH, long_clip_length
-
         o, length = self.config, self.own_length
         if o.context_length is not None:
             length = o.context_length
@@ -110,8 +114,6 @@ class CaptionMethod(ContrastiveMethod[CaptionConfigT]):
 
     def stretch(self, length: int) -> None:
         """Set the text window to `length` tokens; if that is longer, freeze the first positions."""
-        from ...backbone.positions import FrozenPositions, stretch_positions
-
         stretch_positions(self.backbone, length, self.config.keep_positions)
         if self.kept is not None:
             self.kept.remove()
@@ -126,8 +128,6 @@ class CaptionMethod(ContrastiveMethod[CaptionConfigT]):
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Load as `Method.load_state_dict`; the text window takes the length of the stored positions."""
-        from ...backbone.positions import position_tower
-
         prefix = "" if position_tower(self.backbone) is self.backbone.model else "text."
         table = state.get(f"{prefix}positional_embedding")
         if table is not None and table.dim() == 2:

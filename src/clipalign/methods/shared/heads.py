@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ...backbone.text.features import clean_class_names
+from ...core.config import Options, facts
 from ...core.errors import UnseenClasses, UserError
 from ...losses import cosine_logits
 from ..base import Classifier, ConfigT, Method
@@ -123,13 +125,15 @@ class HeadMethod(Method[ConfigT]):
 
 
 @dataclass(frozen=True)
-class HeadConfig:
+class HeadConfig(Options):
     """Classifier of a `TrainedHeadMethod`."""
 
     head: HeadKind = "random"
-    """Classifier: linear layer, random or from the class prompts, or the frozen class prompts (published: random)."""
-    unit_features: bool | None = None
-    """L2-normalise the features for a linear head (default: only if zero-shot, as WiSE-FT)."""
+    """Classifier: random, zero-shot or text. random: linear layer with PyTorch's default initialisation
+    (published); zero-shot: linear layer initialised from the class prompts; text: the frozen class prompts, for any
+    class list."""
+    unit_features: bool | None = field(default=None, metadata=facts(unset="if zero-shot"))
+    """L2-normalise features of a linear head. random: off, as DomainBed; zero-shot: on, as WiSE-FT."""
 
 
 HeadConfigT = TypeVar("HeadConfigT", bound=HeadConfig)
@@ -146,8 +150,6 @@ class TrainedHeadMethod(HeadMethod[HeadConfigT]):
 
 def positions(class_names: Sequence[str], known: Sequence[str]) -> list[int | None]:
     """Return the position of each class in `known`, or None. Case, hyphens and underscores do not matter."""
-    from ...backbone.text.features import clean_class_names
-
     index = {name.lower(): i for i, name in enumerate(clean_class_names(known))}
     return [index.get(name.lower()) for name in clean_class_names(class_names)]
 

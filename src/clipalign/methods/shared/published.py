@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from ..base import RunOptions
+from ..base import PublishedOptions
 
-CLIPOOD: RunOptions = {  # Shu et al., CLIPood, ICML 2023
+CLIPOOD: PublishedOptions = {  # Shu et al., CLIPood, ICML 2023
     "lr": 5e-6,
     "weight_decay": 0.1,
     "optimizer": "adamw",
@@ -13,7 +13,7 @@ CLIPOOD: RunOptions = {  # Shu et al., CLIPood, ICML 2023
     "batch_size": 36,
 }
 
-DOMAINBED: RunOptions = {  # Gulrajani and Lopez-Paz, In Search of Lost Domain Generalization, ICLR 2021
+DOMAINBED: PublishedOptions = {  # Gulrajani and Lopez-Paz, In Search of Lost Domain Generalization, ICLR 2021
     "lr": 5e-5,
     "weight_decay": 0.0,
     "optimizer": "adam",
@@ -25,7 +25,7 @@ DOMAINBED: RunOptions = {  # Gulrajani and Lopez-Paz, In Search of Lost Domain G
 # Zhou et al., Learning to Prompt for Vision-Language Models, IJCV 2022; prompt learners and adapters after it keep
 # its trainer and choose the epochs. The first epoch runs at warmup_lr. The released cosine schedule changes once per
 # epoch, this one with every step.
-COOP: RunOptions = {
+COOP: PublishedOptions = {
     "lr": 2e-3,
     "weight_decay": 5e-4,
     "optimizer": "sgd",
@@ -34,7 +34,7 @@ COOP: RunOptions = {
     "warmup_lr": 1e-5,
 }
 
-LONG_CLIP: RunOptions = {  # Zhang et al., Long-CLIP, ECCV 2024; SmartCLIP keeps them
+LONG_CLIP: PublishedOptions = {  # Zhang et al., Long-CLIP, ECCV 2024; SmartCLIP keeps them
     "lr": 1e-6,
     "weight_decay": 0.01,
     "optimizer": "adamw",
