@@ -55,7 +55,10 @@ def draw_views(source: Source, rows: np.ndarray, count: int, seed: int = 0) -> V
         seed: of the draw, so that pictures are neither picked by hand nor by how well they look.
     """
     rng = np.random.default_rng(seed)
-    order = np.concatenate([rng.permutation(rows) for _ in range(-(-count // len(rows)))])[:count]
+    rounds = max(
+        1, -(-count // len(rows))
+    )  # ceil; one round also for no images, since concatenate needs an array
+    order = np.concatenate([rng.permutation(rows) for _ in range(rounds)])[:count]
     return ViewSelection(order, rng.integers(source.views("test"), size=count))
 
 
