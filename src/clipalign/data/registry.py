@@ -7,8 +7,25 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..core.config import DataOptions
 from ..core.errors import UserError
 from ..core.types import CaptionSource, Source
+from .builtin.pictograms import Pictograms
+from .builtin.pictoscenes import Pictoscenes
+from .captions.files import (
+    captions_alone,
+    read_caption_json,
+    read_caption_shards,
+    read_caption_table,
+    shard_captions_alone,
+)
+from .captions.sets import caption_sets, open_caption_set
+from .published.tables import SHIFT, declarations, declared, open_published, open_shift
+from .sources.folder import ImageFolder
+from .sources.hub import PREFIX, SETTINGS, is_saved, read_hub
+from .sources.shards import is_shards, read_shards
+from .sources.table import read_names
+from .sources.tabular import COLUMNS, SUFFIXES, read_table
 
 # Name -> what `clipalign list data` says of it.
 BUILT_IN = {
@@ -19,9 +36,6 @@ BUILT_IN = {
 
 def summaries() -> dict[str, str]:
     """Name for --data -> what it is."""
-    from .captions.sets import caption_sets
-    from .published.tables import SHIFT, declarations
-
     published = {
         name: f"{facts.title}, {facts.classes} classes; needs --data-root"
         for name, facts in declarations().items()
@@ -38,17 +52,27 @@ def list_data() -> list[str]:
     return list(summaries())
 
 
-def source_from(options: Mapping[str, Any], captions: bool = False) -> Source:
-    """The data set that a command's options, or those of a run, name; see `config.DataConfig` and `load_source`."""
+def source_from(options: DataOptions, captions: bool = False) -> Source:
+    """Open the data set that options name; see `load_source`."""
     return load_source(
-        str(options["data"]),
-        tuple(options.get("data_options") or ()),
-        root=options.get("data_root"),
-        layout=options.get("layout") or "auto",
-        class_names=options.get("class_names"),
-        max_broken=float(options.get("max_broken", 0.01)),
+        options.data,
+        options.data_options,
+        root=options.data_root,
+        layout=options.layout,
+        class_names=options.class_names,
+        max_broken=options.max_broken,
         captions=captions,
     )
+
+
+def name_of(data: str | Path | Source) -> str:
+    """Return the value of --data that stands for a data set."""
+    return str(data) if isinstance(data, (str, Path)) else data.name
+
+
+def opened(data: str | Path | Source) -> Source | None:
+    """Return a data set that is open already, or None for a name or path."""
+    return None if isinstance(data, (str, Path)) else data
 
 
 def load_source(
@@ -79,10 +103,15 @@ def load_source(
         UserError: neither a name nor a path, no images, an option the set does not have, no captions.
     """
     source = _open(name, key_values(options), root, layout, class_names, max_broken, captions)
+    return checked(source, captions, name)
+
+
+def checked(source: Source, captions: bool, name: str | None = None) -> Source:
+    """Return a data set, or raise UserError if it lacks the captions that are needed."""
     if captions and not isinstance(source, CaptionSource):
         raise UserError(
-            f"--data {name} has no captions to retrieve with; what has them: a table with a caption column, a JSON "
-            "list, shards with .txt files, pictoscenes, published sets of captions (`clipalign list data`)"
+            f"--data {name or source.name} has no captions to retrieve with; these have: tables with a caption "
+            "column, JSON lists, shards with .txt files, pictoscenes, published caption sets (`clipalign list data`)"
         )
     return source
 
@@ -97,28 +126,10 @@ def _open(
     captions: bool,
 ) -> Source:
     if name in BUILT_IN:
-        from .builtin.pictograms import Pictograms
-        from .builtin.pictoscenes import Pictoscenes
-
         try:
             return Pictograms(**settings) if name == "pictograms" else Pictoscenes(**settings)
         except TypeError as error:
             raise UserError(f"--data-options: {name} does not take them: {error}") from None
-    from .captions.files import (
-        captions_alone,
-        read_caption_json,
-        read_caption_shards,
-        read_caption_table,
-        shard_captions_alone,
-    )
-    from .captions.sets import caption_sets, open_caption_set
-    from .published.tables import SHIFT, declared, open_published, open_shift
-    from .sources.folder import ImageFolder
-    from .sources.hub import PREFIX, SETTINGS, is_saved, read_hub
-    from .sources.shards import is_shards, read_shards
-    from .sources.table import read_names
-    from .sources.tabular import COLUMNS, SUFFIXES, read_table
-
     names = read_names(Path(class_names)) if class_names is not None else None
     path, folder = Path(name), Path(root) if root is not None else None
     declaration = declared(name)

@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 
 from clipalign.core.errors import UserError
 from clipalign.core.types import CaptionSource, Preprocess
-from clipalign.data import list_data, load_source
 from clipalign.data.builtin.compose import MIN_CONTRAST
 from clipalign.data.builtin.pictoscenes import COUNTS, Pictoscenes
 from clipalign.data.builtin.scene_grammar import COLOURS
@@ -21,6 +20,7 @@ from clipalign.data.builtin.scene_layout import OBJECTS, PARTS, STYLE
 from clipalign.data.builtin.scene_pixels import draw
 from clipalign.data.builtin.scene_truth import holds
 from clipalign.data.captions.sentences import sentences_of
+from clipalign.data.registry import list_data, load_source
 
 PLAIN = Preprocess((96, 96), (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 

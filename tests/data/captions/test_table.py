@@ -16,11 +16,11 @@ from PIL import Image
 from clipalign.commands.data import run_check
 from clipalign.core.errors import UserError
 from clipalign.core.types import CaptionSource, Preprocess
-from clipalign.data import load_source
 from clipalign.data.captions import files as module
 from clipalign.data.captions.files import entries
 from clipalign.data.captions.table import CaptionRecord, CaptionTable, Texts, complete
 from clipalign.data.decode import evaluation_view, read_image, stack
+from clipalign.data.registry import load_source
 from clipalign.data.sources.table import FilesUnder, ImageTable
 
 PREPROCESS = Preprocess((16, 16), (0.5, 0.5, 0.5), (0.2, 0.2, 0.2), "bicubic")

@@ -9,8 +9,8 @@ import pytest
 
 from clipalign.backbone.text.templates import choose_templates
 from clipalign.core.errors import UserError
-from clipalign.data import load_source
 from clipalign.data.published.tables import declarations, declared, differences
+from clipalign.data.registry import load_source
 from clipalign.data.sources.table import ImageTable
 from clipalign.data.splits import hold_out, seed_hash
 from clipalign.protocols import build_episode

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from clipalign.core.errors import UserError
-from clipalign.data import load_source
+from clipalign.data.registry import load_source
 from clipalign.data.sources.table import ImageTable
 
 CLASSES = ["yak", "cat"]

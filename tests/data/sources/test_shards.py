@@ -12,8 +12,8 @@ from PIL import Image
 
 from clipalign.core.errors import UserError
 from clipalign.core.types import Preprocess
-from clipalign.data import load_source
 from clipalign.data.batches import TrainBatches
+from clipalign.data.registry import load_source
 from clipalign.data.sources.table import ImageTable
 from clipalign.protocols import build_episode
 

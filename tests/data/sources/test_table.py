@@ -10,7 +10,7 @@ from PIL import Image
 
 from clipalign.core.errors import UserError
 from clipalign.core.types import Preprocess
-from clipalign.data import load_source
+from clipalign.data.registry import load_source
 from clipalign.data.sources.folder import ImageFolder
 from clipalign.data.sources.table import ImageTable, looks_like_id, read_names
 from clipalign.protocols import build_episode, read_split, write_skipped, write_split

@@ -26,7 +26,7 @@ from clipalign.runs.export import EXPORTS, to_hf
 from clipalign.runs.export.base import ExportedModel, Features, Probe
 from clipalign.runs.export.head import head_of
 from clipalign.runs.export.to_open_clip import OpenClip
-from clipalign.runs.folder import open_run
+from clipalign.runs.run import open_run
 
 NAMES = ("red square", "green_square", "café au lait", "dog's toy")
 TEMPLATES = ("a photo of a {}.", "art of the {}.")
@@ -67,7 +67,7 @@ def test_open_clip_export_with_classifier_reproduces_predictions(run: Path, tmp_
     images = probe_images(opened.backbone)
     with torch.no_grad():
         expected = opened.method.classifier(opened.class_names)(images)
-        before = load(opened.options.run.backbone).encode_image(images)
+        before = load(opened.options.config.model.backbone).encode_image(images)
         model = open_clip.create_model(f"local-dir:{folder}").eval()
         features = model.encode_image(images, normalize=True)
     head = load_file(folder / "classifier.safetensors")
