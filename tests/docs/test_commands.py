@@ -7,21 +7,21 @@ import contextlib
 import io
 import re
 import shlex
+import sys
 from collections.abc import Iterator
-from functools import cache
 from importlib import import_module
 from pathlib import Path
 
 import pytest
 
-from clipalign.commands.cli import main
-from clipalign.methods import list_methods
+from clipalign.commands.cli import COMMANDS, main
+from clipalign.core.errors import UserError
 from clipalign.protocols import list_protocols
+from clipalign.runs.options import train_options
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted([ROOT / "README.md", ROOT / "configs" / "README.md", *(ROOT / "docs").rglob("*.md")])
 STUDIES = sorted((ROOT / "configs" / "studies").glob("*.yaml"))
-SUBCOMMANDS = {"data": ("check", "list", "prepare"), "bench": ("methods",)}
 
 
 def shell_lines(text: str) -> Iterator[str]:
@@ -31,59 +31,53 @@ def shell_lines(text: str) -> Iterator[str]:
 
 
 def commands(text: str) -> list[list[str]]:
-    """Return the arguments of every clipalign command in shell blocks and `inline code`."""
+    """Return the arguments of every clipalign command in shell blocks, and of those with options in `inline code`.
+
+    Commands with placeholders, such as `clipalign COMMAND --help`, are left out.
+    """
     lines = [line.strip() for line in shell_lines(text)]
-    lines += [" ".join(code.split()) for code in re.findall(r"(?<!`)`(clipalign [^`;]+)`", text)]
+    inline = re.findall(r"(?<!`)`(clipalign [^`;]+)`", text)
+    lines += [" ".join(code.split()) for code in inline if " --" in code or code.split()[1] not in COMMANDS]
     found = [line for line in lines if line.startswith("clipalign ")]
-    return [shlex.split(line, comments=True)[1:] for line in found if not re.search(r"\b[A-Z]{3,}\b", line)]
+    return [
+        shlex.split(line, comments=True)[1:]
+        for line in found
+        if not re.search(r"(?<![\w./-])[A-Z]{3,}(?![\w./-])", line)
+    ]
 
 
-def helped(arguments: list[str]) -> list[str]:
-    """Return the tokens that print the help for a command: its name, subcommand and method."""
+class Parsed(Exception):
+    """Raised in place of running a command whose options were parsed."""
+
+
+def problem(arguments: list[str]) -> str | None:
+    """Parse a command without running it; return the message of the error, or None."""
     name, *rest = arguments
-    tokens = [name, *(token for token in rest[:1] if token in SUBCOMMANDS.get(name, ()))]
-    if name == "train" and "--method" in rest:
-        tokens += ["--method", rest[rest.index("--method") + 1]]
-    return [*tokens, "--help"]
+    if name in ("--help", "--version"):
+        return None
+    if name not in COMMANDS:
+        return f"unknown command {name}"
+    _, module, function = COMMANDS[name]
+    run = getattr(import_module(module), function)
+    home = sys.modules[run.__module__]
+    try:
+        with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(io.StringIO()):
+            if name == "train":
+                chosen = train_options(rest).flat()["protocol"]
+                return None if chosen in (None, *list_protocols()) else f"unknown protocol {chosen}"
+            parse = home.parse_config
+            patch.setattr(home, "parse_config", lambda *given: raise_parsed(parse(*given)))
+            run(rest, f"clipalign {name}")
+    except (Parsed, SystemExit):  # SystemExit: help was printed
+        return None
+    except UserError as error:
+        return str(error)
+    return None
 
 
-@cache
-def help_text(tokens: tuple[str, ...]) -> str:
-    """Return the output of a help command."""
-    out = io.StringIO()
-    with contextlib.redirect_stdout(out):
-        try:
-            status = main(list(tokens))
-        except SystemExit as end:
-            status = int(end.code or 0)
-    assert status == 0, tokens
-    return out.getvalue()
-
-
-def problems(arguments: list[str]) -> Iterator[str]:
-    """Yield what is wrong with a command: unknown names, flags, methods, protocols or choices."""
-    overview = help_text(("--help",))
-    name = arguments[0]
-    if name.startswith("-"):
-        if not re.search(rf"(?<![\w-]){re.escape(name)}(?![\w-])", overview) and name != "--version":
-            yield name
-        return
-    if not re.search(rf"^ +{re.escape(name)} ", overview, re.M):
-        yield name
-        return
-    values = dict(zip(arguments, [*arguments[1:], ""], strict=True))
-    for flag, known in (("--method", list_methods()), ("--protocol", list_protocols())):
-        if flag in values and values[flag] not in known:
-            yield f"{flag} {values[flag]}"
-            return
-    text = help_text(tuple(helped(arguments)))
-    for flag in (token for token in arguments if token.startswith("--") and token != "--help"):
-        entries = re.findall(rf"(?<![\w-]){flag}(?![\w-])[ =]*(\{{[^}}\n]*\}}(?!\|))?", text)
-        choices = {choice for entry in entries if entry for choice in entry.strip("{}").split(",")}
-        if not entries:
-            yield flag
-        elif choices and values[flag] not in choices:
-            yield f"{flag} {values[flag]}"
+def raise_parsed(options: object) -> None:
+    """Stop a command after its options were parsed."""
+    raise Parsed(options)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
@@ -93,8 +87,8 @@ def test_commands_on_page_are_valid(page: Path) -> None:
         re.findall(r'^([\w-]+) = "[\w:.]+"', text, re.M)
     )  # entry points of other packages shown on the page
     shown = [command for command in commands(text) if not elsewhere & set(command)]
-    wrong = {shlex.join(command): list(problems(command)) for command in shown}
-    assert {command: faults for command, faults in wrong.items() if faults} == {}
+    faults = {shlex.join(command): problem(command) for command in shown}
+    assert {command: fault for command, fault in faults.items() if fault} == {}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
@@ -111,7 +105,7 @@ def test_study_is_valid_and_opens_with_its_command(study: Path, tmp_path: Path) 
     first = study.read_text(encoding="utf-8").splitlines()[0]
     arguments = shlex.split(first.removeprefix("# "))[1:]
     assert arguments[arguments.index("--config") + 1] == str(study.relative_to(ROOT))
-    assert list(problems(arguments)) == []
+    assert problem(arguments) is None
     assert main(["sweep", "--config", str(study), "--out", str(tmp_path), "--dry-run"]) == 0
 
 
@@ -124,19 +118,22 @@ def test_pages_show_commands() -> None:
     ("command", "fault"),
     [
         ("trian --data x", "trian"),
-        ("train --dat x", "--dat"),
-        ("train --method erm --margin 1", "--margin"),
-        ("train --method nope", "--method nope"),
-        ("train --protocol nope", "--protocol nope"),
-        ("train --schedule linear", "--schedule linear"),
+        ("train --out a --dat x", "--dat"),
+        ("train --out a --method erm --margin 1", "--margin"),
+        ("train --out a --method nope", "nope"),
+        ("train --out a --protocol nope", "nope"),
+        ("train --out a --schedule linear", "--schedule"),
+        ("train --out a --lr -1", "--lr"),
         ("data check x --roots y", "--roots"),
+        ("data chekc x", "chekc"),
+        ("explain runs/a photo.jpg --text a --out", "--out"),
     ],
 )
 def test_invalid_commands_are_found(command: str, fault: str) -> None:
-    assert list(problems(shlex.split(command))) == [fault]
+    assert fault in (problem(shlex.split(command)) or "")
 
 
 def test_commands_are_read_from_blocks_and_inline_code() -> None:
-    text = "Use `clipalign list\nmethods` or\n\n    clipalign eval a \\\n        --out b  # c\n\n"
-    text += "```sh\nclipalign demo\n```\n"
-    assert commands(text) == [["eval", "a", "--out", "b"], ["demo"], ["list", "methods"]]
+    text = "Use `clipalign list methods`, `clipalign list\n --help` or\n\n"
+    text += "    clipalign eval a \\\n        --out b  # c\n\n```sh\nclipalign demo\n```\n"
+    assert commands(text) == [["eval", "a", "--out", "b"], ["demo"], ["list", "--help"]]
