@@ -16,6 +16,7 @@ lint: setup
 	$(PY) -m ruff check src tests tools pretrain
 	$(PY) -m ruff format --check src tests tools pretrain
 	$(PY) -m mypy
+	$(VENV)/bin/lint-imports
 
 test: lint
 	OMP_NUM_THREADS=1 $(PY) -m pytest -n $(THREADS) -m "not network and not slow"

@@ -131,7 +131,7 @@ def draw_attention(
     figure.suptitle(
         "Class-token attention and prediction among all classes", fontsize=10, weight="bold", color=INK
     )
-    figure.subplots_adjust(0.01, 0.05, 0.99, 0.88, wspace=0.06, hspace=0.22)
+    figure.subplots_adjust(0.01, 0.04, 0.99, 0.89, wspace=0.06, hspace=0.2)
 
 
 def draw_accuracy(figure: matplotlib.figure.SubFigure, runs: Path, target: str) -> None:
@@ -153,10 +153,12 @@ def draw_accuracy(figure: matplotlib.figure.SubFigure, runs: Path, target: str) 
     axis.set_xlim(0, 1.08 * max(max(values["base"], values["new"]) for values in accuracy.values()))
     axis.tick_params(axis="x", labelsize=8)
     axis.spines[["top", "right"]].set_visible(False)
-    axis.legend(fontsize=8, frameon=False, loc="upper center", bbox_to_anchor=(0.5, 1.1), ncol=2)
+    axis.legend(fontsize=8, frameon=False, loc="upper center", bbox_to_anchor=(0.5, 1.08), ncol=2)
     axis.set_xlabel("accuracy in the unseen style (%); dotted: zero-shot", fontsize=8)
-    figure.suptitle("Gained on base classes, lost on new ones?", fontsize=10, weight="bold", color=INK)
-    figure.subplots_adjust(0.3, 0.12, 0.98, 0.84)
+    figure.suptitle(
+        "What fine-tuning gains and what it forgets", y=0.985, fontsize=10, weight="bold", color=INK
+    )
+    figure.subplots_adjust(0.28, 0.1, 0.98, 0.88)
 
 
 def main() -> None:
@@ -172,7 +174,7 @@ def main() -> None:
     arguments = parser.parse_args()
     clipalign.sweep_study(STUDY, arguments.runs, jobs=arguments.jobs)
     (target,) = yaml.safe_load(STUDY.read_text(encoding="utf-8"))["targets"]
-    figure = plt.figure(figsize=(10.5, 1.35 * arguments.images + 0.7), dpi=110, facecolor="white")
+    figure = plt.figure(figsize=(10.5, 1.3 * arguments.images + 0.6), dpi=110, facecolor="white")
     left, right = figure.subfigures(1, 2, width_ratios=[1.25, 1])
     draw_attention(left, arguments.runs, target, arguments.images, arguments.seed)
     draw_accuracy(right, arguments.runs, target)

@@ -18,15 +18,15 @@ from typing import Any
 import torch
 
 from clipalign.core.checkpoint import write_text
-from clipalign.data import load_source
+from clipalign.data.registry import load_source
 from clipalign.engine.setup import preprocess_for
 from clipalign.evaluation import EvalLoader
 from clipalign.evaluation.masks import mask_report
 from clipalign.evaluation.rows import score
 from clipalign.methods.shared.masks import MaskNetwork
 from clipalign.protocols import build_episode
-from clipalign.runs.folder import Run, open_run
 from clipalign.runs.results import DIRECTIONS, read_results, recall_field
+from clipalign.runs.run import Run, open_run
 
 COLUMNS = [recall_field(way, k) for way in DIRECTIONS for k in (1, 10)]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from .core.version import __version__ as __version__
 
 __all__ = [
     "Backbone",
@@ -41,12 +41,12 @@ _HOMES = {
     "explain_image": ("commands.explain", "explain"),
     "export_model": ("commands.export", "export"),
     "list_backbones": ("backbone", "list_backbones"),
-    "list_data": ("data", "list_data"),
+    "list_data": ("data.registry", "list_data"),
     "list_methods": ("methods", "list_methods"),
     "list_protocols": ("protocols", "list_protocols"),
     "load": ("backbone", "load"),
-    "load_run": ("runs.folder", "open_run"),
-    "load_source": ("data", "load_source"),
+    "load_run": ("runs.run", "open_run"),
+    "load_source": ("data.registry", "load_source"),
     "predict": ("commands.predict", "predict"),
     "read_results": ("runs.results", "read_results"),
     "register": ("methods", "register"),
@@ -66,11 +66,11 @@ if TYPE_CHECKING:
     from .commands.sweep import sweep as sweep_study
     from .commands.train import train
     from .core.errors import UserError
-    from .data import list_data, load_source
+    from .data.registry import list_data, load_source
     from .methods import Method, list_methods, register
     from .protocols import list_protocols
-    from .runs.folder import open_run as load_run
     from .runs.results import read_results
+    from .runs.run import open_run as load_run
 
 
 def __getattr__(name: str) -> Any:

@@ -9,7 +9,7 @@ from open_clip.model import CustomTextCLIP
 from torch import Tensor
 
 from clipalign.backbone import Backbone, load, stretch_positions
-from clipalign.backbone.positions import KeptPositions, published_length, stretched
+from clipalign.backbone.positions import FrozenPositions, long_clip_length, stretch_table
 from clipalign.core.errors import UserError
 from tests.helpers.backbones import write_backbone
 
@@ -34,8 +34,8 @@ def recipe(table: np.ndarray, keep: int = 20) -> np.ndarray:
 def test_it_is_long_clips_recipe(length: int, keep: int) -> None:
     table = torch.randn(length, 6, generator=torch.Generator().manual_seed(0))
     wanted = recipe(table.double().numpy(), keep)
-    found = stretched(table, len(wanted), keep)
-    assert len(wanted) == published_length(length, keep)
+    found = stretch_table(table, len(wanted), keep)
+    assert len(wanted) == long_clip_length(length, keep)
     np.testing.assert_allclose(found.numpy(), wanted, rtol=0, atol=1e-6)
     assert torch.equal(found[:keep], table[:keep]) and torch.equal(found[keep::4], table[keep:])
     if (length, keep) == (77, 20):
@@ -44,7 +44,7 @@ def test_it_is_long_clips_recipe(length: int, keep: int) -> None:
 
 def test_any_other_length_reads_the_line_between_rows() -> None:
     line = torch.arange(10.0).unsqueeze(1)
-    found = stretched(line, 15, 4).squeeze(1)
+    found = stretch_table(line, 15, 4).squeeze(1)
     np.testing.assert_allclose(found, [*range(4), *(4 + np.arange(11) * 6 / 11)], rtol=1e-6)
 
 
@@ -62,7 +62,7 @@ def test_a_stretched_tower_reads_long_texts_through_either_path(
         before = backbone.encode_text([short])
     stretch_positions(backbone, 248)
     tokens = backbone.tokenize([short, LONG])
-    assert tokens.ids.shape == (2, 248) and tokens.cut == 0 and backbone.context_length == 248
+    assert tokens.ids.shape == (2, 248) and tokens.num_truncated == 0 and backbone.context_length == 248
     with torch.no_grad():
         ours, theirs = backbone.encode_text(tokens.ids), backbone.model.encode_text(tokens.ids)
         torch.testing.assert_close(backbone.encode_text([short]), before)  # inside the first 20
@@ -91,7 +91,7 @@ def test_the_first_rows_stay_through_decay_and_the_others_learn(tiny: Backbone) 
     stretch_positions(tiny, 248)
     table = tiny.model.positional_embedding
     before: Tensor = table.detach().clone()
-    kept = KeptPositions(tiny, 20)
+    kept = FrozenPositions(tiny, 20)
     optimizer = torch.optim.AdamW([table], lr=0.1, weight_decay=0.5)
     tiny.encode_text([LONG]).square().sum().backward()
     assert table.grad is not None and not table.grad[:20].any() and table.grad[20:].any()

@@ -11,7 +11,8 @@ import pytest
 
 from clipalign.commands.bench import BenchConfig, run_bench
 from clipalign.commands.bench import run as command
-from clipalign.commands.bench.measure import Cost, measure
+from clipalign.commands.bench.cost import Cost
+from clipalign.commands.bench.measure import measure
 from clipalign.commands.bench.run import in_own_process, markdown
 from clipalign.core.errors import UserError
 

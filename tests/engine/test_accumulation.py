@@ -18,8 +18,8 @@ from clipalign.core.distributed import Ranks
 from clipalign.core.errors import UserError
 from clipalign.core.precision import Precision
 from clipalign.core.types import Episode
-from clipalign.data import load_source
 from clipalign.data.batches import CaptionTrainBatches
+from clipalign.data.registry import load_source
 from clipalign.engine.accumulation import backward, pieces
 from clipalign.engine.setup import preprocess_for
 from clipalign.methods import Method, get_method

@@ -11,13 +11,8 @@ from hypothesis import strategies as st
 
 from clipalign.core.errors import UserError
 from clipalign.core.weights import interpolate
-from clipalign.engine.averaging import (
-    EMA,
-    BetaMovingAverage,
-    GaussianAverage,
-    WeightAverage,
-    make_average,
-)
+from clipalign.engine.averaging import EMA, BetaMovingAverage, GaussianAverage, make_average
+from clipalign.engine.weight_average import WeightAverage
 
 
 def walk(steps: int, seed: int = 0) -> list[list[torch.Tensor]]:

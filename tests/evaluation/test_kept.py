@@ -13,8 +13,8 @@ from torch import Tensor
 from clipalign.backbone import Backbone
 from clipalign.commands.train import run_training
 from clipalign.core.types import Preprocess
-from clipalign.data import load_source
 from clipalign.data.builtin.pictograms import Pictograms
+from clipalign.data.registry import load_source
 from clipalign.data.sources.folder import ImageFolder
 from clipalign.data.sources.table import ImageTable
 from clipalign.engine.setup import Shared

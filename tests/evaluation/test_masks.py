@@ -16,7 +16,7 @@ from clipalign.evaluation.masks import draw_pairs, mask_report, masks_of, pictog
 from clipalign.methods import get_method
 from clipalign.methods.zeroshot import ZeroShot
 from clipalign.protocols.names_only import NamesOnly, names_episode
-from clipalign.runs.folder import zeroshot
+from clipalign.runs.run import zeroshot
 
 CONCEPTS = ("a dog", "a cat", "an apple", "some bread", "a kite", "a bell")
 LABELS = {"kind": ("animal", "animal", "food", "food", "toy", "toy")}

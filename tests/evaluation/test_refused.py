@@ -16,8 +16,9 @@ from clipalign.evaluation import EvalLoader
 from clipalign.evaluation.outputs import Classifier
 from clipalign.evaluation.rows import result_rows, score, write_predictions
 from clipalign.protocols import build_episode
+from clipalign.report.accuracy import accuracy_tables
 from clipalign.report.forgetting import forgetting
-from clipalign.report.tables import make_tables
+from clipalign.report.rows import ReportRow
 from clipalign.runs.results import read_results, write_results
 
 FACTS = {
@@ -57,9 +58,9 @@ def test_one_label_space_is_refused_and_the_other_scored(squares: ImageFolder, t
     with np.load(tmp_path / "predictions.npz") as stored:
         assert {name.split("/")[0] for name in stored} == {"base"}
 
-    lines = [row.as_dict() for row in rows.values()]
+    lines = list(map(ReportRow, rows.values()))
     assert forgetting(lines) == []
-    (table,) = make_tables(lines)
+    (table,) = accuracy_tables(lines)
     cells = dict(zip(table.columns, table.lines[0].cells, strict=True))
     assert cells["new"] is None and cells["base"] is not None
     assert any("a head knows its classes" in note for note in table.notes)

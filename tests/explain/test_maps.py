@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from clipalign.backbone import load
-from clipalign.backbone.dense import Dense
+from clipalign.backbone.dense import DenseFeatures
 from clipalign.explain.figures import Block, Panel, grid_figure, overlay, save
 from clipalign.explain.maps import aligned_layers, make_maps
 from tests.helpers.backbones import write_backbone
@@ -22,12 +22,12 @@ class KnownTokens:
 
     def dense(
         self, images: Tensor, attention_layers: Sequence[int], guide: str, dual_blocks: int | None
-    ) -> Dense:
+    ) -> DenseFeatures:
         self.asked = (tuple(attention_layers), guide, dual_blocks)
         tokens = torch.zeros(len(images), 6, 4)
         tokens[:, 4, 0], tokens[:, 2, 1] = 7.0, 0.5  # lengths must not matter
         attention = torch.tensor([[0.1, 0.1, 0.1, 0.1, 0.1, 0.5], [0.0, 0.0, 0.0, 0.0, 0.0, 1.0]])
-        return Dense(tokens[:, 0], tokens, attention[:, None].expand(-1, len(images), -1), -tokens)
+        return DenseFeatures(tokens[:, 0], tokens, attention[:, None].expand(-1, len(images), -1), -tokens)
 
 
 def test_maps_are_laid_out_row_by_row() -> None:

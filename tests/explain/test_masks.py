@@ -18,7 +18,7 @@ from clipalign.commands.explain import explain
 from clipalign.core.errors import UserError
 from clipalign.explain.masks import mask_figure, view_masks
 from clipalign.methods.zeroshot import ZeroShot
-from clipalign.runs.folder import zeroshot
+from clipalign.runs.run import zeroshot
 
 OWNED = {"red": (0, 1), "apple": (1, 2, 3), "guitar": (8,)}
 

@@ -17,7 +17,7 @@ from clipalign.engine.setup import preprocess_for
 from clipalign.explain.maps import make_maps
 from clipalign.explain.photo import _explain
 from clipalign.methods import get_method
-from clipalign.runs.folder import open_run, zeroshot
+from clipalign.runs.run import open_run, zeroshot
 from tests.helpers.prompts import NAMES, backbone, ready
 
 PROMPTED = ("maple", "promptsrc")

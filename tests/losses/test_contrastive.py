@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from clipalign.core.errors import UserError
-from clipalign.losses import contrastive_loss, masked_contrastive_loss, masked_rows, reduced_to_components
+from clipalign.losses import contrastive_loss, masked_contrastive_loss, masked_features, project_to_components
 from clipalign.methods.shared.masks import hard_mask, soft_mask
 
 KINDS = {"hard": hard_mask, "soft": soft_mask}
@@ -110,7 +110,7 @@ def test_a_mask_of_zeros_scores_zero_and_gives_no_gradient() -> None:
     assert not found[1][2].any() and not found[2][2].any() and found[0][2].any() and found[2][others].any()
     empty = masked_contrastive_loss(image, text, mask * 0)
     assert [value.item() for value in empty] == pytest.approx([torch.tensor(4.0).log().item()] * 2)
-    zero = masked_rows(image, mask)
+    zero = masked_features(image, mask)
     assert not zero[2].any()
     assert bool(torch.autograd.grad(zero.sum(), image)[0].isfinite().all())
 
@@ -185,8 +185,8 @@ def reconstructed(features: Tensor, count: int) -> Tensor:
 def test_principal_components_are_those_of_the_covariance(count: int) -> None:
     everyone = F.normalize(drawn(10, 6)[0].detach(), dim=-1)
     wanted = reconstructed(everyone, min(count, 6))
-    torch.testing.assert_close(reduced_to_components(everyone, everyone, count), wanted)
-    torch.testing.assert_close(reduced_to_components(everyone[2:5], everyone, count), wanted[2:5])
+    torch.testing.assert_close(project_to_components(everyone, everyone, count), wanted)
+    torch.testing.assert_close(project_to_components(everyone[2:5], everyone, count), wanted[2:5])
     if count == 32:
         torch.testing.assert_close(wanted, everyone)
 
@@ -194,7 +194,7 @@ def test_principal_components_are_those_of_the_covariance(count: int) -> None:
 def test_components_of_equal_rows_have_a_gradient() -> None:
     """All singular values are 0: a gradient through singular vectors would be no number."""
     everyone = torch.ones(5, 4, requires_grad=True)
-    reduced = reduced_to_components(everyone, everyone, 2)
+    reduced = project_to_components(everyone, everyone, 2)
     torch.testing.assert_close(reduced, everyone)
     (gradient,) = torch.autograd.grad(reduced.sum(), everyone)
     assert bool(gradient.isfinite().all())

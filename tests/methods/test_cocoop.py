@@ -61,13 +61,13 @@ def test_batched_and_chunked_is_one_image_at_a_time(prompts_at_once: int) -> Non
 def test_chunks_bound_what_runs_together() -> None:
     method = ready(CoCoOp, prompts_at_once=9)
     sizes: list[int] = []
-    inner = method.backbone.encode_after
+    inner = method.backbone.encode_with_prefix
 
     def spy(prefix: Tensor, rest: Tensor, ends: Tensor) -> Tensor:
         sizes.append(len(prefix) * len(rest))
         return inner(prefix, rest, ends)
 
-    method.backbone.encode_after = spy
+    method.backbone.encode_with_prefix = spy
     with torch.no_grad():
         method.classifier(NAMES)(batch_of(5).images)
     assert sizes == [8, 8, 4]

@@ -10,7 +10,7 @@ import yaml
 from rich.console import Console
 
 from clipalign.commands.report import run_report
-from clipalign.data.captions.sets import caption_sets
+from clipalign.data.published.declarations import caption_sets
 from clipalign.report.accuracy import accuracy_tables
 from clipalign.report.document import Grid
 from clipalign.report.published import published_recall_section, published_recalls

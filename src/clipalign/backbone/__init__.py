@@ -6,24 +6,32 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .dense import Dense
-    from .identity import text_identity
+    from .dense import DenseFeatures
+    from .fingerprint import text_fingerprint
     from .loading import list_backbones, load
     from .model import Backbone
     from .positions import stretch_positions
     from .text.tokens import Tokens
 
-__all__ = ["Backbone", "Dense", "Tokens", "list_backbones", "load", "stretch_positions", "text_identity"]
+__all__ = [
+    "Backbone",
+    "DenseFeatures",
+    "Tokens",
+    "list_backbones",
+    "load",
+    "stretch_positions",
+    "text_fingerprint",
+]
 
 # Public name -> module. Looked up on first use: open_clip takes seconds to import, and `train --help` needs no tower.
 _HOMES = {
     "Backbone": "model",
-    "Dense": "dense",
+    "DenseFeatures": "dense",
     "Tokens": "text.tokens",
     "list_backbones": "loading",
     "load": "loading",
     "stretch_positions": "positions",
-    "text_identity": "identity",
+    "text_fingerprint": "fingerprint",
 }
 
 

@@ -12,7 +12,7 @@ from .attention import AttentionOver, check_structure
 
 
 @dataclass(frozen=True)
-class Dense:
+class DenseFeatures:
     """Output of one dense pass. No feature is normalised.
 
     Attributes:
@@ -30,7 +30,7 @@ class Dense:
 
 
 @dataclass(frozen=True)
-class DenseRequest:
+class DenseOptions:
     """Checked arguments of `Backbone.dense`, with layers counted from 0."""
 
     attention_layers: tuple[int, ...]
@@ -49,7 +49,7 @@ def check_request(
     dual_blocks: int | None,
     detach_guide: bool,
     keep_mlp: bool,
-) -> DenseRequest:
+) -> DenseOptions:
     """Arguments of `Backbone.dense` for a tower of `num_blocks` attention layers.
 
     Raises:
@@ -67,4 +67,4 @@ def check_request(
     if guide is not None and not 1 <= dual <= num_blocks:
         raise UserError(f"dual blocks {dual}: this backbone allows 1 to {num_blocks}")
     structure = None if guide is None else check_structure(guide)
-    return DenseRequest(layers, attention_over, structure, dual, detach_guide, keep_mlp)
+    return DenseOptions(layers, attention_over, structure, dual, detach_guide, keep_mlp)

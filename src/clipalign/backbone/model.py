@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from ..core.errors import UserError
 from . import resnet, vit
 from .attention import AttentionOver
-from .dense import Dense, check_request
+from .dense import DenseFeatures, check_request
 from .hooks import BlockHook, Hooks, Tap
-from .text.prefix import encode_after, splits
+from .text.prefix import encode_with_prefix, splits
 from .text.tokens import Tokens, tokenize
 from .text.tower import TextTower, text_tower
 
@@ -35,7 +35,7 @@ class Backbone(nn.Module):
         num_blocks: attention layers of the vision tower; 1 for a ResNet (its attention pool).
         grid: rows and columns of patches (cells of a ResNet); M is their product.
         context_length: token positions of the text tower.
-        kept_texts: class text features by weights, names and templates, shared with other backbones; None to keep none.
+        text_cache: class text features by weights, names and templates, shared with other backbones; None to keep none.
     """
 
     def __init__(self, model: Any, tokenizer: Callable[[list[str]], Tensor], spec: str) -> None:
@@ -49,10 +49,10 @@ class Backbone(nn.Module):
         self.tokenizer = tokenizer
         self.spec = spec
         self._hooks = Hooks()
-        self.kept_texts: dict[Hashable, Tensor] | None = None
-        self._text_digest: tuple[Hashable, str] | None = None  # of `text_identity`
+        self.text_cache: dict[Hashable, Tensor] | None = None
+        self._text_digest: tuple[Hashable, str] | None = None  # of `text_fingerprint`
         self._splits: bool | None = (
-            None  # whether `encode_after` may walk the text blocks; found on first use
+            None  # whether `encode_with_prefix` may walk the text blocks; found on first use
         )
 
         visual = model.visual
@@ -123,7 +123,7 @@ class Backbone(nn.Module):
         attention_over: AttentionOver = "patches",
         detach_guide: bool = True,
         keep_mlp: bool = False,
-    ) -> Dense:
+    ) -> DenseFeatures:
         """Image feature, patch tokens, class-token attention and guide tokens in one pass.
 
         Args:
@@ -184,7 +184,7 @@ class Backbone(nn.Module):
             tokens = texts
         else:
             report = self.tokenize(texts)
-            report.warn_if_cut()
+            report.warn_if_truncated()
             tokens = report.ids
         tower = text_tower(self.model)
         if tower is None:
@@ -244,7 +244,7 @@ class Backbone(nn.Module):
             raise UserError(f"prompts of {x.shape[1]} positions; this text tower has {self.context_length}")
         return self._causal_tower().encode(x, eos, self._hooks)
 
-    def encode_after(self, prefix: Tensor, rest: Tensor, ends: Tensor) -> Tensor:
+    def encode_with_prefix(self, prefix: Tensor, rest: Tensor, ends: Tensor) -> Tensor:
         """Features of every continuation behind every beginning, the same as of the prompts put together.
 
         What prompts have in common runs once: several times cheaper where learned vectors stand before class
@@ -268,7 +268,7 @@ class Backbone(nn.Module):
         if self._splits is None:
             self._splits = splits(tower)
         if self._splits and self._hooks.tap is None:
-            return encode_after(tower, prefix, rest, ends.to(rest.device), self._hooks)
+            return encode_with_prefix(tower, prefix, rest, ends.to(rest.device), self._hooks)
         together = torch.cat(
             [
                 prefix.unsqueeze(1).expand(-1, len(rest), -1, -1),

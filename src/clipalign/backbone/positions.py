@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from ..core.errors import UserError
-from .model import Backbone
+
+if TYPE_CHECKING:
+    from .model import Backbone
 
 CLIP_LENGTH = 77  # positions of CLIP's text tower
 FACTOR = 4  # Long-CLIP's: 77 positions become 248
 
 
-def published_length(length: int, keep: int) -> int:
+def long_clip_length(length: int, keep: int) -> int:
     """Positions after Long-CLIP's stretching: `keep` as they are, the others four times as many (77 -> 248)."""
     return keep + FACTOR * (length - keep) if length > keep else length
 
 
-def stretched(table: Tensor, length: int, keep: int) -> Tensor:
+def stretch_table(table: Tensor, length: int, keep: int) -> Tensor:
     """A table of positions with its first rows kept and the others interpolated linearly.
 
     New row keep + j reads the old table at keep + j (L - keep) / (length - keep); what lies behind the last old row
@@ -74,7 +76,7 @@ def stretch_positions(backbone: Backbone, length: int, keep: int = 20) -> None:
             f"0 to {len(old) - 2}"
         )
     with torch.no_grad():
-        new = old[:length].clone() if length < len(old) else stretched(old.detach(), length, keep)
+        new = old[:length].clone() if length < len(old) else stretch_table(old.detach(), length, keep)
     tower.positional_embedding = nn.Parameter(new, requires_grad=old.requires_grad)
     if tower.attn_mask is not None:
         causal = torch.full((length, length), float("-inf"), device=new.device, dtype=tower.attn_mask.dtype)
@@ -103,7 +105,7 @@ def position_tower(backbone: Backbone) -> Any:
     return tower
 
 
-class KeptPositions:
+class FrozenPositions:
     """Holds the first rows of a trained table of positions: no gradient, and no decay either.
 
     The published model has two tables, of which a frozen one gives the first rows. One table whose first rows

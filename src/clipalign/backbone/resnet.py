@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..core.errors import UserError
 from .attention import class_attention_row, class_scores, merge_heads, structured
-from .dense import Dense, DenseRequest
+from .dense import DenseFeatures, DenseOptions
 from .hooks import Hooks, before
 
 
@@ -45,7 +45,7 @@ def encode(visual: Any, images: Tensor, hooks: Hooks) -> Tensor:
     return visual.attnpool(_feature_map(visual, images, hooks))
 
 
-def dense(visual: Any, images: Tensor, request: DenseRequest, hooks: Hooks) -> Dense:
+def dense(visual: Any, images: Tensor, request: DenseOptions, hooks: Hooks) -> DenseFeatures:
     """Everything `Backbone.dense` promises, from the attention pool."""
     pool = visual.attnpool
     q, k, v = _heads(pool, _feature_map(visual, images, hooks))
@@ -59,7 +59,7 @@ def dense(visual: Any, images: Tensor, request: DenseRequest, hooks: Hooks) -> D
     if request.guide is not None:
         with torch.no_grad() if request.detach_guide else nullcontext():
             guide = pool.c_proj(structured(q, k, v, request.guide, patches=patches))
-    return Dense(
+    return DenseFeatures(
         image=features[:, 0],
         patches=features[:, 1:],
         cls_attention=attention,

@@ -22,7 +22,7 @@ from torch.utils.checkpoint import checkpoint
 
 from ..core.errors import UserError
 from .attention import class_attention_row, class_scores, merge_heads, project, structured
-from .dense import Dense, DenseRequest
+from .dense import DenseFeatures, DenseOptions
 from .hooks import Hooks, before, run_block
 
 
@@ -84,7 +84,7 @@ def run_with_heads(block: Any, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tenso
     return x, q, k, v
 
 
-def dense(visual: Any, images: Tensor, request: DenseRequest, hooks: Hooks) -> Dense:
+def dense(visual: Any, images: Tensor, request: DenseOptions, hooks: Hooks) -> DenseFeatures:
     """Everything `Backbone.dense` promises, in one pass through the tower."""
     x, patches = embed(visual, images, hooks)
     blocks = visual.transformer.resblocks
@@ -117,7 +117,7 @@ def dense(visual: Any, images: Tensor, request: DenseRequest, hooks: Hooks) -> D
         with torch.no_grad() if request.detach_guide else nullcontext():
             guide = visual.ln_post(second) @ visual.proj
     attention = [rows[i] for i in request.attention_layers]
-    return Dense(
+    return DenseFeatures(
         image=features[:, 0],
         patches=features[:, 1:],
         cls_attention=torch.stack(attention) if attention else x.new_zeros((0, len(x), patches)),
@@ -126,7 +126,7 @@ def dense(visual: Any, images: Tensor, request: DenseRequest, hooks: Hooks) -> D
 
 
 def _second_path(
-    block: Any, x: Tensor, heads: tuple[Tensor, Tensor, Tensor], request: DenseRequest
+    block: Any, x: Tensor, heads: tuple[Tensor, Tensor, Tensor], request: DenseOptions
 ) -> Tensor:
     """The patches' tokens [B, M, W] of the second path behind one block.
 

@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from importlib import import_module
 from typing import Any
 
-from .. import __version__
 from ..core.errors import UserError
+from ..core.version import __version__
 
 # Command -> (what it does, module, function of (arguments, prog)). A new command is one line here.
 COMMANDS: dict[str, tuple[str, str, str]] = {

@@ -11,6 +11,10 @@ from tyro.conf import Positional
 
 from ..core.config import at_least
 from ..core.errors import UserError
+from ..data.check import report
+from ..data.published.archives import prepare
+from ..data.published.declarations import find_image_set, image_sets
+from ..data.registry import source_from
 from ..runs.options import parse_config, to_arguments
 
 USAGE = """usage: clipalign data check DATA [OPTIONS]     what a data set holds, before training
@@ -98,13 +102,8 @@ def run_check(arguments: Sequence[str], prog: str = "clipalign data check") -> l
     Raises:
         UserError: data that cannot be opened; or, after the whole report, class names that training refuses.
     """
-    from ..data.check import report
-    from ..data.registry import source_from
-    from ..data.sources.table import any_names
-
     config = parse_config(CheckConfig, arguments, prog)
-    with any_names():
-        source = source_from(vars(config))
+    source = source_from(vars(config), check_names=False)
     return report(source, vars(config), config.sheet, config.seed)
 
 
@@ -114,14 +113,11 @@ def run_prepare(arguments: Sequence[str], prog: str = "clipalign data prepare") 
     Raises:
         UserError: bad input, or counts that are not the published ones; the files are kept then.
     """
-    from ..data.published.archives import prepare
-    from ..data.published.tables import declarations, declared
-
     config = parse_config(PrepareConfig, arguments, prog)
-    declaration = declared(config.name)
+    declaration = find_image_set(config.name)
     if declaration is None:
         raise UserError(
-            f'data prepare: unknown set "{config.name}"; choose one of: {", ".join(declarations())}'
+            f'data prepare: unknown set "{config.name}"; choose one of: {", ".join(image_sets())}'
         )
     problems = prepare(declaration, config.archive, config.root, config.exclude)
     where = f"{declaration.title} is laid out in {config.root / declaration.folder}"
@@ -139,19 +135,17 @@ def list_published() -> None:
     from rich.console import Console
     from rich.table import Table as RichTable
 
-    from ..data.published.tables import declarations
-
     console = Console(highlight=False)
     if console.is_terminal:
         lines = RichTable(
             "name", "folder", "classes", "images", "template", "licence", "get it from", show_lines=True
         )
-        for d in declarations().values():
+        for d in image_sets().values():
             images = " or ".join(str(sum(counts)) for counts in d.counts)
             lines.add_row(d.name, d.folder, str(d.classes), images, d.template, d.licence, d.obtain)
         console.print(lines)
         return
-    for d in declarations().values():
+    for d in image_sets().values():
         images = " or ".join("/".join(map(str, counts)) for counts in d.counts)
         parts = ", ".join(d.domains) or "train, validation, test"
         print(f"{d.name}: {d.title}, {d.classes} classes; {parts}: {images} images")

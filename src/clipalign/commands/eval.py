@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 
-from .. import __version__
 from ..backbone import load
 from ..backbone.text.templates import choose_templates
 from ..core.config import EvalConfig
@@ -17,6 +16,7 @@ from ..core.distributed import Ranks
 from ..core.errors import UserError
 from ..core.precision import Precision, select_device
 from ..core.types import Episode, Source
+from ..core.version import __version__
 from ..data.captions.sentences import captions_only
 from ..data.registry import source_from
 from ..engine.console import conclusion
@@ -27,9 +27,10 @@ from ..evaluation.captions import caption_rows, found_by_caption
 from ..evaluation.rows import domain_tests, result_rows, score, write_predictions
 from ..methods import Method
 from ..protocols import RETRIEVAL, episode_from
-from ..runs.folder import check_out, is_run, open_run, zeroshot
+from ..runs.folder import check_out, is_run
 from ..runs.options import parse_config, to_arguments
 from ..runs.results import FILE, ResultRow, write_results
+from ..runs.run import open_run, zeroshot
 from .train import row_facts
 
 

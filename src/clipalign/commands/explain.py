@@ -19,8 +19,9 @@ from ..evaluation.masks import mask_report, summary
 from ..explain.masks import print_masks, view_masks, write_masks
 from ..explain.photo import explain_image
 from ..methods import Method
-from ..runs.folder import check_out, is_run, open_run, zeroshot
+from ..runs.folder import check_out, is_run
 from ..runs.options import parse_config, to_arguments
+from ..runs.run import open_run, zeroshot
 
 
 @dataclass(frozen=True)

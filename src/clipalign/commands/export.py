@@ -14,15 +14,16 @@ from typing import Any, Literal
 
 from tyro.conf import Positional
 
-from .. import __version__
 from ..backbone import load
-from ..backbone.text.features import DEFAULT_TEMPLATES, prompts
+from ..backbone.text.features import DEFAULT_TEMPLATES, fill_templates
 from ..core.errors import UserError
+from ..core.version import __version__
 from ..engine.setup import preprocess_for
 from ..methods import Method
 from ..runs.export import EXPORTS
-from ..runs.folder import is_run, open_run, zeroshot
+from ..runs.folder import is_run
 from ..runs.options import parse_config, to_arguments
+from ..runs.run import open_run, zeroshot
 from .predict import read_classes
 
 FACTS = "export.json"
@@ -106,7 +107,7 @@ def _export(config: ExportConfig) -> tuple[Export, list[str]]:
     check_place(config.out, config.overwrite)
     method, names, templates, record = open_any(config)
     backbone = method.backbone
-    texts = [p for group in prompts(names, templates) for p in group] if names else []
+    texts = [p for group in fill_templates(names, templates) for p in group] if names else []
     probe = Probe.draw(backbone, texts)
     if form.text_only:
         check_texts(method, config)

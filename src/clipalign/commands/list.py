@@ -11,6 +11,7 @@ from ..runs.options import parse_config
 def run_list(arguments: Sequence[str], prog: str = "clipalign list") -> None:
     """Print the names of one kind."""
     what = parse_config(ListConfig, arguments, prog).what
+    # Imported per kind of name: a list of protocols needs neither the methods nor open_clip.
     if what == "backbones":
         from ..backbone import list_backbones
 
@@ -20,11 +21,11 @@ def run_list(arguments: Sequence[str], prog: str = "clipalign list") -> None:
 
         print("\n".join(list_protocols()))
     elif what == "data":
-        from ..data.registry import summaries
+        from ..data.registry import SOURCES
 
-        found = summaries()
-        width = max(map(len, found))
-        print("\n".join(f"{name:{width}}  {summary}" for name, summary in found.items()))
+        width = max(map(len, SOURCES.names()))
+        for name, source in SOURCES.all().items():
+            print(f"{name:{width}}  {source.summary}")
     else:
         from ..methods import all_methods
 

@@ -24,13 +24,14 @@ from ..core.config import PredictConfig
 from ..core.errors import UserError
 from ..core.precision import Precision, select_device
 from ..core.types import Interpolation
-from ..data.decode import evaluation_view, fault, printable, read_image
+from ..data.decode import decode_error, evaluation_view, printable, read_image
 from ..data.sources.folder import images_in
 from ..engine.setup import preprocess_for
 from ..methods import Method
 from ..protocols.names_only import NamesOnly
-from ..runs.folder import RunFolder, is_run, open_run, zeroshot
+from ..runs.folder import RunFolder, is_run
 from ..runs.options import parse_config, to_arguments
+from ..runs.run import open_run, zeroshot
 
 BATCH = 64
 SHOWN = 10  # files that are named when they are skipped
@@ -144,7 +145,7 @@ def find_images(paths: Sequence[Path]) -> tuple[list[Path], frozenset[Path]]:
                 raise UserError(f"predict: no images in {path}")
             found += inside
         else:
-            if fault(path):
+            if decode_error(path):
                 read_image(path)  # raises, with the file's name
             found.append(path)
     return found, frozenset(path for path in paths if not path.is_dir())

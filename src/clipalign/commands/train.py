@@ -11,12 +11,12 @@ from typing import Any
 
 import torch
 
-from .. import __version__
 from ..core import distributed
 from ..core.checkpoint import save_weights
 from ..core.config import TrainConfig
 from ..core.distributed import Ranks
 from ..core.precision import select_device
+from ..core.version import __version__
 from ..engine.console import conclusion, introduction, shown
 from ..engine.fit import fit
 from ..engine.progress import Reporter
@@ -25,9 +25,10 @@ from ..engine.writers import Writers, check_writers
 from ..methods import get_method
 from ..protocols import write_skipped, write_split
 from ..runs.card import write_card
-from ..runs.folder import Run, RunFolder, check_out, check_same, open_run, write_config
+from ..runs.folder import RunFolder, check_out, check_same, write_config
 from ..runs.options import TrainOptions, to_arguments, train_options
 from ..runs.results import ResultRow, read_results, write_results
+from ..runs.run import Run, open_run
 
 
 def train(**options: Any) -> Run:
@@ -102,7 +103,7 @@ def _train(
             save_weights(folder.model, run.method.state_dict())
             if run.steps is None:
                 save_weights(folder.last, run.method.state_dict())
-            write_card(folder, options.flat(), rows)
+            write_card(folder, rows)
             writers.results(rows, facts["extra"].get("stopped_at", facts["steps"]))
             write_results(folder.path, rows)
             shutil.rmtree(folder.checkpoint.parent, ignore_errors=True)  # of no use once the run is done

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -122,10 +123,11 @@ class CaptionTrainBatches(TrainBatches):
         self.source, self.use = episode.source, use
         if len(episode.train_rows) < batch_size:
             raise UserError(
-                f"--batch-size {batch_size}: only {len(episode.train_rows)} images to train on, and a contrastive batch "
-                "needs distinct images"
+                f"--batch-size {batch_size}: only {len(episode.train_rows)} images to train on, and a contrastive "
+                "batch needs distinct images"
             )
-        self._epoch: tuple[int, np.ndarray] = (-1, np.empty(0, np.int64))  # number and order of the current epoch
+        # Number and order of the current epoch.
+        self._epoch: tuple[int, np.ndarray] = (-1, np.empty(0, np.int64))
 
     def plan(self, step: int) -> tuple[np.ndarray, tuple[str, ...]]:
         """Return the rows of a step's global batch, [batch_size] int64, and the text of each."""
@@ -143,5 +145,5 @@ class CaptionTrainBatches(TrainBatches):
         return replace(self.batch(rows[local], self.draws(step)[local]), captions=texts[local])
 
 
-def _identity(batch: Batch) -> Batch:
+def _identity(batch: Any) -> Any:
     return batch

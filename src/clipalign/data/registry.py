@@ -24,7 +24,7 @@ SOURCES: Registry[NamedSource] = Registry(
     {
         "pictograms": f"{_DATA}.builtin.pictograms:PICTOGRAMS",
         "pictoscenes": f"{_DATA}.builtin.pictoscenes:PICTOSCENES",
-        **dict.fromkeys((*image_sets(), SHIFT, *caption_sets()), f"{_DATA}.published.entries"),
+        **dict.fromkeys((*image_sets(), SHIFT, *caption_sets()), f"{_DATA}.published_sets"),
     },
     flag="--data",
 )

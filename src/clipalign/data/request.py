@@ -11,6 +11,8 @@ from ..core.types import Source
 from .sources.folder import Layout
 from .sources.table import DEFAULTS, TableOptions
 
+SHIPPED = "ships with clipalign; the licences of its sources are in the package's NOTICE"
+
 
 @dataclass(frozen=True)
 class SourceRequest:

@@ -24,10 +24,11 @@ from ..data.batches import TrainBatches
 from ..methods.base import Method
 from ..runs.folder import RunFolder
 from .accumulation import backward
-from .averaging import WeightAverage, make_average
+from .averaging import make_average
 from .optimiser import build_optimizer, build_scheduler
 from .progress import Reporter
 from .validation import SourceValidation
+from .weight_average import WeightAverage
 from .writers import Writers
 
 

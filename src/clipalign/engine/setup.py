@@ -93,7 +93,7 @@ def prepare(options: TrainOptions, ranks: Ranks, shared: Shared) -> Prepared:
     precision = Precision(config.precision, ranks.device)
     backbone = load(config.backbone, ranks.device, config.cache_dir)
     preprocess = preprocess_for(backbone, config.interpolation, source)
-    backbone.kept_texts, shared.views.limit = shared.texts, 1e9 * config.keep_views
+    backbone.text_cache, shared.views.limit = shared.texts, 1e9 * config.keep_views
     views = EvalLoader(source, preprocess, config.eval_batch_size, ranks, precision, shared.views)
     method = options.method(options.hyper)
     task = task_of(episode, views, templates)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..core.errors import UserError
-from .averaging import WeightAverage
+from .weight_average import WeightAverage
 
 
 @dataclass(frozen=True)

@@ -20,8 +20,8 @@ from ..evaluation.captions import caption_rows, found_by_caption
 from ..evaluation.rows import result_rows, score, write_predictions
 from ..methods import Method
 from ..protocols import usual_protocol
-from ..runs.folder import zeroshot
 from ..runs.results import ResultRow
+from ..runs.run import zeroshot
 from .validation import CaptionValidation, SourceValidation
 
 FALSE_NEGATIVES_OVER = 20  # steps whose batches are looked through

@@ -110,7 +110,7 @@ def mask_report(
         "joined_texts": len(pairs),
         "forms": [single, both],
         "seed": seed,
-        "cut_texts": method.backbone.tokenize(texts).cut,
+        "cut_texts": method.backbone.tokenize(texts).num_truncated,
         **asdict(found),
     }
 

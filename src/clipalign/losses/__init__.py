@@ -35,8 +35,8 @@ from .contrastive import (
     contrastive_logits,
     contrastive_loss,
     masked_contrastive_loss,
-    masked_rows,
-    reduced_to_components,
+    masked_features,
+    project_to_components,
 )
 
 __all__ = [
@@ -53,9 +53,9 @@ __all__ = [
     "log_similarity_distribution",
     "margin_logits",
     "masked_contrastive_loss",
-    "masked_rows",
+    "masked_features",
+    "project_to_components",
     "published_margin",
-    "reduced_to_components",
     "released_semantic_targets",
     "semantic_targets",
     "similarity_alignment",

@@ -21,7 +21,7 @@ def class_attention(rows: Tensor) -> Tensor:
     """A_c, equation (3): the class token's attention over the patches, mean over the aligned layers.
 
     Args:
-        rows: [L, B, M], per layer, mean over heads, each row summing to 1 (`Dense.cls_attention`).
+        rows: [L, B, M], per layer, mean over heads, each row summing to 1 (`DenseFeatures.cls_attention`).
 
     Returns:
         [B, M], rows summing to 1.

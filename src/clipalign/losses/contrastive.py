@@ -87,7 +87,7 @@ def masked_scores(image: Tensor, text: Tensor, masks: Tensor, scale: float | Ten
 
 
 @full_precision
-def masked_rows(image: Tensor, masks: Tensor) -> Tensor:
+def masked_features(image: Tensor, masks: Tensor) -> Tensor:
     """Each image under one mask, as unit rows: (I_i (.) m_i) / ||I_i (.) m_i||, zeros where nothing is left.
 
     Args:
@@ -162,7 +162,7 @@ def both_ways(
 
 
 @full_precision
-def reduced_to_components(features: Tensor, everyone: Tensor, count: int) -> Tensor:
+def project_to_components(features: Tensor, everyone: Tensor, count: int) -> Tensor:
     """Features with nothing left but their largest principal components over a batch (Long-CLIP's short branch).
 
     mean + (x - mean) V Vᵀ, V the first `count` right singular vectors of the centred batch; not normalised

@@ -12,13 +12,14 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from .. import losses
+from ..backbone.attention import check_structure
 from ..core.errors import UserError
 from . import register
 from .base import Method
 from .erm import Erm
 
 if TYPE_CHECKING:
-    from ..backbone import Backbone, Dense
+    from ..backbone import Backbone, DenseFeatures
     from ..core.types import Batch, Episode
 
 log = logging.getLogger(__name__)
@@ -147,8 +148,6 @@ class AlignClip(Method):
     published: ClassVar[Mapping[str, Any]] = {**Erm.published, "bma_beta": 0.5}
 
     def setup(self, backbone: Backbone, episode: Episode, templates: Sequence[str]) -> None:
-        from ..backbone.attention import check_structure
-
         super().setup(backbone, episode, templates)
         check_structure(self.config.guide)
         self.train_image_tower()
@@ -189,7 +188,7 @@ class AlignClip(Method):
         targets = self.targets[labels]
         return {"loss_sls": losses.soft_cross_entropy(logits, targets), "target_mass": targets.sum(1).mean()}
 
-    def alignment(self, dense: Dense, labels: Tensor) -> dict[str, Tensor]:
+    def alignment(self, dense: DenseFeatures, labels: Tensor) -> dict[str, Tensor]:
         """AAL, equation (6)."""
         o = self.o
         terms: dict[str, Tensor] = {}

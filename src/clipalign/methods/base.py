@@ -31,6 +31,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..backbone.text.features import class_text_features, text_features
 from ..core.errors import UserError
 
 if TYPE_CHECKING:
@@ -209,8 +210,6 @@ class Method:
 
     def caption_features(self, texts: Sequence[str]) -> Tensor:
         """Texts -> unit rows [T, d] float32 for retrieval, without gradient."""
-        from ..backbone.text.features import text_features
-
         return text_features(self.backbone, texts)
 
     def caption_masks(self, texts: Sequence[str]) -> Tensor | None:
@@ -263,10 +262,6 @@ class Method:
 
     def text_features(self, class_names: Sequence[str], templates: Sequence[str] | None = None) -> Tensor:
         """Class names -> unit rows [C, d], no gradient."""
-        from ..backbone.text.features import (
-            class_text_features,  # brings open_clip along, which `train --help` can do without
-        )
-
         with torch.no_grad():
             return class_text_features(self.backbone, class_names, templates or self.templates)
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..backbone.text.features import clean_class_names
 from ..backbone.text.prompts import STD, ClassPrompts, Position, cosine_logits, initial_context
 from ..core.errors import UnseenClasses
 from . import register
@@ -128,12 +129,10 @@ class CoOp(Method):
         """T(V), [C, d] unit rows."""
         if context.dim() == 2 and prompts.position == "end":
             return prompts.encode(context.unsqueeze(0))[0]
-        return prompts.encode_inside(context)
+        return prompts.encode_classes(context)
 
     def trained_rows(self, class_names: Sequence[str]) -> list[int]:
         """Where the training classes hold each name."""
-        from ..backbone.text.features import clean_class_names
-
         trained = {name.lower(): i for i, name in enumerate(clean_class_names(self.episode.class_names))}
         names = clean_class_names(class_names)
         missing = [name for name in names if name.lower() not in trained]

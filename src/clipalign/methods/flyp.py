@@ -50,13 +50,13 @@ class Flyp(ContrastiveMethod):
     }
 
     def setup(self, backbone: Backbone, episode: Episode, templates: Sequence[str]) -> None:
-        from ..backbone.text.features import prompts
+        from ..backbone.text.features import fill_templates
 
         super().setup(backbone, episode, templates)
         backbone.model.requires_grad_(True)
-        by_class = prompts(episode.class_names, self.templates)
+        by_class = fill_templates(episode.class_names, self.templates)
         tokens = backbone.tokenize([text for texts in by_class for text in texts])
-        tokens.warn_if_cut()
+        tokens.warn_if_truncated()
         self.tokens = tokens.ids.unflatten(0, (len(by_class), -1))  # [C, templates, n]
         self.ceiling = scale_ceiling(backbone)
 
@@ -74,13 +74,13 @@ class Flyp(ContrastiveMethod):
 
     def loss_from_features(self, local: Features, everyone: Features, first: int = 0) -> dict[str, Tensor]:
         scale, others = self.backbone.logit_scale, beyond(local, everyone)
-        rows, columns = losses.contrastive_logits(
+        image_to_text, text_to_image = losses.contrastive_logits(
             local["image"], local["text"], scale, others.get("image"), others.get("text")
         )
         targets = self.targets(local["labels"], everyone["labels"], first)
         return {
-            "loss_image_to_text": F.cross_entropy(rows, targets) / 2,
-            "loss_text_to_image": F.cross_entropy(columns, targets) / 2,
+            "loss_image_to_text": F.cross_entropy(image_to_text, targets) / 2,
+            "loss_text_to_image": F.cross_entropy(text_to_image, targets) / 2,
             "logit_scale": scale,
         }
 

@@ -62,12 +62,12 @@ class InfoNce(CaptionMethod):
 
     def loss_from_features(self, local: Features, everyone: Features, first: int = 0) -> dict[str, Tensor]:
         others, scale = beyond(local, everyone), self.factor
-        rows, columns = losses.contrastive_loss(
+        image_to_text, text_to_image = losses.contrastive_loss(
             local["image"], local["text"], scale, others.get("image"), others.get("text"), first=first
         )
         return {
-            "loss_image_to_text": rows / 2,
-            "loss_text_to_image": columns / 2,
+            "loss_image_to_text": image_to_text / 2,
+            "loss_text_to_image": text_to_image / 2,
             "logit_scale": scale.detach(),
             **cut_statistics(local["lengths"], everyone["lengths"]),
         }

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .. import losses
 from ..core.errors import UserError
-from ..data.captions.sentences import joined, sentences_of
+from ..data.captions.sentences import join_sentences, split_sentences
 from . import register
 from .infonce import InfoNce, InfoNceConfig
 from .shared.captioned import LONG_CLIP, cut_statistics
@@ -49,7 +49,7 @@ class LongClip(InfoNce):
     batch (mean added back, not normalised again, as released), T_short the first sentence of each caption.
 
     Different from the released code: the components are those of the whole batch, not of each GPU's part, and count as
-    constants (`losses.reduced_to_components`). Only captions with --captions long are what was published.
+    constants (`losses.project_to_components`). Only captions with --captions long are what was published.
     """
 
     summary = "long captions beside short ones against 32 principal components"
@@ -61,12 +61,12 @@ class LongClip(InfoNce):
     def features(self, batch: Batch) -> dict[str, Tensor]:
         found = super().features(batch)
         assert batch.captions is not None
-        short = tuple(joined(sentences_of(caption)[:1]) for caption in batch.captions)
+        short = tuple(join_sentences(split_sentences(caption)[:1]) for caption in batch.captions)
         return found | {"short": self.unit_text(self.tokens(batch, short))}
 
     def loss_from_features(self, local: Features, everyone: Features, first: int = 0) -> dict[str, Tensor]:
         o, others, scale = self.config, beyond(local, everyone), self.factor
-        rows, columns = losses.contrastive_loss(
+        image_to_text, text_to_image = losses.contrastive_loss(
             local["image"],
             local["text"],
             scale,
@@ -75,9 +75,9 @@ class LongClip(InfoNce):
             first=first,
             label_smoothing=o.label_smoothing,
         )
-        coarse = losses.reduced_to_components(everyone["image"], everyone["image"], o.components)
+        coarse = losses.project_to_components(everyone["image"], everyone["image"], o.components)
         mine = coarse[first : first + len(local["image"])]
-        short_rows, short_columns = losses.contrastive_loss(
+        image_to_short, short_to_image = losses.contrastive_loss(
             mine,
             local["short"],
             scale,
@@ -87,10 +87,10 @@ class LongClip(InfoNce):
             label_smoothing=o.label_smoothing,
         )
         return {
-            "loss_image_to_text": rows / 2,
-            "loss_text_to_image": columns / 2,
-            "loss_image_to_short": o.short_weight * short_rows / 2,
-            "loss_short_to_image": o.short_weight * short_columns / 2,
+            "loss_image_to_text": image_to_text / 2,
+            "loss_text_to_image": text_to_image / 2,
+            "loss_image_to_short": o.short_weight * image_to_short / 2,
+            "loss_short_to_image": o.short_weight * short_to_image / 2,
             "logit_scale": scale.detach(),
             **cut_statistics(local["lengths"], everyone["lengths"]),
         }

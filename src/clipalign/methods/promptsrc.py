@@ -173,10 +173,10 @@ class PromptSrc(DeepPromptMethod):
     @torch.no_grad()
     def reference_features(self, class_names: Sequence[str]) -> Tensor:
         """T0, [C, d] unit rows: the mean over templates of features as the tower gives them, normalised."""
-        from ..backbone.text.features import prompts
+        from ..backbone.text.features import fill_templates
 
         total = torch.zeros(len(class_names), self.backbone.embed_dim, device=self.backbone.device)
-        by_class = prompts(class_names, self.config.reference_templates or TEMPLATES)
+        by_class = fill_templates(class_names, self.config.reference_templates or TEMPLATES)
         with torch.autocast(total.device.type, enabled=False):
             for texts in zip(*by_class, strict=True):
                 total += self.backbone.encode_text(list(texts)).float()

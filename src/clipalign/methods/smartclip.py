@@ -125,11 +125,13 @@ class SmartClip(CaptionMethod):
 
     def loss_from_features(self, local: Features, everyone: Features, first: int = 0) -> dict[str, Tensor]:
         o = self.config
-        rows, columns = (self.modular if o.modular else self.own_mask_only)(local, everyone, first)
+        image_to_text, text_to_image = (self.modular if o.modular else self.own_mask_only)(
+            local, everyone, first
+        )
         sparsity = local["mask"].mean()
         return {
-            "loss_image_to_text": o.align_weight * rows,
-            "loss_text_to_image": o.align_weight * columns,
+            "loss_image_to_text": o.align_weight * image_to_text,
+            "loss_text_to_image": o.align_weight * text_to_image,
             "loss_sparsity": o.sparsity_weight * sparsity,
             "sparsity": sparsity.detach(),
             **self.statistics(everyone["mask"].detach()),
@@ -153,8 +155,8 @@ class SmartClip(CaptionMethod):
     def own_mask_only(self, local: Features, everyone: Features, first: int) -> tuple[Tensor, Tensor]:
         """Every image under its own caption's mask; see the class."""
         others = beyond(local, everyone)
-        everything = losses.masked_rows(others["image"], others["mask"]) if others else None
-        mine = losses.masked_rows(local["image"], local["mask"])
+        everything = losses.masked_features(others["image"], others["mask"]) if others else None
+        mine = losses.masked_features(local["image"], local["mask"])
         return losses.contrastive_loss(
             mine, local["text"], self.mask_scale, everything, others.get("text"), first=first
         )
@@ -193,13 +195,13 @@ class SmartClip(CaptionMethod):
     @torch.no_grad()
     def caption_encodings(self, texts: Sequence[str], batch_size: int = 256) -> tuple[Tensor, Tensor]:
         """Unit features and masks of texts, both [T, d] float32, without gradient."""
-        from ..backbone.text.features import by_like_length
+        from ..backbone.text.features import length_batches
 
         tokens = self.backbone.tokenize(texts)
-        tokens.warn_if_cut()
+        tokens.warn_if_truncated()
         shape = (len(tokens.lengths), self.backbone.embed_dim)
         features, masks = (torch.empty(shape, device=self.backbone.device) for _ in range(2))
-        for rows in by_like_length(tokens, batch_size):
+        for rows in length_batches(tokens, batch_size):
             unit, logits = self.encode(tokens, rows)
             at = rows.to(masks.device)
             features[at], masks[at] = unit, self.mask_of(logits)

@@ -19,7 +19,7 @@ from ..explain.figures import save
 from ..explain.scores import MapScores
 from ..methods import get_method
 from ..protocols import RETRIEVAL, episode_from
-from ..runs.folder import open_run, zeroshot
+from ..runs.run import open_run, zeroshot
 from .collect import StoredRun
 from .document import Grid, Heading, Paragraph, Part, Picture
 from .rows import order_labels

@@ -1,156 +1,210 @@
-"""The model card of a run: what it was trained on, how it was tested, what came out, what it is not good for."""
+"""Model card of a run: metadata for model hubs, data, protocol, results, limits and licences."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+import open_clip
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+
+from ..backbone.loading import split_size
 from ..core.checkpoint import write_text
 from ..core.config import is_pocket
+from ..data.registry import SOURCES
+from ..data.request import SHIPPED
 from ..methods import get_method
 from .folder import RunFolder
 from .results import RECALLS, ResultRow
 
-SHIPPED = "ships with clipalign; the licences of its makers stand in the package's NOTICE"
-MOST_NAMES = 12
+TEMPLATE = Path(__file__).with_name("templates") / "card.md.jinja"
+MAX_NAMES = 12  # class names that a card lists
+MAX_PROMPTS = 3
+DASH = "–"
 
 
-def write_card(folder: RunFolder, options: Mapping[str, Any], rows: Sequence[ResultRow]) -> None:
-    """Write README.md of a run folder, the name under which model hubs show a card."""
-    write_text(folder.card, model_card(folder.record(), options, rows))
+def write_card(folder: RunFolder, rows: Sequence[ResultRow]) -> None:
+    """Write the card of a run to README.md, where model hubs look for it."""
+    write_text(folder.card, model_card(folder.record(), rows).content + "\n")
 
 
-def model_card(record: Mapping[str, Any], options: Mapping[str, Any], rows: Sequence[ResultRow]) -> str:
-    """The card as Markdown.
+def model_card(record: Mapping[str, Any], rows: Sequence[ResultRow]) -> ModelCard:
+    """Return the card of a run.
 
     Args:
-        record: facts in a run's config.yaml.
-        options: its options.
-        rows: its results.
+        record: facts in the run's config.yaml.
+        rows: its result rows, at least one.
     """
-    method = get_method(str(options["method"]))
-    backbone, target = str(options["backbone"]), record.get("target")
-    names = list(record["class_names"])
-    lines = [
-        "---",
-        "library_name: clipalign",
-        "pipeline_tag: zero-shot-image-classification",
-        f"tags: [clip, fine-tuned, {method.name}]",
-        "---",
-        "",
-        f"# {backbone}, {method.name} on {record['data']}",
-        "",
-        f"{backbone} fine-tuned with {method.name}: {method.summary} ({method.source}). Trained: {method.trains}.",
-        "",
-        "## Data and protocol",
-        "",
-        f"- Data: {record['data']} (fingerprint `{record['fingerprint']}`).",
-        f"- Protocol: {record['protocol']}" + (f", target {target} left out of training." if target else "."),
-        f"- Split: {record['split']} (hash `{record['split_hash']}`; rows in `split.json`).",
-        *([f"- Trained classes: {len(names)}: {_some(names)}."] if names else []),
-        f"- Prompts: {' | '.join(record['templates'][:3])}"
-        + (f" and {len(record['templates']) - 3} more." if len(record["templates"]) > 3 else ""),
-        f"- Seed {options['seed']}; weights averaged over steps: {record['average']}.",
-        "",
-        "## Results",
-        "",
-        *results(rows),
-        "",
-        "Made with:",
-        "",
-        "```",
-        str(record["command"]),
-        "```",
-        "",
-        f"clipalign {record['version']}, PyTorch {record['torch']}.",
-        "",
-        "## Limits",
-        "",
-        *(f"- {limit}" for limit in limits(record, options, rows)),
-        "",
-        "## Licence",
-        "",
-        *(f"- {term}" for term in licences(record, options)),
-        "",
-    ]
-    return "\n".join(lines)
+    first = rows[0]
+    templates = record["templates"]
+    card: ModelCard = ModelCard.from_template(
+        card_data(record, rows),
+        template_path=str(TEMPLATE),
+        title=f"{first.backbone}, {first.method} on {record['data']}",
+        backbone=first.backbone,
+        method=get_method(first.method),
+        seed=first.seed,
+        record=record,
+        class_names=_some(record["class_names"], MAX_NAMES, ", "),
+        prompts=_some(templates, MAX_PROMPTS, " | "),
+        table=recall_table(rows) if is_retrieval(first) else accuracy_table(rows),
+        limits=list(limits(rows)),
+        licences=licences(record["data"], first),
+    )
+    return card
 
 
-def results(rows: Sequence[ResultRow]) -> list[str]:
-    """The table of a run, of recalls or of accuracies, and how to read it."""
-    if rows and RECALLS[0] in rows[0].extra:
-        lines = [
-            "| test | text to image @1 | @5 | @10 | image to text @1 | @5 | @10 | images | texts |",
-            "| --- | --: | --: | --: | --: | --: | --: | --: | --: |",
-        ]
-        for row in rows:
-            shares = [f"{100 * (row.value(name) or 0.0):.1f}" for name in RECALLS]
-            lines.append(f"| {' | '.join([row.test, *shares, str(row.n), str(row.extra['texts'])])} |")
-        return [*lines, "", "Recall in percent, one run: another seed moves it."]
-    return [
-        "| test | accuracy | top-5 | class mean | h | images | class names | zero-shot before |",
-        "| --- | --: | --: | --: | --: | --: | --: | --: |",
-        *(_result(row) for row in rows),
-        "",
-        "In percent, one run: another seed moves them. Class mean: accuracy within each class, averaged. h: "
-        "harmonic mean of base and new classes. Zero-shot: the same backbone before training, on classes that were "
-        "not trained.",
-    ]
+def card_data(record: Mapping[str, Any], rows: Sequence[ResultRow]) -> ModelCardData:
+    """Return the metadata of a card, with all results as a model index.
+
+    The licence is "other": those of the backbone and of the data apply, and the card names them.
+    """
+    first = rows[0]
+    base = base_model(first.backbone)
+    data = first.data.removeprefix("hf:") if first.data.startswith("hf:") else str(record["data"])
+    return ModelCardData(
+        library_name="clipalign",
+        pipeline_tag="zero-shot-image-classification",
+        license="other",
+        license_name="backbone-and-data",
+        license_link="README.md#licence",
+        base_model=base,
+        base_model_relation="finetune" if base else None,
+        datasets=[data],
+        tags=["clip", "fine-tuned", first.method],
+        metrics=["recall@1" if is_retrieval(first) else "accuracy"],
+        model_name=f"{first.backbone}, {first.method}",
+        eval_results=list(_evaluations(record, rows, data)) or None,
+    )
 
 
-def limits(record: Mapping[str, Any], options: Mapping[str, Any], rows: Sequence[ResultRow]) -> list[str]:
-    """What the numbers do not show, as far as a run can know."""
-    found = []
+def _evaluations(record: Mapping[str, Any], rows: Sequence[ResultRow], data: str) -> Iterator[EvalResult]:
+    """Yield the accuracy, or the recalls, of each test set in percent."""
+    protocol = ", ".join(str(value) for value in (record["protocol"], record.get("target")) if value)
+    retrieval = is_retrieval(rows[0])
+    names = {name: name for name in RECALLS} if retrieval else {"accuracy": "top-1 accuracy"}
+    for row in rows:
+        for name, title in names.items():
+            if (value := row.value(name)) is not None:
+                yield EvalResult(
+                    task_type="image-text-retrieval" if retrieval else "zero-shot-image-classification",
+                    dataset_type=data,
+                    dataset_name=f"{record['data']} ({protocol}), {row.test}",
+                    dataset_config=protocol,
+                    dataset_split=row.test,
+                    metric_type="recall" if retrieval else name,
+                    metric_name=f"{title.replace('_', ' ')} (%)",
+                    metric_value=round(100 * value, 2),
+                )
+
+
+def base_model(backbone: str) -> str | None:
+    """Return the hub repository of a backbone's weights; None if they have none or are shipped.
+
+    >>> base_model("hf-hub:laion/CLIP-ViT-B-16@336")
+    'laion/CLIP-ViT-B-16'
+    """
+    name, _ = split_size(backbone)
+    if name.startswith("hf-hub:"):
+        return name.removeprefix("hf-hub:")
+    architecture, _, tag = name.partition(":")
+    facts = open_clip.get_pretrained_cfg(architecture, tag)
+    # "ORG/NAME/", or "ORG/NAME/FILE"
+    return "/".join(facts["hf_hub"].split("/")[:2]) if facts.get("hf_hub") else None
+
+
+@dataclass(frozen=True)
+class CardTable:
+    """Results of a run as text; the first column names the test set."""
+
+    heads: tuple[str, ...]
+    lines: tuple[tuple[str, ...], ...]
+    note: str
+
+
+def is_retrieval(row: ResultRow) -> bool:
+    """Return whether a row holds recalls instead of an accuracy."""
+    return RECALLS[0] in row.extra
+
+
+def accuracy_table(rows: Sequence[ResultRow]) -> CardTable:
+    """Return the accuracies of a run."""
+    heads = ("test", "accuracy", "top-5", "class mean", "h", "images", "class names", "zero-shot before")
+    lines = []
+    for row in rows:
+        shares = (_percent(value) for value in (row.accuracy, row.top5, row.class_accuracy, row.h))
+        counts = (str(row.n), "" if row.classes is None else str(row.classes))
+        before = "" if row.zeroshot is None else _percent(row.zeroshot)
+        lines.append((_escaped(row.test), *shares, *counts, before))
+    note = (
+        "In percent, from a single run: another seed gives other numbers. Class mean: accuracy within each class, "
+        "averaged. h: harmonic mean of base and new classes. Zero-shot before: accuracy of the backbone before "
+        "training, on classes that were not trained."
+    )
+    return CardTable(heads, tuple(lines), note)
+
+
+def recall_table(rows: Sequence[ResultRow]) -> CardTable:
+    """Return the recalls of a run."""
+    heads = ("test", "text to image @1", "@5", "@10", "image to text @1", "@5", "@10", "images", "texts")
+    lines = []
+    for row in rows:
+        recalls = (_percent(row.value(name)) for name in RECALLS)
+        lines.append((_escaped(row.test), *recalls, str(row.n), str(row.extra["texts"])))
+    return CardTable(
+        heads, tuple(lines), "Recall in percent, from a single run: another seed gives other numbers."
+    )
+
+
+def limits(rows: Sequence[ResultRow]) -> Iterator[str]:
+    """Yield the limits that follow from the results, then those of every fine-tuned model."""
     for row in rows:
         if row.zeroshot is not None and row.accuracy is not None and row.accuracy < row.zeroshot:
             points = 100 * (row.zeroshot - row.accuracy)
-            found.append(f"On classes that were not trained it lost {points:.1f} points ({row.test}).")
+            yield f"On classes that were not trained it lost {points:.1f} points ({row.test})."
         if row.accuracy is None and row.reason is not None:
-            found.append(f"It cannot score the test set {row.test}: {row.reason}.")
-        elif row.domain_accuracy and len(row.domain_accuracy) > 1:
-            worst = min(row.domain_accuracy, key=lambda name: row.domain_accuracy[name])
-            share = 100 * row.domain_accuracy[worst]
-            found.append(f"Its worst domain in {row.test} is {worst}: {share:.1f} %.")
-    if is_pocket(str(options["backbone"])):
-        found.append("The pocket backbone is a test vehicle: small, and pre-trained on drawings alone.")
-    found.append(
-        "The numbers are of the test sets above; images of other kinds, other class lists and other prompts "
-        "were not tested. Probabilities were not calibrated."
+            yield f"It cannot score the test set {row.test}: {row.reason}."
+        elif len(row.domain_accuracy) > 1:
+            worst, share = min(row.domain_accuracy.items(), key=lambda item: item[1])
+            yield f"Its worst domain in {row.test} is {worst}: {100 * share:.1f} %."
+    if is_pocket(rows[0].backbone):
+        yield "The pocket backbone is a test vehicle: small, and pre-trained on drawings only."
+    yield (
+        "The numbers hold for the test sets above; other kinds of images, class lists and prompts were not tested. "
+        "Probabilities are not calibrated."
     )
-    found.append("What the backbone learned from its pre-training data, biases included, is still in it.")
-    return found
+    yield "The model keeps what its backbone learned in pre-training, biases included."
 
 
-def licences(record: Mapping[str, Any], options: Mapping[str, Any]) -> list[str]:
-    """Whose terms apply to the weights."""
-    from ..data.captions.sets import caption_sets
-    from ..data.published.tables import declarations
-    from ..data.registry import BUILT_IN
+def licences(data_name: str, row: ResultRow) -> list[str]:
+    """Return the terms that apply to the weights: those of the backbone and those of the data.
 
-    backbone, data = str(options["backbone"]), str(options["data"])
-    terms = [
-        f"Backbone {backbone}: {SHIPPED if is_pocket(backbone) else 'the licence of its weights applies to these'}."
-    ]
-    if data in BUILT_IN:
-        terms.append(f"Data {data}: {SHIPPED}.")
-    elif (declared := declarations().get(data) or caption_sets().get(data)) is not None:
-        terms.append(f"Data {declared.title}: {declared.licence}.")
-    else:
-        terms.append(
-            f"Data {record['data']}: not known to clipalign; say here under which terms it was used."
-        )
-    return terms
+    Args:
+        data_name: name of the data source.
+        row: a result row of the run.
+    """
+    terms = (
+        SHIPPED if is_pocket(row.backbone) else "the licence of its weights applies to the fine-tuned ones"
+    )
+    backbone = f"Backbone {row.backbone}: {terms}."
+    if row.data in SOURCES:
+        data = SOURCES.get(row.data)
+        return [backbone, f"Data {data.title}: {data.licence}."]
+    return [backbone, f"Data {data_name}: unknown to clipalign; state here under which terms it was used."]
 
 
-def _result(row: ResultRow) -> str:
-    shares = [
-        "–" if value is None else f"{100 * value:.1f}"
-        for value in (row.accuracy, row.top5, row.class_accuracy, row.h)
-    ]
-    before = "" if row.zeroshot is None else f"{100 * row.zeroshot:.1f}"
-    return f"| {' | '.join([row.test, *shares, str(row.n), str(row.classes or ''), before])} |"
+def _percent(share: float | None) -> str:
+    return DASH if share is None else f"{100 * share:.1f}"
 
 
-def _some(names: Sequence[str]) -> str:
-    more = f" and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else ""
-    return ", ".join(names[:MOST_NAMES]) + more
+def _escaped(text: str) -> str:
+    """Escape a cell of a Markdown table."""
+    return text.replace("|", "\\|")
+
+
+def _some(texts: Sequence[str], most: int, separator: str) -> str:
+    """Join the first texts and count the others."""
+    more = f" and {len(texts) - most} more" if len(texts) > most else ""
+    return separator.join(texts[:most]) + more

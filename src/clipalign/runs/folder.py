@@ -2,28 +2,22 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import shutil
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from ..core.checkpoint import load_weights, write_text
+from ..core.checkpoint import write_text
 from ..core.errors import UserError
-from .options import RECORD, TrainOptions, dump_yaml, plain, read_yaml, train_options
+from .options import RECORD, TrainOptions, dump_yaml, plain, read_yaml
 from .results import FILE as RESULTS
-from .results import ResultRow, read_results
 
 if TYPE_CHECKING:
-    import torch
-
-    from ..backbone import Backbone
-    from ..core.types import Episode
-    from ..methods import Method
+    pass
 
 # A line of metrics.jsonl: "step", loss terms, validation values; "chosen" holds what `Method.finish` chose.
 MetricLine = dict[str, Any]
@@ -177,104 +171,3 @@ def write_config(folder: RunFolder, options: TrainOptions, record: Mapping[str, 
 def is_run(name: str | Path) -> bool:
     """Whether a path is a run folder."""
     return (Path(name) / "config.yaml").is_file()
-
-
-@dataclass(frozen=True)
-class Run:
-    """A finished run, opened.
-
-    Attributes:
-        folder: its files.
-        options: what it was told.
-        method: set up, with the run's weights.
-        backbone: carries the trained towers.
-    """
-
-    folder: RunFolder
-    options: TrainOptions
-    method: Method
-    backbone: Backbone
-
-    @property
-    def results(self) -> list[ResultRow]:
-        """Its result rows."""
-        return read_results(self.folder.path)
-
-    @property
-    def class_names(self) -> tuple[str, ...]:
-        """The classes it was trained on."""
-        return tuple(self.folder.record()["class_names"])
-
-
-def read_options(folder: RunFolder) -> TrainOptions:
-    """The options of a run, as it was started."""
-    if not folder.config.is_file():
-        raise UserError(f"{folder.path} is not a run folder (no config.yaml)")
-    options = train_options(["--config", str(folder.config), "--out", str(folder.path)])
-    origins = folder.record().get("origins") or {}  # who chose a value then, not that the file holds it now
-    return replace(options, run=replace(options.run, out=folder.path), origins=origins)
-
-
-def open_run(
-    path: str | Path,
-    *,
-    weights: str = "model",
-    device: torch.device | str = "cpu",
-    cache_dir: str | None = None,
-) -> Run:
-    """Build a run's model again.
-
-    Args:
-        path: run folder.
-        weights: "model" (what predictions use) or "last" (the last step's).
-        device: where it goes.
-        cache_dir: folder of downloaded weights, for backbones whose architecture comes from the hub.
-
-    Raises:
-        UserError: not a finished run, or a damaged weights file.
-    """
-    from ..backbone import load
-
-    folder = RunFolder(Path(path))
-    options = read_options(folder)
-    file = folder.model if weights == "model" else folder.last
-    if not file.is_file():
-        raise UserError(f"{folder.path} has no {file.name}: the run is not finished; go on with --resume")
-    state = load_weights(file)
-    # The file holds both towers, so the pre-trained weights are not needed again, nor can they have changed.
-    backbone = load(options.run.backbone, device, cache_dir or options.run.cache_dir, pretrained=False)
-    method = options.method(options.hyper)
-    # Weights first, so that what `setup` derives from them is right; again after it, for the method's own.
-    with contextlib.suppress(RuntimeError):
-        backbone.model.load_state_dict(state, strict=False)
-    method.setup(backbone, stored_episode(folder), folder.record()["templates"])
-    method.load_state_dict(state)
-    return Run(folder, options, method, backbone)
-
-
-def stored_episode(folder: RunFolder) -> Episode:
-    """What `Method.setup` needs to know of the episode a run was trained on; it has no rows."""
-    from ..protocols.names_only import NamesOnly, names_episode
-
-    facts = folder.record()
-    names, domains, templates = (tuple(facts[k]) for k in ("class_names", "domain_names", "templates"))
-    return names_episode(
-        NamesOnly(facts["data"], names, domains, templates), facts["protocol"], facts["target"]
-    )
-
-
-def zeroshot(backbone: Backbone, templates: Sequence[str] | None = None) -> Method:
-    """A backbone as it is, as a method without classes of its own.
-
-    Args:
-        backbone: frozen by it.
-        templates: of prompts; None for "a photo of a {}.".
-    """
-    from ..backbone.text.features import DEFAULT_TEMPLATES
-    from ..methods import get_method
-    from ..protocols.names_only import NamesOnly, names_episode
-
-    templates = tuple(templates or DEFAULT_TEMPLATES)
-    method = get_method("zeroshot")()
-    method.setup(backbone, names_episode(NamesOnly("", (), (), templates)), templates)
-    return method

@@ -9,7 +9,12 @@ import torch
 from torch.nn import functional as F
 
 from clipalign.backbone import Backbone, load
-from clipalign.backbone.text.features import check_templates, class_text_features, clean_class_names, prompts
+from clipalign.backbone.text.features import (
+    check_templates,
+    class_text_features,
+    clean_class_names,
+    fill_templates,
+)
 from clipalign.core.errors import UserError
 
 NAMES = [
@@ -28,9 +33,9 @@ def backbone() -> Backbone:
 
 def test_names_and_templates_become_prompts() -> None:
     assert clean_class_names(["red_apple", "t-shirt", "  a  b "]) == ("red apple", "t shirt", "a b")
-    assert prompts(["red_apple", "cat"]) == [["a photo of a red apple."], ["a photo of a cat."]]
-    assert prompts(["cat"], TEMPLATES) == [["a photo of a cat.", "itap of the cat", "cat"]]
-    assert prompts(["{x}"], ["a {}"]) == [["a {x}"]]
+    assert fill_templates(["red_apple", "cat"]) == [["a photo of a red apple."], ["a photo of a cat."]]
+    assert fill_templates(["cat"], TEMPLATES) == [["a photo of a cat.", "itap of the cat", "cat"]]
+    assert fill_templates(["{x}"], ["a {}"]) == [["a {x}"]]
     assert check_templates("only {}") == ("only {}",)
 
 
@@ -52,14 +57,14 @@ def test_bad_class_names_are_refused(names: list[str], message: str) -> None:
 @pytest.mark.parametrize("templates", [[], ["a photo"], ["{} and {}"]])
 def test_bad_templates_are_refused(templates: list[str]) -> None:
     with pytest.raises(UserError, match="--template"):
-        prompts(["cat"], templates)
+        fill_templates(["cat"], templates)
 
 
 @pytest.mark.parametrize("batch_size", [2, 256])
 def test_ensemble_rule(backbone: Backbone, batch_size: int) -> None:
     got = class_text_features(backbone, NAMES, TEMPLATES, batch_size=batch_size)
     assert got.shape == (4, backbone.embed_dim) and not got.requires_grad
-    for row, texts in zip(got, prompts(NAMES, TEMPLATES), strict=True):
+    for row, texts in zip(got, fill_templates(NAMES, TEMPLATES), strict=True):
         # Slow and literal: open_clip's own encoder, all 77 positions, one text at a time.
         unit = [F.normalize(backbone.model.encode_text(backbone.tokenizer([t]))[0], dim=0) for t in texts]
         literal = F.normalize(torch.stack(unit).mean(dim=0), dim=0)
@@ -87,9 +92,9 @@ def test_features_follow_the_weights(backbone: Backbone) -> None:
 def test_what_is_cut_is_reported(backbone: Backbone) -> None:
     short, long = "a cat", "word " * 90
     report = backbone.tokenize([short, long, "!?! yes!"])
-    assert report.cut == 1 and report.longest == 92 and report.lengths[0] == 4
+    assert report.num_truncated == 1 and report.longest == 92 and report.lengths[0] == 4
     exactly = backbone.tokenize(["word " * 75])
-    assert exactly.cut == 0 and exactly.longest == 77
+    assert exactly.num_truncated == 0 and exactly.longest == 77
     with pytest.warns(UserWarning, match="1 of 2 texts have more than 77 tokens.*the longest has 92"):
         backbone.encode_text([short, long])
     with pytest.warns(UserWarning, match="1 of 1 texts"):

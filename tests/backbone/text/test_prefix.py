@@ -49,7 +49,7 @@ def whole(backbone: Backbone, prefix: Tensor, rest: Tensor, ends: Tensor) -> Ten
 def test_the_same_features_and_gradients(make: MakeBackbone, tower: str) -> None:
     backbone = make(**TOWERS[tower])
     prefix, rest, ends = pieces()
-    got, known = backbone.encode_after(prefix, rest, ends), whole(backbone, prefix, rest, ends)
+    got, known = backbone.encode_with_prefix(prefix, rest, ends), whole(backbone, prefix, rest, ends)
     torch.testing.assert_close(got, known)
     weights = torch.randn(known.shape, generator=torch.Generator().manual_seed(1))
     for mine, theirs in zip(
@@ -70,7 +70,7 @@ def test_it_is_the_short_way(make: MakeBackbone) -> None:
     for backbone, shape in ((make(), (3, 5, 24)), (make(**TOWERS["normalised queries"]), (12, 11, 24))):
         seen.clear()
         with backbone.hooks(text=count):
-            backbone.encode_after(*pieces())
+            backbone.encode_with_prefix(*pieces())
         assert set(seen) == {shape} and len(seen) == 2
 
 
@@ -84,21 +84,21 @@ def test_deep_prompts_enter_the_beginnings(make: MakeBackbone, tower: str) -> No
         return torch.cat([tokens[:, :1], learned.expand(len(tokens), -1, -1), tokens[:, 3:]], dim=1)
 
     with backbone.hooks(text=overwrite):
-        got, known = backbone.encode_after(*pieces()), whole(backbone, *pieces())
+        got, known = backbone.encode_with_prefix(*pieces()), whole(backbone, *pieces())
     torch.testing.assert_close(got, known)
-    assert not torch.allclose(got, backbone.encode_after(*pieces()))
+    assert not torch.allclose(got, backbone.encode_with_prefix(*pieces()))
 
 
 def test_checkpointing_and_taps_change_nothing(make: MakeBackbone) -> None:
     backbone = make()
-    known = backbone.encode_after(*pieces())
+    known = backbone.encode_with_prefix(*pieces())
     lengths: set[int] = set()
     with backbone.hooks(tap=lambda tower, block, x: lengths.add(x.shape[1])):
-        torch.testing.assert_close(backbone.encode_after(*pieces()), known)
+        torch.testing.assert_close(backbone.encode_with_prefix(*pieces()), known)
     assert lengths == {11}
     backbone.set_grad_checkpointing()
     prefix, rest, ends = pieces()
-    again = backbone.encode_after(prefix, rest, ends)
+    again = backbone.encode_with_prefix(prefix, rest, ends)
     torch.testing.assert_close(again, known)
     again.sum().backward()
     assert prefix.grad is not None and rest.grad is not None
@@ -106,4 +106,4 @@ def test_checkpointing_and_taps_change_nothing(make: MakeBackbone) -> None:
 
 def test_prompts_longer_than_the_text_window_are_refused(make: MakeBackbone) -> None:
     with pytest.raises(UserError, match="prompts of 21 positions"):
-        make().encode_after(torch.zeros(1, 15, 24), torch.zeros(1, 6, 24), torch.tensor([5]))
+        make().encode_with_prefix(torch.zeros(1, 15, 24), torch.zeros(1, 6, 24), torch.tensor([5]))

@@ -10,8 +10,8 @@ from PIL import Image
 
 from clipalign.core.errors import UserError
 from clipalign.core.types import Preprocess, Source
-from clipalign.data import load_source
 from clipalign.data.decode import evaluation_view, read_image, training_view
+from clipalign.data.registry import load_source
 from clipalign.data.sources.folder import ImageFolder
 
 PREPROCESS = Preprocess((32, 32), (0.48, 0.46, 0.41), (0.27, 0.26, 0.28))

@@ -12,8 +12,8 @@ from PIL import Image
 
 from clipalign.core.errors import UserError
 from clipalign.core.types import Preprocess
-from clipalign.data import load_source
 from clipalign.data.batches import TrainBatches
+from clipalign.data.registry import load_source
 from clipalign.data.sources.table import ImageTable
 from clipalign.protocols import build_episode
 
@@ -104,7 +104,7 @@ def test_shards_of_the_library_are_read(tmp_path: Path) -> None:
         ("none.tar", "no shard"),
         ("https://example.org/a.tar", "download them first"),
         ("pipe:curl a.tar", "download them first"),
-        ("packed.tar", "not compressed"),
+        ("packed.tar", "uncompressed"),
         ("text.tar", "not a plain tar file"),
         ("nolabel.tar", r"a has no \.cls file"),
         ("badjson.tar", "not a plain tar file"),

@@ -26,7 +26,7 @@ from clipalign.runs.export import EXPORTS, to_hf
 from clipalign.runs.export.base import ExportedModel, Features, Probe
 from clipalign.runs.export.head import head_of
 from clipalign.runs.export.to_open_clip import OpenClip
-from clipalign.runs.folder import open_run
+from clipalign.runs.run import open_run
 
 NAMES = ("red square", "green_square", "café au lait", "dog's toy")
 TEMPLATES = ("a photo of a {}.", "art of the {}.")

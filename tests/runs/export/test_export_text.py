@@ -20,7 +20,7 @@ from clipalign.core.types import Preprocess
 from clipalign.methods.zeroshot import ZeroShot
 from clipalign.runs.export.base import ExportedModel, Features, Probe, check_features
 from clipalign.runs.export.to_hf_text import HuggingFaceText
-from clipalign.runs.folder import open_run, zeroshot
+from clipalign.runs.run import open_run, zeroshot
 
 hf = pytest.importorskip("transformers", reason="the extra [hf] is not installed")
 

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ...core.errors import UserError
-from ..identity import text_identity
+from ..fingerprint import text_fingerprint
 from .tokens import Tokens
 
 if TYPE_CHECKING:
@@ -28,11 +28,11 @@ def clean_class_names(names: Sequence[str]) -> tuple[str, ...]:
     """
     if not names:
         raise UserError("class names: none given")
-    cleaned = tuple(map(as_in_prompts, names))
+    cleaned = tuple(map(prompt_name, names))
     for i, (name, text) in enumerate(zip(names, cleaned, strict=True)):
         if not text:
             raise UserError(f'class names: number {i} is empty ("{name}")')
-    if same := same_names(names):
+    if same := ambiguous_names(names):
         first, second = same[0][:2]
         others = sum(len(group) - 1 for group in same) - 1
         more = f" (and {others} more)" if others else ""
@@ -42,16 +42,16 @@ def clean_class_names(names: Sequence[str]) -> tuple[str, ...]:
     return cleaned
 
 
-def as_in_prompts(name: str) -> str:
+def prompt_name(name: str) -> str:
     """A class name with blanks for underscores and hyphens."""
     return " ".join(name.replace("_", " ").replace("-", " ").split())
 
 
-def same_names(names: Sequence[str]) -> list[list[str]]:
+def ambiguous_names(names: Sequence[str]) -> list[list[str]]:
     """Groups of class names that are the same to the model: prompts ignore case, hyphens and underscores."""
     groups: dict[str, list[str]] = {}
     for name in names:
-        groups.setdefault(as_in_prompts(name).lower(), []).append(name)
+        groups.setdefault(prompt_name(name).lower(), []).append(name)
     return [group for text, group in groups.items() if text and len(group) > 1]
 
 
@@ -71,7 +71,9 @@ def check_templates(templates: Sequence[str]) -> tuple[str, ...]:
     return tuple(templates)
 
 
-def prompts(class_names: Sequence[str], templates: Sequence[str] = DEFAULT_TEMPLATES) -> list[list[str]]:
+def fill_templates(
+    class_names: Sequence[str], templates: Sequence[str] = DEFAULT_TEMPLATES
+) -> list[list[str]]:
     """Every template with every class name: one list per class.
 
     Raises:
@@ -91,7 +93,7 @@ def class_text_features(
     """One unit vector per class: T in every method with a text classifier.
 
     With several templates their features are normalised, averaged, and normalised again, as CLIP's own
-    zero-shot evaluation does. Where `backbone.kept_texts` is there, features of a text tower that is not trained are
+    zero-shot evaluation does. Where `backbone.text_cache` is there, features of a text tower that is not trained are
     kept in it under the digest of its weights.
 
     Args:
@@ -106,15 +108,15 @@ def class_text_features(
     Raises:
         UserError: duplicate or empty class names, a template without {}.
     """
-    by_class = prompts(class_names, templates)
-    identity = None if backbone.kept_texts is None else text_identity(backbone)
+    by_class = fill_templates(class_names, templates)
+    identity = None if backbone.text_cache is None else text_fingerprint(backbone)
     key = (identity, tuple(map(tuple, by_class)), batch_size)
-    if identity is not None and backbone.kept_texts is not None and key in backbone.kept_texts:
-        return backbone.kept_texts[key].clone()
+    if identity is not None and backbone.text_cache is not None and key in backbone.text_cache:
+        return backbone.text_cache[key].clone()
     features = text_features(backbone, [text for texts in by_class for text in texts], batch_size)
     features = F.normalize(features.unflatten(0, (len(by_class), -1)).mean(dim=1), dim=-1)
-    if identity is not None and backbone.kept_texts is not None:
-        backbone.kept_texts[key] = features.clone()
+    if identity is not None and backbone.text_cache is not None:
+        backbone.text_cache[key] = features.clone()
     return features
 
 
@@ -131,15 +133,15 @@ def text_features(backbone: Backbone, texts: Sequence[str], batch_size: int = 25
         [N, d] float32 on the backbone's device, rows of length 1, without gradient.
     """
     tokens = backbone.tokenize(texts)
-    tokens.warn_if_cut()
+    tokens.warn_if_truncated()
     features = torch.empty(len(tokens.lengths), backbone.embed_dim, device=backbone.device)
     with torch.autocast(backbone.device.type, enabled=False):
-        for rows in by_like_length(tokens, batch_size):
+        for rows in length_batches(tokens, batch_size):
             encoded = backbone.encode_text(tokens.ids[rows]).float()
             features[rows.to(features.device)] = F.normalize(encoded, dim=-1)
     return features
 
 
-def by_like_length(tokens: Tokens, batch_size: int) -> tuple[Tensor, ...]:
+def length_batches(tokens: Tokens, batch_size: int) -> tuple[Tensor, ...]:
     """Positions of all texts in batches of like length, so that each is cut to little more than it needs."""
     return torch.tensor(tokens.lengths).argsort(stable=True).split(batch_size)

@@ -44,7 +44,7 @@ def splits(tower: TextTower) -> bool:
     return True
 
 
-def encode_after(tower: TextTower, prefix: Tensor, rest: Tensor, ends: Tensor, hooks: Hooks) -> Tensor:
+def encode_with_prefix(tower: TextTower, prefix: Tensor, rest: Tensor, ends: Tensor, hooks: Hooks) -> Tensor:
     """Features of every continuation behind every beginning.
 
     Args:

@@ -2,7 +2,7 @@
 
 A prompt is: start token, m learned vectors, words all prompts share, name, full stop, end token. The learned
 vectors may also stand behind the name, or around it. Prompts are encoded behind what they have in common (see
-`Backbone.encode_after`) and in groups of one length, so that no padding runs; both are exact.
+`Backbone.encode_with_prefix`) and in groups of one length, so that no padding runs; both are exact.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from ...core.errors import UserError
+from .features import clean_class_names
 
 if TYPE_CHECKING:
     from .. import Backbone
@@ -49,8 +50,6 @@ class ClassPrompts:
         position: Position = "end",
         words: Tensor | None = None,
     ) -> None:
-        from .features import clean_class_names  # brings open_clip along
-
         self.backbone, self.learned, self.position = backbone, learned, position
         names = clean_class_names(class_names)
         tokens = backbone.tokenize([f"{name}." for name in names])
@@ -91,7 +90,7 @@ class ClassPrompts:
         )
         return self._run(prefix, self.rest, at_once)
 
-    def encode_inside(self, context: Tensor) -> Tensor:
+    def encode_classes(self, context: Tensor) -> Tensor:
         """Unit features of prompts whose vectors stand where `position` says.
 
         Args:
@@ -117,7 +116,9 @@ class ClassPrompts:
             for rows, length in self.groups:
                 for some in rows.split(at_once or len(rows)):
                     ends = self.ends[some] + shift
-                    features.append(self.backbone.encode_after(part, rest[some, : length + shift], ends))
+                    features.append(
+                        self.backbone.encode_with_prefix(part, rest[some, : length + shift], ends)
+                    )
             together = torch.cat(features, dim=1)
             if len(self.groups) > 1:
                 together = together[:, torch.cat([rows for rows, _ in self.groups]).argsort()]
@@ -167,7 +168,7 @@ def by_length(lengths: Sequence[int], device: torch.device) -> list[tuple[Tensor
 def embed_phrase(backbone: Backbone, phrase: str) -> Tensor:
     """[n, W] token embeddings of a phrase, without start and end token."""
     tokens = backbone.tokenize([phrase])
-    if tokens.cut:
+    if tokens.num_truncated:
         raise UserError(
             f'--context-init "{phrase}": {tokens.longest} tokens, the text window of this backbone has '
             f"{backbone.context_length}"

@@ -25,7 +25,7 @@ class Tokens:
     texts: tuple[str, ...]
 
     @property
-    def cut(self) -> int:
+    def num_truncated(self) -> int:
         """How many texts lost tokens at their end."""
         return sum(length > self.ids.shape[1] for length in self.lengths)
 
@@ -39,13 +39,13 @@ class Tokens:
         """Tokens of the longest text, before cutting."""
         return max(self.lengths, default=0)
 
-    def warn_if_cut(self) -> None:
+    def warn_if_truncated(self) -> None:
         """Warn once per place in the program, naming the longest text: nothing is cut silently."""
-        if not self.cut:
+        if not self.num_truncated:
             return
         text = self.texts[self.lengths.index(self.longest)]
         warnings.warn(
-            f"{self.cut} of {len(self.lengths)} texts have more than {self.ids.shape[1]} tokens "
+            f"{self.num_truncated} of {len(self.lengths)} texts have more than {self.ids.shape[1]} tokens "
             f'and were cut; the longest has {self.longest}: "{text[:60]}..."',
             stacklevel=3,
         )

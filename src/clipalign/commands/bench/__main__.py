@@ -7,7 +7,8 @@ import sys
 from dataclasses import asdict
 
 from ...core.errors import UserError
-from .measure import Cost, measure
+from .cost import Cost
+from .measure import measure
 
 if __name__ == "__main__":
     task = json.loads(sys.argv[1])

@@ -5,37 +5,23 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from dataclasses import replace
 
+import numpy as np
+import torch
+
+from ...backbone import Backbone, load
+from ...core.precision import select_device
+from ...core.types import Episode
+from ...data.batches import CaptionTrainBatches, TrainBatches
+from ...data.registry import load_source
+from ...engine.averaging import make_average
+from ...engine.optimiser import build_optimizer
+from ...engine.setup import preprocess_for
+from ...protocols import build_episode
 from ...runs.options import train_options
+from .cost import Cost
 from .machine import forget_peak, peak, resident
-
-if TYPE_CHECKING:
-    from ...backbone import Backbone
-    from ...core.types import Episode
-
-
-@dataclass(frozen=True)
-class Cost:
-    """What one method costs on one backbone.
-
-    Attributes:
-        parameters: trained ones.
-        step: median seconds of an optimiser step; None where the method takes none.
-        memory: most bytes held during the steps (during a prediction where there are none), the model's own
-            included: of the GPU, or resident ones of the process beyond those before the model was loaded.
-        predict: median seconds of a prediction for the same images.
-        reason: why nothing was measured.
-    """
-
-    method: str
-    backbone: str
-    parameters: int = 0
-    step: float | None = None
-    memory: int | None = None
-    predict: float | None = None
-    reason: str | None = None
 
 
 def measure(
@@ -46,15 +32,6 @@ def measure(
     Raises:
         UserError: the method does not work on this backbone.
     """
-    import torch
-
-    from ...backbone import load
-    from ...core.precision import select_device
-    from ...data.batches import CaptionTrainBatches, TrainBatches
-    from ...engine.averaging import make_average
-    from ...engine.optimiser import build_optimizer
-    from ...engine.setup import preprocess_for
-
     place = select_device(device)
     scored = first_classes(classes)
     warm_up(load("pocket:random", place))
@@ -131,19 +108,11 @@ def warm_up(tower: Backbone) -> None:
 
 def scenes() -> Episode:
     """Pictoscenes and their captions."""
-    from ...data.registry import load_source
-    from ...protocols import build_episode
-
     return build_episode("retrieval", load_source("pictoscenes"), None)
 
 
 def first_classes(count: int) -> Episode:
     """Domain shift on pictograms, with the first classes only."""
-    import numpy as np
-
-    from ...data.registry import load_source
-    from ...protocols import build_episode
-
     source = load_source("pictograms")
     episode = build_episode("domain-shift", source, source.domain_names[0], 0)
     kept = episode.train_classes[:count]

@@ -19,10 +19,11 @@ from tyro.conf import Positional
 from ...core.checkpoint import write_text
 from ...core.config import at_least
 from ...core.errors import UserError
+from ...methods import get_method, list_methods
 from ...runs.folder import check_out
 from ...runs.options import parse_config
+from .cost import Cost
 from .machine import machine
-from .measure import Cost
 
 BASELINE = "erm"
 
@@ -54,8 +55,6 @@ class BenchConfig:
 
     def check(self) -> None:
         """Raise UserError for the first value out of range, or an unknown method."""
-        from ...methods import get_method
-
         at_least(self, 1, "steps", "batch_size", "classes")
         for name in self.methods:
             get_method(name)
@@ -65,8 +64,6 @@ class BenchConfig:
 
 def run_bench(arguments: Sequence[str], prog: str = "clipalign bench") -> list[Cost]:
     """Measure as the tokens of a command line say, print the table and return its lines."""
-    from ...methods import list_methods
-
     config = parse_config(BenchConfig, arguments, prog)
     if config.out is not None:
         check_out(config.out, overwrite=config.overwrite)

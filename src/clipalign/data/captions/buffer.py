@@ -51,7 +51,9 @@ class CaptionBuffer(Sequence[tuple[str, ...]]):
             raise IndexError(row)
         row %= len(self)
         captions = self._sort()[self._starts[row] : self._starts[row + 1]]
-        return tuple(self._bytes[self._ends[i] : self._ends[i + 1]].decode("utf-8") for i in captions.tolist())
+        return tuple(
+            self._bytes[self._ends[i] : self._ends[i + 1]].decode("utf-8") for i in captions.tolist()
+        )
 
     def digest(self) -> str:
         """Return the SHA-256 of all captions and of the row that each belongs to."""

@@ -60,9 +60,7 @@ def read_karpathy(declared: CaptionSet, path: Path) -> Iterator[CaptionRecord]:
             if number > 1 and line.strip():
                 name, separator, caption = line.partition(".jpg,")
                 if not separator:
-                    raise UserError(
-                        f"--data {declared.name}: {path}, line {number}: not `name.jpg,caption`"
-                    )
+                    raise UserError(f"--data {declared.name}: {path}, line {number}: not `name.jpg,caption`")
                 yield record_of_test(f"{name.strip()}.jpg", [caption], f"{path}, line {number}")
 
 
@@ -108,10 +106,8 @@ def read_dci(declared: CaptionSet, path: Path) -> Iterator[CaptionRecord]:
             raise declared.error(f"no {file}, which {splits} lists")
         content = json.loads(file.read_text(encoding="utf-8"))
         extra = str(content["extra_caption"] or "")
-        if declared.variant == "extra":
-            caption = extra
-        else:
-            caption = rejoin_sentences(f"{content['short_caption']}\n{extra}")
+        joined = rejoin_sentences(f"{content['short_caption']}\n{extra}")
+        caption = extra if declared.variant == "extra" else joined
         if caption.strip() or declared.variant != "extra":
             yield record_of_test(str(content["image"]), [caption], str(file))
 

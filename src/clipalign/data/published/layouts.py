@@ -39,7 +39,9 @@ def read_split(declared: ImageSet, base: Path) -> Contents:
     if not path.is_file():
         if declared.split_needed:
             raise declared.error(f"no {path}, the split file that defines classes and parts")
-        logger.warning("no %s: the protocol cuts %s itself, which is not the published split", path, declared.title)
+        logger.warning(
+            "no %s: the protocol cuts %s itself, which is not the published split", path, declared.title
+        )
         found = class_records(base, declared.images)
         records = [record for record in found if record.label not in declared.drop]
         return records, sorted({record.label for record in records}), dict(declared.rename)
@@ -52,7 +54,8 @@ def read_split(declared: ImageSet, base: Path) -> Contents:
         ]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path}: not a split file of train, val and test ({error!r})") from None
-    names = {label: name for _, _, label, name in reversed(listed)}  # reversed: the first name of a label counts
+    # Reversed, since the first name of a label counts.
+    names = {label: name for _, _, label, name in reversed(listed)}
     records = []
     for part, image, label, _ in listed:
         if image.startswith("/") or ".." in image.split("/"):

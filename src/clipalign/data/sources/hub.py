@@ -110,7 +110,9 @@ def select_splits(name: str, splits: dict[str, Any]) -> dict[str, Any]:
     """
     kept = {split: data for split, data in splits.items() if not split or split.lower() in PARTS}
     if others := sorted(set(splits) - set(kept)):
-        logger.warning("--data %s: ignoring splits other than train, validation, test: %s", name, ", ".join(others))
+        logger.warning(
+            "--data %s: ignoring splits other than train, validation, test: %s", name, ", ".join(others)
+        )
     if not kept:
         raise UserError(f"--data {name} has no split train, validation or test; it has {', '.join(others)}")
     return {split: data for split, data in kept.items() if len(data)}

@@ -19,7 +19,8 @@ from ...core.errors import UserError
 from ..decode import EXTENSIONS
 from .table import DEFAULTS, PARTS, ImageRecord, ImageTable, TableOptions
 
-CLASS_LISTS = ("classes.txt", "classnames.txt")  # in the folder of the shards: names of classes 0, 1, ..., one per line
+# In the folder of the shards: names of classes 0, 1, ..., one per line.
+CLASS_LISTS = ("classes.txt", "classnames.txt")
 FIELDS = ("label", "domain", "split", "caption", "captions")  # of a .json member
 
 

@@ -100,9 +100,7 @@ def find_columns(
 
 def cells_of(line: Sequence[Any], positions: Mapping[str, int]) -> dict[str, str]:
     """Return the text of each field in a line, "" for empty cells."""
-    return {
-        field: str(line[i] if line[i] is not None else "").strip() for field, i in positions.items()
-    }
+    return {field: str(line[i] if line[i] is not None else "").strip() for field, i in positions.items()}
 
 
 def read_csv(path: Path) -> tuple[list[str], list[list[Any]]]:

@@ -11,6 +11,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ...backbone.positions import (
+    CLIP_LENGTH,
+    position_tower,
+    stretch_positions,
+)
 from ...core.errors import UserError
 from ...core.types import CaptionSource, CaptionUse
 from .contrastive import ContrastiveMethod
@@ -82,13 +87,13 @@ class CaptionMethod(ContrastiveMethod):
         Raises:
             UserError: --too-long error, and one is too long.
         """
-        from ...backbone.positions import CLIP_LENGTH, published_length
+        from ...backbone.positions import long_clip_length
 
         o, length = self.config, self.own_length
         if o.context_length is not None:
             length = o.context_length
         elif length <= CLIP_LENGTH:
-            length = published_length(length, o.keep_positions)
+            length = long_clip_length(length, o.keep_positions)
         texts = self.training_captions()
         if not texts:  # a finished run, opened: its weights say how long the window is
             return int(length)
@@ -115,13 +120,13 @@ class CaptionMethod(ContrastiveMethod):
 
     def stretch(self, length: int) -> None:
         """Give the text tower a window of `length`, and hold its first positions if that made it longer."""
-        from ...backbone.positions import KeptPositions, stretch_positions
+        from ...backbone.positions import FrozenPositions
 
         stretch_positions(self.backbone, length, self.config.keep_positions)
         if self.kept is not None:
             self.kept.remove()
         longer = self.backbone.context_length > self.own_length
-        self.kept = KeptPositions(self.backbone, self.config.keep_positions if longer else 0)
+        self.kept = FrozenPositions(self.backbone, self.config.keep_positions if longer else 0)
 
     def resolved(self) -> dict[str, Any]:
         facts: dict[str, Any] = {"context_length": self.backbone.context_length}
@@ -130,8 +135,6 @@ class CaptionMethod(ContrastiveMethod):
         return facts
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        from ...backbone.positions import position_tower
-
         tower = position_tower(self.backbone)
         prefix = "" if tower is self.backbone.model else "text."
         table = state.get(f"{prefix}positional_embedding")
@@ -161,7 +164,7 @@ class CaptionMethod(ContrastiveMethod):
                     "write one"
                 )
         tokens = self.backbone.tokenize(texts)
-        if tokens.cut and not self.warned_of_cut:
+        if tokens.num_truncated and not self.warned_of_cut:
             self.warned_of_cut = True
             log.warning(
                 "captions of more than %d tokens are cut (--too-long truncate); captions_cut and tokens_cut in "

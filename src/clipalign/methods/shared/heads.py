@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ...backbone.text.features import clean_class_names
 from ...core.errors import UnseenClasses, UserError
 from ..base import Classifier, Method
 
@@ -127,8 +128,6 @@ class TrainedHeadMethod(HeadMethod):
 
 def columns_of(class_names: Sequence[str], known: Sequence[str]) -> list[int | None]:
     """Where each class stands among the known ones, spelling of blanks and case apart; None for new ones."""
-    from ...backbone.text.features import clean_class_names
-
     position = {name.lower(): i for i, name in enumerate(clean_class_names(known))}
     return [position.get(name.lower()) for name in clean_class_names(class_names)]
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ...methods import Method
 from ...methods.coop import CoOp
-from ...methods.shared.heads import HeadMethod
+from ...methods.shared.heads import HeadMethod, columns_of
 
 TENSORS, FACTS = "classifier.safetensors", "classifier.json"
 OTHERS = {
@@ -135,6 +135,4 @@ def head_of(
 
 
 def _columns(method: HeadMethod, class_names: Sequence[str]) -> list[int]:
-    from ...methods.shared.heads import columns_of
-
     return [c for c in columns_of(class_names, method.episode.class_names) if c is not None]

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ...core.types import Source
-from ..registry import SOURCES
-from ..request import NamedSource, SourceRequest
-from .declarations import SHIFT, CaptionSet, ImageSet, caption_sets, image_sets
-from .open import open_caption_set, open_image_set, open_imagenet_shift
+from ..core.types import Source
+from .published.declarations import SHIFT, CaptionSet, ImageSet, caption_sets, image_sets
+from .published.open import open_caption_set, open_image_set, open_imagenet_shift
+from .registry import SOURCES
+from .request import NamedSource, SourceRequest
 
 
 def _image_set(declared: ImageSet) -> NamedSource:

@@ -7,7 +7,7 @@ import copy
 import pytest
 import torch
 
-from clipalign.backbone import Backbone, load, text_identity
+from clipalign.backbone import Backbone, load, text_fingerprint
 from clipalign.backbone.text.features import class_text_features
 
 NAMES = ("red square", "blue circle")
@@ -30,12 +30,12 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 def test_equal_weights_share_their_features(tiny: Backbone, tiny_spec: str, calls: list[int]) -> None:
     tiny.requires_grad_(False)
     plain = class_text_features(tiny, NAMES)
-    tiny.kept_texts = {}
+    tiny.text_cache = {}
     first = class_text_features(tiny, NAMES)
     again = class_text_features(tiny, NAMES)
     again.zero_()  # what is handed out may be changed
     other = load(tiny_spec).requires_grad_(False)
-    other.kept_texts = tiny.kept_texts
+    other.text_cache = tiny.text_cache
     third = class_text_features(other, NAMES)
     assert calls == [2, 2]
     assert torch.equal(plain, first) and torch.equal(first, third)
@@ -46,7 +46,7 @@ def test_equal_weights_share_their_features(tiny: Backbone, tiny_spec: str, call
 
 def test_nothing_stale(tiny: Backbone, calls: list[int]) -> None:
     tiny.requires_grad_(False)
-    tiny.kept_texts = {}
+    tiny.text_cache = {}
     before = class_text_features(tiny, NAMES)
     parameter = tiny.model.token_embedding.weight
     with torch.no_grad():
@@ -56,19 +56,19 @@ def test_nothing_stale(tiny: Backbone, calls: list[int]) -> None:
     tiny.model.load_state_dict(copy.deepcopy(tiny.model.state_dict()))  # written to, with the same values
     assert torch.equal(class_text_features(tiny, NAMES), after) and len(calls) == 2
     parameter.requires_grad_(True)  # a method trains it
-    assert text_identity(tiny) is None
+    assert text_fingerprint(tiny) is None
     class_text_features(tiny, NAMES)
     assert len(calls) == 3
     parameter.requires_grad_(False)
     with tiny.hooks(text=lambda block, tokens: tokens + 1):
-        assert text_identity(tiny) is None
+        assert text_fingerprint(tiny) is None
         assert not torch.equal(class_text_features(tiny, NAMES), after)
     assert torch.equal(class_text_features(tiny, NAMES), after)
 
 
 def test_the_image_tower_does_not_matter(tiny: Backbone) -> None:
     tiny.requires_grad_(False)
-    before = text_identity(tiny)
+    before = text_fingerprint(tiny)
     for parameter in tiny.image_parameters():
         parameter.requires_grad_(True).data.zero_()
-    assert text_identity(tiny) == before is not None
+    assert text_fingerprint(tiny) == before is not None

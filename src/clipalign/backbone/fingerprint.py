@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from .model import Backbone
 
 
-def text_identity(backbone: Backbone) -> str | None:
+def text_fingerprint(backbone: Backbone) -> str | None:
     """SHA-256 of the text tower's tensors; None while any of them is trained, or hooks change the blocks.
 
     The digest is taken once, and again when PyTorch's version counters say that a tensor was written to. They do
