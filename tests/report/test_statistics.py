@@ -1,4 +1,4 @@
-"""Bootstrap intervals against closed forms, and count_differences of runs with stored predictions."""
+"""Bootstrap intervals against closed forms, and differences of runs with stored predictions."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from clipalign.methods import all_methods
 from clipalign.protocols import list_protocols
 from clipalign.report.bootstrap import Estimate, UnitValues, bootstrap
 from clipalign.report.collect import find_runs
-from clipalign.report.comparison import Difference, count_differences, differences_csv, line_accuracies
+from clipalign.report.comparison import Difference, differences, differences_csv, line_accuracies
 from clipalign.report.document import Grid
 from clipalign.report.published import published_accuracies, published_accuracy_section
 from clipalign.report.rows import ReportRow
@@ -97,13 +97,13 @@ def test_paired_difference_has_smaller_error_than_the_accuracies(tmp_path: Path)
     better[np.flatnonzero(~base)[:12]] = True
     write_run(tmp_path / "a", "erm", base)
     write_run(tmp_path / "b", "alignclip", better)
-    (found,) = count_differences(find_runs(tmp_path))
+    (found,) = differences(find_runs(tmp_path))
     assert (found.label, found.baseline, found.units, found.unit) == ("alignclip", "erm", 200, "images")
     assert found.estimate.value == pytest.approx(12 / 200)
     assert found.estimate.error == pytest.approx(np.sqrt(0.06 * 0.94 / 200), rel=0.06)
     separate = next(line for line in line_accuracies(find_runs(tmp_path)) if line.label == "erm")
     assert separate.estimate.error > 1.8 * found.estimate.error
-    (turned,) = count_differences(find_runs(tmp_path), "alignclip")
+    (turned,) = differences(find_runs(tmp_path), "alignclip")
     assert turned.estimate.value == -found.estimate.value
     lines = list(csv.DictReader(io.StringIO(differences_csv([found]))))
     assert float(lines[0]["difference"]) == pytest.approx(6.0) and lines[0]["baseline"] == "erm"
@@ -119,7 +119,7 @@ def test_differences_on_pictograms_resample_concepts_and_average_seeds_and_targe
                 write_run(
                     place, method, right, data="pictograms", target=target, seed=seed, views=4, concepts=20
                 )
-    found = {d.target: d for d in count_differences(find_runs(tmp_path))}
+    found = {d.target: d for d in differences(find_runs(tmp_path))}
     assert set(found) == {"noto", "twemoji", "mean"}
     assert {(d.units, d.unit) for d in found.values()} == {(20, "concepts")}
     mean = (found["noto"].estimate.value + found["twemoji"].estimate.value) / 2
@@ -132,7 +132,7 @@ def test_differences_on_pictograms_resample_concepts_and_average_seeds_and_targe
 def test_unknown_baseline_raises_with_the_known_lines(tmp_path: Path) -> None:
     write_run(tmp_path / "a", "erm", np.ones(20, bool))
     with pytest.raises(UserError, match="--baseline clipood: no such line; there are erm"):
-        count_differences(find_runs(tmp_path), "clipood")
+        differences(find_runs(tmp_path), "clipood")
 
 
 def test_published_accuracies_match_known_methods_data_and_protocols() -> None:
@@ -157,7 +157,7 @@ def test_published_accuracies_are_listed_but_enter_no_table(tmp_path: Path) -> N
     assert "| vlcs, domain-shift, SUN09 | all | alignclip | pocket |" in text
     assert "| 80.9 | CLIP ViT-B/16 |" in text and "80.9" not in report.csv.read_text()
     assert "## Differences" in text and "alignclip - erm" in text
-    assert report.count_differences.read_text().count("\n") == 2
+    assert report.differences.read_text().count("\n") == 2
     assert (tmp_path / "report" / "pictures" / "bars-1.png").is_file()
     assert (tmp_path / "report" / "pictures" / "shift-1.png").is_file()
     (row,) = find_runs(tmp_path / "erm")[0].results
@@ -170,7 +170,7 @@ def test_differences_are_sorted_within_targets_with_the_mean_last(tmp_path: Path
         for method, share in shares.items():
             right = np.arange(40) < 40 * share
             write_run(tmp_path / target / method, method, right, data="vlcs", target=target)
-    found = count_differences(find_runs(tmp_path))
+    found = differences(find_runs(tmp_path))
     targets = list(dict.fromkeys(d.target for d in found))
     assert len(found) == 9 and targets[2] == "mean"
     for target in targets:
