@@ -5,10 +5,9 @@ from __future__ import annotations
 import hashlib
 import shlex
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -16,6 +15,7 @@ from rich.console import Console
 from rich.table import Table as RichTable
 
 from ..backbone.text.features import ambiguous_names, prompt_name
+from ..core.config import DataOptions
 from ..core.errors import UserError
 from ..core.types import Preprocess, Source
 from .captions.sentences import captions_only
@@ -83,12 +83,12 @@ def examine(source: ImageTable) -> Findings:
     )
 
 
-def report(source: Source, options: Mapping[str, Any], sheet: Path | None, seed: int = 0) -> list[str]:
+def report(source: Source, options: DataOptions, sheet: Path | None, seed: int = 0) -> list[str]:
     """Print the contents and the problems of a data set.
 
     Args:
         source: the data set.
-        options: of the command; repeated in the training command that is printed.
+        options: describe the data set; repeated in the training command that is printed.
         sheet: PNG file to write three random rows to, or None.
         seed: of their draw.
 
@@ -214,17 +214,21 @@ def _indented(lines: list[str]) -> str:
     return "".join(f"\n  {line}" for line in [*lines[:LISTED], *more])
 
 
-def training_command(source: Source, options: Mapping[str, Any]) -> list[str]:
+def training_command(source: Source, options: DataOptions) -> list[str]:
     """Return the tokens of a training command for a data set.
 
     Data without classes train on captions; with several domains, the last one is left out.
     """
-    tokens = ["clipalign", "train", "--data", str(options["data"])]
-    for name in ("data_root", "layout", "class_names"):
-        if options.get(name) not in (None, "auto"):
-            tokens += ["--" + name.replace("_", "-"), str(options[name])]
-    if options.get("data_options"):
-        tokens += ["--data-options", *options["data_options"]]
+    tokens = ["clipalign", "train", "--data", options.data]
+    for flag, value in (
+        ("--data-root", options.data_root),
+        ("--layout", options.layout),
+        ("--class-names", options.class_names),
+    ):
+        if value not in (None, "auto"):
+            tokens += [flag, str(value)]
+    if options.data_options:
+        tokens += ["--data-options", *options.data_options]
     method = "alignclip"
     if captions_only(source):
         method = "smartclip"

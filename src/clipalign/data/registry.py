@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ..core.config import DataOptions
 from ..core.errors import UserError
 from ..core.registry import Registry
 from ..core.types import CaptionSource, Source
@@ -95,31 +96,45 @@ def load_source(
     if isinstance(entry, NamedSource) and entry.needs_root and request.root is None:
         raise UserError(f"--data {name} needs --data-root, the folder that holds it")
     source = entry.open(request)
-    if captions and not isinstance(source, CaptionSource):
-        raise UserError(
-            f"--data {name} has no captions for retrieval; use a table with a caption column, a JSON list, shards with "
-            ".txt files, pictoscenes, or a published caption set (`clipalign list data`)"
-        )
-    return source
+    return require_captions(source, name) if captions else source
 
 
-def source_from(options: Mapping[str, Any], captions: bool = False, check_names: bool = True) -> Source:
-    """Open the data set that the options of a command or of a run describe; see `load_source`.
-
-    Args:
-        options: fields of `DataConfig` by name.
-        captions, check_names: as in `load_source`.
-    """
+def source_from(options: DataOptions, captions: bool = False, check_names: bool = True) -> Source:
+    """Open the data set that options describe; `captions` and `check_names` as in `load_source`."""
     return load_source(
-        str(options["data"]),
-        tuple(options.get("data_options") or ()),
-        root=options.get("data_root"),
-        layout=options.get("layout") or "auto",
-        class_names=options.get("class_names"),
-        max_broken=float(options.get("max_broken", 0.01)),
+        options.data,
+        options.data_options,
+        root=options.data_root,
+        layout=options.layout,
+        class_names=options.class_names,
+        max_broken=options.max_broken,
         captions=captions,
         check_names=check_names,
     )
+
+
+def name_of(data: str | Path | Source) -> str:
+    """Return the value of --data for a data set: the name or path, or the name of an open source."""
+    return data.name if isinstance(data, Source) else str(data)
+
+
+def opened(data: str | Path | Source) -> Source | None:
+    """Return a data set that is open already, or None for a name or path."""
+    return data if isinstance(data, Source) else None
+
+
+def require_captions(source: Source, name: str | None = None) -> Source:
+    """Return a source that has captions; `name` is its name in the message.
+
+    Raises:
+        UserError: it has none.
+    """
+    if not isinstance(source, CaptionSource):
+        raise UserError(
+            f"--data {name or source.name} has no captions for retrieval; use a table with a caption column, a JSON "
+            "list, shards with .txt files, pictoscenes, or a published caption set (`clipalign list data`)"
+        )
+    return source
 
 
 def find_entry(request: SourceRequest) -> NamedSource | Reader:

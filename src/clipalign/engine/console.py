@@ -7,9 +7,10 @@ from typing import Any
 
 from ..core.precision import Precision
 from ..data.batches import TrainBatches
+from ..evaluation.metrics import headline
+from ..evaluation.results import ResultRow
 from ..methods import Method
 from ..runs.options import TrainOptions
-from ..runs.results import DIRECTIONS, RECALLS, ResultRow, recall_field
 from .tasks import ClassTask
 
 
@@ -22,9 +23,10 @@ def introduction(
     precision: Precision,
 ) -> Iterator[str]:
     """What is about to be done, with every number that was chosen for the user."""
-    config, episode = options.run, task.episode
+    config, episode = options.config, task.episode
+    optimiser = config.optimiser
     target = f", target {episode.target}" if episode.target else ""
-    head = f"{method.name} on {config.backbone}; {episode.source.name}, {episode.protocol}{target}: "
+    head = f"{method.name} on {config.model.backbone}; {episode.source.name}, {episode.protocol}{target}: "
     lines = task.introduction(steps)
     yield head + next(lines)
     yield from lines
@@ -33,9 +35,9 @@ def introduction(
     if method.iterates:
         trained = sum(parameter.numel() for parameter in method.parameters())
         yield (
-            f"{trained:,} parameters trained for {config.steps} steps of {config.batch_size} images; "
-            f"lr {config.lr:g} ({options.origins.get('lr', 'default')}), average {average}, "
-            f"{precision.name}, seed {config.seed}"
+            f"{trained:,} parameters trained for {config.schedule.steps} steps of {optimiser.batch_size} images; "
+            f"lr {optimiser.lr:g} ({options.origins.get('lr', 'default')}), average {average}, "
+            f"{precision.name}, seed {config.run.seed}"
         )
     else:
         yield "no steps are taken: --steps has no effect"
@@ -51,18 +53,14 @@ def shown(value: Any) -> str:
 def conclusion(rows: Sequence[ResultRow]) -> Iterator[str]:
     """The numbers, and what they cost."""
     for row in rows:
-        if RECALLS[0] in row.extra:
-            to_image, to_text = (100 * (row.value(recall_field(way, 1)) or 0.0) for way in DIRECTIONS)
-            yield (
-                f"{row.test}: recall@1 {to_image:.1f} % text to image, {to_text:.1f} % image to text, "
-                f"{row.n} images, {row.extra['texts']} texts"
-            )
-            continue
-        if row.accuracy is None:
+        if row.reason is not None:
             yield f"{row.test}: not scored, {row.reason}"
             continue
-        h = "" if row.h is None else f", h {100 * row.h:.1f} %"
-        yield f"{row.test}: {100 * row.accuracy:.1f} % of {row.n} images among {row.classes} classes{h}"
+        values = ", ".join(
+            f"{field.title} {field.format(value)} {field.unit}" for field, value in headline(row)
+        )
+        among = f"{row.classes} classes" if row.classes is not None else f"{row.extra['texts']} texts"
+        yield f"{row.test}: {values}; {row.n} images, {among}"
     for row in rows:
         if row.zeroshot is not None and row.accuracy is not None:
             change = 100 * (row.accuracy - row.zeroshot)

@@ -16,11 +16,11 @@ from ..core.types import Episode, Source
 from ..data.batches import CaptionTrainBatches, TrainBatches
 from ..data.captions.sentences import captions_only
 from ..evaluation import EvalLoader
-from ..evaluation.captions import caption_rows, found_by_caption
-from ..evaluation.rows import result_rows, score, write_predictions
+from ..evaluation.results import ResultRow
+from ..evaluation.retrieval import retrieval_outputs, retrieval_rows
+from ..evaluation.scoring import result_rows, score, write_predictions
 from ..methods import Method
 from ..protocols import usual_protocol
-from ..runs.results import ResultRow
 from ..runs.run import zeroshot
 from .validation import CaptionValidation, SourceValidation
 
@@ -41,7 +41,9 @@ class ClassTask:
 
     def steps(self, method: Method, config: TrainConfig, ranks: Ranks) -> TrainBatches:
         """The batches to train on."""
-        return TrainBatches(self.episode, config.batch_size, config.seed, self.views.preprocess, ranks)
+        return TrainBatches(
+            self.episode, config.optimiser.batch_size, config.run.seed, self.views.preprocess, ranks
+        )
 
     def validation(self, seed: int) -> SourceValidation:
         """What may be measured while training."""
@@ -52,8 +54,9 @@ class ClassTask:
         episode = self.episode
         labels = episode.source.labels
         tests = [t for t in episode.tests if not np.isin(labels[t.rows], episode.train_classes).any()]
-        scores = score(self.views, zeroshot(backbone, self.templates).classifier, tests)
-        return {scored.test.name: scored.accuracy.top1 for scored in scores if scored.accuracy}
+        classifier_of = zeroshot(backbone, self.templates).classifier
+        scores = score(self.views, classifier_of, tests, metrics=())
+        return {one.test.name: one.accuracy for one in scores if one.accuracy is not None}
 
     def introduction(self, steps: TrainBatches | None) -> Iterator[str]:
         """What there is to learn from."""
@@ -79,9 +82,8 @@ class CaptionTask(ClassTask):
     def steps(self, method: Method, config: TrainConfig, ranks: Ranks) -> CaptionTrainBatches:
         """The batches to train on, with as much of each caption as the method wants."""
         use = method.config.captions
-        return CaptionTrainBatches(
-            self.episode, config.batch_size, config.seed, self.views.preprocess, ranks, use
-        )
+        size, seed = config.optimiser.batch_size, config.run.seed
+        return CaptionTrainBatches(self.episode, size, seed, self.views.preprocess, ranks, use)
 
     def validation(self, seed: int) -> CaptionValidation:
         """What may be measured while training."""
@@ -106,7 +108,8 @@ class CaptionTask(ClassTask):
         self, method: Method, facts: Mapping[str, Any], before: Mapping[str, float], predictions: Path | None
     ) -> list[ResultRow]:
         """Rows of the tests."""
-        return caption_rows(found_by_caption(self.views, method, self.episode.caption_tests, "test"), facts)
+        tests = self.episode.caption_tests
+        return retrieval_rows(tests, retrieval_outputs(self.views, method, tests, "test"), facts)
 
 
 def task_of(episode: Episode, views: EvalLoader, templates: Sequence[str]) -> ClassTask:
