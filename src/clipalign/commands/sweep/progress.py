@@ -15,8 +15,9 @@ from rich.live import Live
 from rich.table import Table as RichTable
 from rich.text import Text
 
+from ...evaluation.metrics import headline
+from ...evaluation.results import read_results
 from ...runs.folder import RunFolder
-from ...runs.results import RECALLS, read_results
 from .pool import Event
 from .study import Job
 
@@ -101,12 +102,10 @@ class Progress:
 
 
 def _score(folder: Path) -> float | None:
-    """Return the accuracy on the first test set, or text-to-image recall@1 for captions."""
+    """Return the first headline metric of the first test set."""
     rows = read_results(folder)
-    if not rows:
-        return None
-    recall = rows[0].value(RECALLS[0])
-    return rows[0].accuracy if recall is None else recall
+    values = headline(rows[0]) if rows else []
+    return values[0][1] if values else None
 
 
 def _last_step(folder: Path) -> str:
