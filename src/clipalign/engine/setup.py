@@ -17,9 +17,8 @@ from ..core.errors import UserError
 from ..core.precision import Precision
 from ..core.types import Interpolation, Preprocess, Source
 from ..data.batches import TrainBatches
-from ..data.registry import checked, source_from
-from ..evaluation import EvalLoader
-from ..evaluation.kept import KeptViews
+from ..data.registry import require_captions, source_from
+from ..evaluation import EvalLoader, ViewCache
 from ..methods import Method
 from ..methods.shared.contrastive import ContrastiveMethod
 from ..protocols import RETRIEVAL, episode_from, usual_protocol
@@ -40,7 +39,7 @@ class Shared:
 
     sources: dict[Hashable, Source] = field(default_factory=dict)
     zeroshot: dict[Hashable, dict[str, float]] = field(default_factory=dict)
-    views: KeptViews = field(default_factory=lambda: KeptViews(0))
+    views: ViewCache = field(default_factory=lambda: ViewCache(0))
     texts: dict[Hashable, Tensor] = field(default_factory=dict)
 
     def source(self, options: DataOptions, captions: bool = False) -> Source:
@@ -85,7 +84,10 @@ def prepare(options: TrainOptions, ranks: Ranks, shared: Shared, source: Source 
     """
     config = options.config
     captions = wants_captions(options)
-    source = shared.source(config.data, captions) if source is None else checked(source, captions)
+    if source is None:
+        source = shared.source(config.data, captions)
+    elif captions:
+        require_captions(source)
     protocol = protocol_of(config.split.protocol, options.method, source)
     episode = episode_from(replace(config.split, protocol=protocol), source)
     options.method.check_template(config.model.template)
