@@ -18,7 +18,7 @@ from clipalign.commands.sweep import sweep
 from clipalign.commands.sweep.run import part_of
 from clipalign.commands.sweep.study import read_study
 from clipalign.core.errors import UserError
-from clipalign.runs.results import read_results
+from clipalign.evaluation.results import read_results
 
 
 def write_study(path: Path, **study: Any) -> Path:

@@ -15,8 +15,8 @@ from safetensors.torch import load_file
 
 import clipalign
 from clipalign.commands.cli import COMMANDS, main
+from clipalign.evaluation.results import read_results
 from clipalign.methods import get_method
-from clipalign.runs.results import read_results
 
 METHODS = [name for name in clipalign.list_methods() if get_method(name).learns_from == "classes"]
 PROTOCOLS = {"domain-shift": ["all"], "base-to-new": ["base", "new"], "in-the-wild": ["all", "base", "new"]}

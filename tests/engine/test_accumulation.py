@@ -22,10 +22,10 @@ from clipalign.data.batches import CaptionTrainBatches
 from clipalign.data.registry import load_source
 from clipalign.engine.accumulation import backward, pieces
 from clipalign.engine.setup import preprocess_for
+from clipalign.evaluation.results import read_results
 from clipalign.methods import Method, get_method
 from clipalign.methods.shared.contrastive import ContrastiveMethod
 from clipalign.protocols import build_episode
-from clipalign.runs.results import read_results
 from tests.helpers.processes import run_processes
 
 PRECISION = Precision("fp32", torch.device("cpu"))

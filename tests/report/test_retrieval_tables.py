@@ -11,15 +11,18 @@ from rich.console import Console
 
 from clipalign.commands.report import run_report
 from clipalign.data.captions.sets import caption_sets
+from clipalign.evaluation.metrics import METRICS
+from clipalign.evaluation.results import ResultRow, write_results
 from clipalign.report.accuracy import accuracy_tables
 from clipalign.report.document import Grid
 from clipalign.report.published import published_recall_section, published_recalls
 from clipalign.report.render import print_tables
 from clipalign.report.result_table import ResultTable
-from clipalign.report.retrieval import COLUMNS, recall_tables
+from clipalign.report.retrieval import recall_tables
 from clipalign.report.rows import ReportRow
 from clipalign.report.tables import all_tables
-from clipalign.runs.results import ResultRow, write_results
+
+COLUMNS = [field.name for field in METRICS.get("recall").fields if not field.variant]
 
 
 def numbers(value: float, *prefixes: str) -> dict[str, float]:

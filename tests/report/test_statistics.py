@@ -14,6 +14,7 @@ import yaml
 from clipalign.commands.report import write_report
 from clipalign.core.errors import UserError
 from clipalign.data.published.tables import declarations
+from clipalign.evaluation.results import ResultRow, write_results
 from clipalign.methods import all_methods
 from clipalign.protocols import list_protocols
 from clipalign.report.bootstrap import Estimate, UnitValues, bootstrap
@@ -23,7 +24,6 @@ from clipalign.report.document import Grid
 from clipalign.report.published import published_accuracies, published_accuracy_section
 from clipalign.report.rows import ReportRow
 from clipalign.report.sections import difference_section
-from clipalign.runs.results import ResultRow, write_results
 
 
 def write_run(

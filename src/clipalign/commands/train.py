@@ -25,11 +25,11 @@ from ..engine.fit import fit
 from ..engine.progress import Reporter
 from ..engine.setup import Prepared, Shared, prepare
 from ..engine.writers import Writers, check_writers
+from ..evaluation.results import ResultRow, read_results, write_results
 from ..protocols import write_skipped, write_split
 from ..runs.card import write_card
 from ..runs.folder import RunFolder, check_out, check_same, write_config
 from ..runs.options import TrainOptions, train_command, train_options, train_options_from
-from ..runs.results import ResultRow, read_results, write_results
 from ..runs.run import Run, open_run
 
 

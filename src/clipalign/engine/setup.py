@@ -18,8 +18,7 @@ from ..core.precision import Precision
 from ..core.types import Interpolation, Preprocess, Source
 from ..data.batches import TrainBatches
 from ..data.registry import checked, source_from
-from ..evaluation import EvalLoader
-from ..evaluation.kept import KeptViews
+from ..evaluation import EvalLoader, ViewCache
 from ..methods import Method
 from ..methods.shared.contrastive import ContrastiveMethod
 from ..protocols import RETRIEVAL, episode_from, usual_protocol
@@ -40,7 +39,7 @@ class Shared:
 
     sources: dict[Hashable, Source] = field(default_factory=dict)
     zeroshot: dict[Hashable, dict[str, float]] = field(default_factory=dict)
-    views: KeptViews = field(default_factory=lambda: KeptViews(0))
+    views: ViewCache = field(default_factory=lambda: ViewCache(0))
     texts: dict[Hashable, Tensor] = field(default_factory=dict)
 
     def source(self, options: DataOptions, captions: bool = False) -> Source:

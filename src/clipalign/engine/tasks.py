@@ -16,11 +16,11 @@ from ..core.types import Episode, Source
 from ..data.batches import CaptionTrainBatches, TrainBatches
 from ..data.captions.sentences import captions_only
 from ..evaluation import EvalLoader
-from ..evaluation.captions import caption_rows, found_by_caption
-from ..evaluation.rows import result_rows, score, write_predictions
+from ..evaluation.results import ResultRow
+from ..evaluation.retrieval import retrieval_outputs, retrieval_rows
+from ..evaluation.scoring import result_rows, score, write_predictions
 from ..methods import Method
 from ..protocols import usual_protocol
-from ..runs.results import ResultRow
 from ..runs.run import zeroshot
 from .validation import CaptionValidation, SourceValidation
 
@@ -54,8 +54,9 @@ class ClassTask:
         episode = self.episode
         labels = episode.source.labels
         tests = [t for t in episode.tests if not np.isin(labels[t.rows], episode.train_classes).any()]
-        scores = score(self.views, zeroshot(backbone, self.templates).classifier, tests)
-        return {scored.test.name: scored.accuracy.top1 for scored in scores if scored.accuracy}
+        classifier_of = zeroshot(backbone, self.templates).classifier
+        scores = score(self.views, classifier_of, tests, metrics=())
+        return {one.test.name: one.accuracy for one in scores if one.accuracy is not None}
 
     def introduction(self, steps: TrainBatches | None) -> Iterator[str]:
         """What there is to learn from."""
@@ -107,7 +108,8 @@ class CaptionTask(ClassTask):
         self, method: Method, facts: Mapping[str, Any], before: Mapping[str, float], predictions: Path | None
     ) -> list[ResultRow]:
         """Rows of the tests."""
-        return caption_rows(found_by_caption(self.views, method, self.episode.caption_tests, "test"), facts)
+        tests = self.episode.caption_tests
+        return retrieval_rows(tests, retrieval_outputs(self.views, method, tests, "test"), facts)
 
 
 def task_of(episode: Episode, views: EvalLoader, templates: Sequence[str]) -> ClassTask:

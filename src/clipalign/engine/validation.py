@@ -13,9 +13,9 @@ from ..core.errors import UserError
 from ..core.types import Batch, Episode
 from ..data.batches import TrainBatches
 from ..evaluation import EvalLoader
-from ..evaluation.captions import found_by_caption
+from ..evaluation.metrics.recall import recalls
+from ..evaluation.retrieval import retrieval_loss, retrieval_outputs
 from ..methods.base import Classifier, Method
-from ..runs.results import DIRECTIONS, recall_field
 
 
 @dataclass(frozen=True)
@@ -87,10 +87,9 @@ class CaptionValidation(SourceValidation):
         validation captions with the method's scale); nothing where the data are for tests alone."""
         if not self.episode.caption_validation:
             return {}
-        found = found_by_caption(self.views, method, self.episode.caption_validation, "validation")
-        wanted = {recall_field(way, 1) for way in DIRECTIONS}
-        ones = [value for test in found for name, value in test.numbers.items() if name in wanted]
-        losses = [test.loss for test in found]
+        tests = retrieval_outputs(self.views, method, self.episode.caption_validation, "validation")
+        ones = [value for o in tests for value in recalls(o.images, o.texts, o.owner, ks=(1,)).values()]
+        losses = [retrieval_loss(outputs) for outputs in tests]
         return {
             "validation_recall": sum(ones) / len(ones),
             "validation_loss": sum(losses) / len(losses),

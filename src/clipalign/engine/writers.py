@@ -18,11 +18,10 @@ from typing import Any, Protocol
 
 from ..core.errors import UserError
 from ..core.yaml_files import plain
-from ..runs.results import ResultRow
+from ..evaluation.metrics import metric_fields
+from ..evaluation.results import ResultRow
 
 NAMES = ("tensorboard", "wandb")
-# Of a result row; shares in [0, 1].
-MEASURED = ("accuracy", "top5", "class_accuracy", "h", "zeroshot")
 
 
 class Writer(Protocol):
@@ -118,9 +117,14 @@ def result_scalars(rows: Sequence[ResultRow]) -> dict[str, float]:
     tagged: dict[str, Any] = {}
     for row in rows:
         here = f"test/{row.test}"
-        tagged |= {f"{here}/{name}": getattr(row, name) for name in MEASURED}
-        tagged |= {f"{here}/domain/{domain}": value for domain, value in row.domain_accuracy.items()}
-        tagged |= {f"{here}/{name}": value for name, value in row.extra.items() if "recall@" in name}
+        values = row.as_dict()
+        for field in metric_fields():
+            value = values.get(field.name)
+            if isinstance(value, Mapping):
+                tagged |= {f"{here}/{field.by}/{group}": number for group, number in value.items()}
+            else:
+                tagged[f"{here}/{field.name}"] = value
+        tagged[f"{here}/zeroshot"] = row.zeroshot
         tagged["validation/final"] = row.validation  # the same in all rows: of the weights that were tested
     return {tag: float(value) for tag, value in tagged.items() if is_number(value)}
 

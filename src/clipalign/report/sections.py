@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+from ..evaluation.metrics import arrange, measured_fields, row_cells
 from ..explain.figures import save
 from ..runs.folder import MetricLine
 from ..runs.options import is_pocket
@@ -134,26 +135,29 @@ def row_section(rows: Sequence[ReportRow]) -> list[Part]:
     """Return every result row, and accuracy by domain for test sets of several domains."""
     if not rows:
         return []
-    heads = ("run", "target", "test", "seed", "steps", "n", "accuracy", "top-5", "class mean", "h", "seconds")
+    fields = measured_fields(row.result for row in rows)
+    heads = ("run", "target", "test", "seed", "steps", "n", *arrange(fields)[0], "seconds")
     lines = []
     for row in rows:
         r = row.result
-        facts = (row.run, r.target or "", r.test, r.seed, r.steps, r.n)
-        shares = (_percent(value) for value in (r.accuracy, r.top5, r.class_accuracy, r.h))
-        lines.append((*map(str, facts), *shares, "" if r.seconds is None else f"{r.seconds:.0f}"))
-    note = "In percent. Class mean: accuracy within each class, averaged. n: images (rows times fixed views)."
+        for variant, cells in row_cells(r, fields):
+            test = f"{r.test}, {variant}" if variant else r.test
+            facts = (row.run, r.target or "", test, r.seed, r.steps, r.n)
+            lines.append((*map(str, facts), *cells, "" if r.seconds is None else f"{r.seconds:.0f}"))
+    notes = ["In percent if no unit is given.", *dict.fromkeys(field.note for field in fields if field.note)]
+    note = " ".join([*notes, "n: images (rows times fixed views)."])
     parts: list[Part] = [Heading("Every row"), Grid(heads, tuple(lines), note, labels=3)]
     several = [row for row in rows if len(row.result.domain_accuracy) > 1]
     if several:
         domains = tuple(dict.fromkeys(name for row in several for name in row.result.domain_accuracy))
-        cells = tuple(
+        by_domain = tuple(
             (
                 f"{row.run}: {row.result.test}",
                 *(_percent(row.result.domain_accuracy.get(name)) for name in domains),
             )
             for row in several
         )
-        parts.append(Grid(("run: test", *domains), cells, "Accuracy in percent by domain."))
+        parts.append(Grid(("run: test", *domains), by_domain, "Accuracy in percent by domain."))
     return parts
 
 

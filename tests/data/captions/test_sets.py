@@ -17,7 +17,7 @@ from clipalign.data.captions import sets as module
 from clipalign.data.captions.sets import caption_sets, rejoined
 from clipalign.data.captions.table import CaptionTable
 from clipalign.data.registry import list_data, load_source
-from clipalign.runs.results import read_results
+from clipalign.evaluation.results import read_results
 
 PREPROCESS = Preprocess((8, 8), (0.5, 0.5, 0.5), (0.2, 0.2, 0.2), "bicubic")
 

@@ -14,8 +14,9 @@ from rich.live import Live
 from rich.table import Table as RichTable
 from rich.text import Text
 
+from ...evaluation.metrics import headline
+from ...evaluation.results import read_results
 from ...runs.folder import RunFolder
-from ...runs.results import RECALLS, read_results
 from .pool import Event
 from .study import Job
 
@@ -109,12 +110,10 @@ def _done(folder: Path) -> bool:
 
 
 def _headline(folder: Path) -> float | None:
-    """Accuracy on the first test set; of captions, recall@1 from text to image."""
+    """Return the first headline of the first test set."""
     rows = read_results(folder)
-    if not rows:
-        return None
-    recall = rows[0].value(RECALLS[0])
-    return rows[0].accuracy if recall is None else recall
+    values = headline(rows[0]) if rows else []
+    return values[0][1] if values else None
 
 
 def _percent(value: float | None) -> str:

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from clipalign.core.errors import UserError
-from clipalign.runs.results import ResultRow, harmonic_mean, read_results, write_results
+from clipalign.evaluation.metrics.harmonic_mean import harmonic_mean
+from clipalign.evaluation.results import ResultRow, read_results, write_results
 
 ROW = ResultRow(
     method="erm",
