@@ -145,5 +145,5 @@ def test_keywords_of_python_are_recorded_as_a_command(
     run = clipalign.train("zeroshot", squares_folder, tmp_path / "run", **options)
     command = str(run.results[0].command)
     assert command.startswith(f"clipalign train --method zeroshot --data {squares_folder} --out")
-    assert command.endswith("--template 'a {}.' 'one {}.'")
+    assert command.endswith("--template 'a {}.' 'one {}.' --target grey")
     assert run.options.origins["template"] == "command line"
