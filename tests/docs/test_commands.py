@@ -5,19 +5,21 @@ from __future__ import annotations
 import ast
 import contextlib
 import io
+import itertools
 import re
 import shlex
-import sys
 from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
 
 import pytest
 
-from clipalign.commands.cli import COMMANDS, main
+from clipalign.commands.cli import COMMANDS, find, main
 from clipalign.core.errors import UserError
+from clipalign.core.parsing import OptionParser
+from clipalign.methods import get_method
 from clipalign.protocols import list_protocols
-from clipalign.runs.options import train_options
+from clipalign.runs.options import train_parser
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted([ROOT / "README.md", ROOT / "configs" / "README.md", *(ROOT / "docs").rglob("*.md")])
@@ -39,45 +41,40 @@ def commands(text: str) -> list[list[str]]:
     inline = re.findall(r"(?<!`)`(clipalign [^`;]+)`", text)
     lines += [" ".join(code.split()) for code in inline if " --" in code or code.split()[1] not in COMMANDS]
     found = [line for line in lines if line.startswith("clipalign ")]
-    return [
-        shlex.split(line, comments=True)[1:]
-        for line in found
-        if not re.search(r"(?<![\w./-])[A-Z]{3,}(?![\w./-])", line)
-    ]
+    complete = [line for line in found if not re.search(r"(?<![\w./-])[A-Z]{3,}(?![\w./-])", line)]
+    return [shlex.split(line, comments=True)[1:] for line in complete]
 
 
-class Parsed(Exception):
-    """Raised in place of running a command whose options were parsed."""
+def parser_of(arguments: list[str]) -> tuple[OptionParser, list[str]]:
+    """Return the parser of a command, and the tokens after its name.
 
-
-def problem(arguments: list[str]) -> str | None:
-    """Parse a command without running it; return the message of the error, or None."""
+    Raises:
+        UserError: an unknown command or method.
+    """
     name, *rest = arguments
-    if name in ("--help", "--version"):
-        return None
-    if name not in COMMANDS:
-        return f"unknown command {name}"
-    _, module, function = COMMANDS[name]
-    run = getattr(import_module(module), function)
-    home = sys.modules[run.__module__]
+    command = COMMANDS.get(name)
+    if command is not None and command.members:
+        command, rest = command.members.get(rest[0]), rest[1:]
+    if command is None:
+        raise UserError(f"unknown command {shlex.join(arguments[:2])}")
+    if name == "train":
+        values = dict(itertools.pairwise(rest))
+        return train_parser(get_method(values.get("--method", "alignclip"))), rest
+    return OptionParser(f"clipalign {name}", find(command.options)), rest
+
+
+def problems(arguments: list[str]) -> Iterator[str]:
+    """Yield what is wrong with a command: an unknown name, option, method or protocol, or an invalid value."""
+    if arguments in (["--help"], ["--version"]):
+        return
     try:
-        with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(io.StringIO()):
-            if name == "train":
-                chosen = train_options(rest).flat()["protocol"]
-                return None if chosen in (None, *list_protocols()) else f"unknown protocol {chosen}"
-            parse = home.parse_config
-            patch.setattr(home, "parse_config", lambda *given: raise_parsed(parse(*given)))
-            run(rest, f"clipalign {name}")
-    except (Parsed, SystemExit):  # SystemExit: help was printed
-        return None
+        parser, tokens = parser_of(arguments)
+        with contextlib.suppress(SystemExit), contextlib.redirect_stdout(io.StringIO()):
+            values = parser.parse(tokens)
+            if values.get("protocol") not in (None, *list_protocols()):
+                yield f"unknown protocol {values['protocol']}"
     except UserError as error:
-        return str(error)
-    return None
-
-
-def raise_parsed(options: object) -> None:
-    """Stop a command after its options were parsed."""
-    raise Parsed(options)
+        yield str(error)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
@@ -87,8 +84,8 @@ def test_commands_on_page_are_valid(page: Path) -> None:
         re.findall(r'^([\w-]+) = "[\w:.]+"', text, re.M)
     )  # entry points of other packages shown on the page
     shown = [command for command in commands(text) if not elsewhere & set(command)]
-    faults = {shlex.join(command): problem(command) for command in shown}
-    assert {command: fault for command, fault in faults.items() if fault} == {}
+    wrong = {shlex.join(command): list(problems(command)) for command in shown}
+    assert {command: faults for command, faults in wrong.items() if faults} == {}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
@@ -105,7 +102,7 @@ def test_study_is_valid_and_opens_with_its_command(study: Path, tmp_path: Path) 
     first = study.read_text(encoding="utf-8").splitlines()[0]
     arguments = shlex.split(first.removeprefix("# "))[1:]
     assert arguments[arguments.index("--config") + 1] == str(study.relative_to(ROOT))
-    assert problem(arguments) is None
+    assert list(problems(arguments)) == []
     assert main(["sweep", "--config", str(study), "--out", str(tmp_path), "--dry-run"]) == 0
 
 
@@ -117,20 +114,20 @@ def test_pages_show_commands() -> None:
 @pytest.mark.parametrize(
     ("command", "fault"),
     [
-        ("trian --data x", "trian"),
-        ("train --out a --dat x", "--dat"),
-        ("train --out a --method erm --margin 1", "--margin"),
-        ("train --out a --method nope", "nope"),
-        ("train --out a --protocol nope", "nope"),
-        ("train --out a --schedule linear", "--schedule"),
-        ("train --out a --lr -1", "--lr"),
-        ("data check x --roots y", "--roots"),
-        ("data chekc x", "chekc"),
+        ("trian --data x", "unknown command trian"),
+        ("train --dat x", "unknown option --dat;"),
+        ("train --method erm --margin 1", "--margin is an option of --method"),
+        ("train --method nope", "--method: unknown"),
+        ("train --protocol nope", "unknown protocol nope"),
+        ("train --schedule linear", "--schedule must be one of cosine, constant, not linear"),
+        ("data check x --roots y", "unknown option --roots"),
+        ("data chekc x", "unknown command data chekc"),
         ("explain runs/a photo.jpg --text a --out", "--out"),
     ],
 )
 def test_invalid_commands_are_found(command: str, fault: str) -> None:
-    assert fault in (problem(shlex.split(command)) or "")
+    (problem,) = problems(shlex.split(command))
+    assert fault in problem
 
 
 def test_commands_are_read_from_blocks_and_inline_code() -> None:

@@ -17,7 +17,7 @@ from ..core.errors import UserError
 from ..core.precision import Precision
 from ..core.types import Interpolation, Preprocess, Source
 from ..data.batches import TrainBatches
-from ..data.registry import checked, source_from
+from ..data.registry import require_captions, source_from
 from ..evaluation import EvalLoader, ViewCache
 from ..methods import Method
 from ..methods.shared.contrastive import ContrastiveMethod
@@ -84,7 +84,10 @@ def prepare(options: TrainOptions, ranks: Ranks, shared: Shared, source: Source 
     """
     config = options.config
     captions = wants_captions(options)
-    source = shared.source(config.data, captions) if source is None else checked(source, captions)
+    if source is None:
+        source = shared.source(config.data, captions)
+    elif captions:
+        require_captions(source)
     protocol = protocol_of(config.split.protocol, options.method, source)
     episode = episode_from(replace(config.split, protocol=protocol), source)
     options.method.check_template(config.model.template)

@@ -12,7 +12,7 @@ import numpy as np
 
 from ..core.errors import UserError
 from ..core.types import CaptionTest, Episode, Source, TestSet
-from ..data.captions.sentences import without
+from ..data.captions.sentences import drop_rows
 from .rows import usable
 
 
@@ -44,8 +44,8 @@ def make_episode(
         train_rows = train_rows[~np.isin(train_rows, gone)]
         validation_rows = validation_rows[~np.isin(validation_rows, gone)]
         tests = [replace(test, rows=test.rows[~np.isin(test.rows, gone)]) for test in tests]
-        caption_tests = [without(test, np.array(gone)) for test in caption_tests]
-        caption_validation = [without(test, np.array(gone)) for test in caption_validation]
+        caption_tests = [drop_rows(test, np.array(gone)) for test in caption_tests]
+        caption_validation = [drop_rows(test, np.array(gone)) for test in caption_validation]
     parts = {"training": train_rows, "validation": validation_rows}
     if caption_tests and len(train_rows) == 0:
         parts = {}  # published sets of captions are for tests alone

@@ -14,7 +14,7 @@ import numpy as np
 from ..core.checkpoint import write_text
 from ..core.errors import UserError
 from ..core.types import CaptionSource, CaptionTest, Episode, Source, TestSet
-from ..data.captions.sentences import without
+from ..data.captions.sentences import drop_rows
 from ..data.decode import printable
 from .base import make_episode
 
@@ -127,7 +127,7 @@ def caption_tests(
         raise ValueError(f"a split of captions, which --data {source.name} does not have")
     known = {test.name: test for test in source.caption_tests(part)}
     rows = {test["name"]: row_of(test["rows"]) for test in stored}
-    return [without(known[name], np.setdiff1d(known[name].rows, kept)) for name, kept in rows.items()]
+    return [drop_rows(known[name], np.setdiff1d(known[name].rows, kept)) for name, kept in rows.items()]
 
 
 def finder(source: Source) -> Callable[[list[Any]], np.ndarray]:
