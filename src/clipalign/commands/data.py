@@ -68,19 +68,21 @@ class PrepareConfig:
             raise UserError("data prepare needs --archive FILE [FILE ...]")
 
 
+@dataclass(frozen=True)
+class ListConfig:
+    """Print the published sets, their licences and where to get them."""
+
+
 def run_data(tokens: Sequence[str], prog: str = "clipalign data") -> None:
-    """Run a sub-command."""
-    what = tokens[0] if tokens else "--help"
-    if what in ("-h", "--help"):
+    """Run one of the commands of this group."""
+    commands = {"check": run_check, "prepare": run_prepare, "list": run_list}
+    name = tokens[0] if tokens else "--help"
+    if name in ("-h", "--help"):
         print(USAGE)
-    elif what == "check":
-        run_check(tokens[1:], f"{prog} check")
-    elif what == "prepare":
-        run_prepare(tokens[1:], f"{prog} prepare")
-    elif what == "list":
-        list_published()
+    elif name in commands:
+        commands[name](tokens[1:], f"{prog} {name}")
     else:
-        raise UserError(f'data: unknown command "{what}"; choose one of: check, prepare, list')
+        raise UserError(f'data: unknown command "{name}"; choose one of: {", ".join(commands)}')
 
 
 def check_data(
@@ -144,8 +146,9 @@ def run_prepare(tokens: Sequence[str], prog: str = "clipalign data prepare") -> 
     print(f"To check:\n  clipalign data check {declaration.name} --data-root {config.root}")
 
 
-def list_published() -> None:
+def run_list(tokens: Sequence[str], prog: str = "clipalign data list") -> None:
     """Print the published sets, their licences and where to get them."""
+    parse_config(ListConfig, tokens, prog)
     from rich.console import Console
     from rich.table import Table as RichTable
 
