@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -35,12 +34,8 @@ def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]
     (info / "entry_points.txt").write_text(f"[{group}]\n{name} = {value}\n")
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.syspath_prepend(EXAMPLE.parent)
-    monkeypatch.delitem(sys.modules, value, raising=False)
-    monkeypatch.setattr(METHODS, "_objects", dict(METHODS._objects))
-    monkeypatch.setattr(METHODS, "_resolved", set(METHODS._resolved))
-    vars(METHODS).pop("_points", None)  # entry points are read once per process
-    yield
-    vars(METHODS).pop("_points", None)
+    with METHODS.isolated():
+        yield
 
 
 def test_it_is_short() -> None:

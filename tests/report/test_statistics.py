@@ -13,7 +13,7 @@ import yaml
 
 from clipalign.commands.report import write_report
 from clipalign.core.errors import UserError
-from clipalign.data.published.tables import declarations
+from clipalign.data.published.declarations import image_sets
 from clipalign.evaluation.results import ResultRow, write_results
 from clipalign.methods import all_methods
 from clipalign.protocols import list_protocols
@@ -136,7 +136,7 @@ def test_unknown_baseline_raises_with_the_known_lines(tmp_path: Path) -> None:
 
 
 def test_published_accuracies_match_known_methods_data_and_protocols() -> None:
-    methods, data = {m.name for m in all_methods()}, {*declarations(), "imagenet-shift"}
+    methods, data = {m.name for m in all_methods()}, {*image_sets(), "imagenet-shift"}
     for p in published_accuracies():
         assert 0 < float(p.percent) <= 100 and p.protocol in list_protocols()
         assert p.method in methods

@@ -17,11 +17,11 @@ from ..core.errors import UserError
 from ..core.precision import Precision
 from ..core.types import Interpolation, Preprocess, Source
 from ..data.batches import TrainBatches
-from ..data.registry import checked, source_from
+from ..data.registry import require_captions, source_from
 from ..evaluation import EvalLoader, ViewCache
 from ..methods import Method, check_template
 from ..methods.shared.contrastive import ContrastiveMethod
-from ..protocols import RETRIEVAL, episode_from, usual_protocol
+from ..protocols import RETRIEVAL, default_protocol, episode_from
 from ..runs.options import TrainOptions
 from .tasks import ClassTask, check_task, protocol_of, task_of
 
@@ -84,7 +84,10 @@ def prepare(options: TrainOptions, ranks: Ranks, shared: Shared, source: Source 
     """
     config = options.config
     captions = wants_captions(options)
-    source = shared.source(config.data, captions) if source is None else checked(source, captions)
+    if source is None:
+        source = shared.source(config.data, captions)
+    elif captions:
+        require_captions(source)
     protocol = protocol_of(config.split.protocol, options.method, source)
     episode = episode_from(replace(config.split, protocol=protocol), source)
     check_template(options.method, config.model.template)
@@ -116,7 +119,7 @@ def prepare(options: TrainOptions, ranks: Ranks, shared: Shared, source: Source 
 def wants_captions(options: TrainOptions) -> bool:
     """Whether data that have classes and captions are to be opened for their captions."""
     return (
-        options.config.split.protocol or usual_protocol(options.method.learns_from == "captions")
+        options.config.split.protocol or default_protocol(options.method.learns_from == "captions")
     ) == RETRIEVAL
 
 

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..backbone.text.prompts import ClassPrompts, initial_context
+from ..backbone.text.context import initial_context
+from ..backbone.text.prompts import ClassPrompts
 from ..core.config import Options, facts
 from ..losses import cosine_logits
 from . import register

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..backbone.text.prompts import STD, ClassPrompts, Position, initial_context
+from ..backbone.text.context import STD, initial_context
+from ..backbone.text.prompts import ClassPrompts, Position
 from ..core.config import Options, facts
 from ..core.errors import UnseenClasses
 from ..losses import cosine_logits

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..backbone.text.prompts import ClassPrompts, check_count
+from ..backbone.text.context import check_count
+from ..backbone.text.prompts import ClassPrompts
 from ..core.config import Options, facts
 from ..losses import cosine_logits
 from . import register

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .. import losses
 from ..core.config import facts
-from ..data.captions.sentences import joined, sentences_of
+from ..data.captions.sentences import join_sentences, split_sentences
 from . import register
 from .base import PublishedOptions
 from .infonce import InfoNce, InfoNceConfig
@@ -54,7 +54,7 @@ class LongClip(InfoNce[LongClipConfig]):
     def features(self, batch: Batch) -> dict[str, Tensor]:
         features = super().features(batch)
         assert batch.captions is not None
-        short = tuple(joined(sentences_of(caption)[:1]) for caption in batch.captions)
+        short = tuple(join_sentences(split_sentences(caption)[:1]) for caption in batch.captions)
         return features | {"short": self.encode_tokens(self.tokens(batch, short))}  # [B, d]
 
     def loss_from_features(self, local: Features, gathered: Features, first: int = 0) -> dict[str, Tensor]:

@@ -11,15 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..backbone.text.context import STD, check_count, deep_hooks, scaled_depth, split_context
 from ..backbone.text.features import fill_templates
-from ..backbone.text.prompts import (
-    STD,
-    ClassPrompts,
-    check_count,
-    deep_hooks,
-    scaled_depth,
-    split_context,
-)
+from ..backbone.text.prompts import ClassPrompts
 from ..core.config import Options, facts
 from ..losses import cosine_logits
 from . import register

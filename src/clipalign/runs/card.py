@@ -12,9 +12,8 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from ..backbone.loading import split_size
 from ..core.checkpoint import write_text
-from ..data.captions.sets import caption_sets
-from ..data.published.tables import declarations
-from ..data.registry import BUILT_IN
+from ..data.registry import SOURCES
+from ..data.request import SHIPPED
 from ..evaluation.metrics import METRICS, arrange, measured_fields, row_cells
 from ..evaluation.results import ResultRow
 from ..methods import get_method
@@ -22,7 +21,6 @@ from .folder import RunFolder
 from .options import is_pocket
 
 TEMPLATE = Path(__file__).with_name("templates") / "card.md.jinja"
-SHIPPED = "ships with clipalign; the licences of its sources are in the package's NOTICE"
 MAX_NAMES = 12  # class names that a card lists
 MAX_PROMPTS = 3
 DASH = "–"
@@ -194,11 +192,9 @@ def licences(data_name: str, row: ResultRow) -> list[str]:
         SHIPPED if is_pocket(row.backbone) else "the licence of its weights applies to the fine-tuned ones"
     )
     backbone = f"Backbone {row.backbone}: {terms}."
-    if row.data in BUILT_IN:
-        return [backbone, f"Data {row.data}: {SHIPPED}."]
-    declared = declarations().get(row.data) or caption_sets().get(row.data)
-    if declared is not None:
-        return [backbone, f"Data {declared.title}: {declared.licence}."]
+    if row.data in SOURCES:
+        data = SOURCES.get(row.data)
+        return [backbone, f"Data {data.title}: {data.licence}."]
     return [backbone, f"Data {data_name}: unknown to clipalign; state here under which terms it was used."]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..disentanglement import active
+from ..disentanglement import active_dimensions
 from ..outputs import RetrievalOutputs
 from . import METRICS
 from .base import Field, RetrievalMetric
@@ -20,5 +20,5 @@ class ActiveDimensions(RetrievalMetric):
     def compute(self, outputs: RetrievalOutputs) -> dict[str, float]:
         if outputs.masks is None:
             return {}
-        width = active(outputs.masks)
-        return {"active_mean": width.mean, "active_min": width.minimum, "active_max": width.maximum}
+        active = active_dimensions(outputs.masks)
+        return {"active_mean": active.mean, "active_min": active.minimum, "active_max": active.maximum}
