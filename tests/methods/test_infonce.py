@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from clipalign.backbone import Backbone
 from clipalign.backbone.text.features import text_features
 from clipalign.core.errors import UserError
-from clipalign.core.types import Episode
+from clipalign.core.types import CaptionSource, Episode
 from clipalign.data.sources.folder import ImageFolder
 from clipalign.methods import get_method
 from clipalign.methods.infonce import InfoNceConfig
@@ -20,6 +20,7 @@ from tests.helpers.methods import ready, total_loss
 METHODS = ["infonce", "long-clip", "smartclip"]
 
 
+@CaptionSource.register
 class Captions:
     """A source with captions of increasing length."""
 
