@@ -50,7 +50,8 @@ def test_it_is_found_with_its_options(installed: None) -> None:
     options = train_options(
         ["--method", "l2-sp", "--pull", "0.5", "--out", "x", "--backbone", "ViT-B-16:random"]
     )
-    assert options.hyper.pull == 0.5 and options.run.lr == 5e-6 and options.run.weight_decay == 0
+    optimiser = options.config.optimiser
+    assert options.hyper.pull == 0.5 and optimiser.lr == 5e-6 and optimiser.weight_decay == 0
     with pytest.raises(UserError, match="--pull"):
         train_options(["--method", "l2-sp", "--pull", "-1", "--out", "x"])
     with pytest.raises(UserError, match="--pull is an option of --method l2-sp"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from clipalign.commands import demo
 from clipalign.commands.explain import explain
 from clipalign.core.errors import UserError
 from clipalign.data.builtin import pictograms
-from clipalign.runs.options import train_options
+from clipalign.runs.options import train_command, train_options
 from clipalign.runs.results import read_results
 
 
@@ -86,6 +87,6 @@ def test_bad_input_writes_nothing(tmp_path: Path, arguments: list[str], message:
 def test_the_commands_it_prints_are_commands(tmp_path: Path) -> None:
     config = demo.DemoConfig(out=tmp_path)
     for method in demo.METHODS:
-        options = train_options(demo.training_arguments(config, method))
-        assert (options.method.name, options.run.target) == (method, config.target)
-        assert options.run.steps == 120 or method == "zeroshot"
+        options = train_options(shlex.split(train_command(demo.training_options(config, method)))[2:])
+        assert (options.method.name, options.config.split.target) == (method, config.target)
+        assert options.config.schedule.steps == 120 or method == "zeroshot"

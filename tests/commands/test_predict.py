@@ -33,7 +33,7 @@ def test_folders_go_to_a_file(
     out = tmp_path / "deep" / "p.csv"
     assert main([*command, "--out", str(out)]) == 0
     said = capsys.readouterr()
-    assert "20 images named, 1 skipped" in said.out and "broken.png does not decode" in said.err
+    assert "20 images classified, 1 skipped" in said.out and "broken.png does not decode" in said.err
     with out.open() as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 41 and {row["rank"] for row in rows} == {"", "1", "2"}

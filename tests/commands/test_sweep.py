@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import shlex
 import signal
 import time
 from pathlib import Path
@@ -149,7 +150,7 @@ def test_killed_twice_and_resumed_gives_the_same_table(
     )
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     for job in read_study(study):  # a run of a study is a plain run
-        assert main(["train", *job.arguments(whole)]) == 0
+        assert main(shlex.split(job.command(whole))[1:]) == 0
 
     arguments = ["sweep", "--config", str(study), "--out", str(broken)]
     for stop in (1, 3):  # once so many runs have their results

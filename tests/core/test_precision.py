@@ -73,6 +73,7 @@ def test_the_average_in_half_is_the_released_arithmetic() -> None:
 
 def test_training_keeps_half_values(tiny: Backbone, squares: Any, tmp_path: Any) -> None:
     from clipalign.core.config import TrainConfig
+    from clipalign.core.parsing import make_config
     from clipalign.data.batches import TrainBatches
     from clipalign.engine.fit import fit
     from clipalign.engine.progress import Reporter
@@ -86,7 +87,8 @@ def test_training_keeps_half_values(tiny: Backbone, squares: Any, tmp_path: Any)
     def run(precision: str, lr: float) -> dict[str, torch.Tensor]:
         backbone = copy.deepcopy(tiny)
         episode = build_episode("domain-shift", squares, "grey", 0)
-        config = TrainConfig(out=tmp_path, steps=3, batch_size=6, lr=lr, weight_decay=0.0, validate_every=0)
+        given = {"out": tmp_path, "steps": 3, "batch_size": 6, "lr": lr}
+        config = make_config(TrainConfig, {**given, "weight_decay": 0.0, "validate_every": 0})
         method = get_method("erm")()
         method.setup(backbone, episode, ("a {}.",))
         views = EvalLoader(squares, preprocess_for(backbone))

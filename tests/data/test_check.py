@@ -62,7 +62,8 @@ def test_the_report_says_it_all_and_how_to_train(
     assert Image.open(sheet).width > 600
     command = shlex.split(text.splitlines()[-1])
     options = train_options(command[2:])  # the command printed is one that train takes
-    assert (options.run.data, options.run.target, options.run.layout) == (str(spoilt), "light", "domain")
+    data = options.config.data
+    assert (data.data, options.config.split.target, data.layout) == (str(spoilt), "light", "domain")
 
 
 def test_a_sound_data_set_has_no_problems(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from clipalign.backbone import Backbone
-from clipalign.core.config import TrainConfig
+from clipalign.core.config import OptimiserOptions, TrainConfig
 from clipalign.core.errors import UserError
+from clipalign.core.parsing import make_config
 from clipalign.core.precision import Precision, select_device
 from clipalign.core.types import Batch
 from clipalign.data.batches import TrainBatches
@@ -40,18 +41,17 @@ def run(tiny: Backbone, squares: ImageFolder, tmp_path: Path) -> Callable[..., M
     def go(folder: str = "run", method: str = "erm", average: str = "none", **options: Any) -> Method:
         tiny.model.load_state_dict(initial)
         episode = build_episode("domain-shift", squares, "grey", 0)
-        config = TrainConfig(
-            **{"out": tmp_path / folder, "steps": 6, "batch_size": 7, "lr": 1e-3, "log_every": 2, **options}
-        )
-        config.out.mkdir(exist_ok=True)
+        given = {"out": tmp_path / folder, "steps": 6, "batch_size": 7, "lr": 1e-3, "log_every": 2}
+        config = make_config(TrainConfig, {**given, **options})
+        config.run.out.mkdir(exist_ok=True)
         fitted = get_method(method)()
-        torch.manual_seed(config.seed)
+        torch.manual_seed(config.run.seed)
         fitted.setup(tiny, episode, ("a {}.",))
         views = EvalLoader(squares, preprocess_for(tiny))
-        steps = TrainBatches(episode, config.batch_size, config.seed, views.preprocess)
+        steps = TrainBatches(episode, config.optimiser.batch_size, config.run.seed, views.preprocess)
         validation = SourceValidation(episode, views)
-        precision = Precision(config.precision, CPU)
-        folder_ = RunFolder(config.out)
+        precision = Precision(config.run.precision, CPU)
+        folder_ = RunFolder(config.run.out)
         go.average, go.measured = fit(  # type: ignore
             fitted, config, average, folder_, steps, validation, precision, Reporter(False)
         )
@@ -209,7 +209,7 @@ def test_groups_have_learning_rates_and_decays_of_their_own() -> None:
     a, b = (torch.nn.Parameter(torch.ones(1)) for _ in range(2))
     groups = [{"params": [a], "lr_factor": 10.0, "weight_decay": 0.0}, {"params": [b]}]
     for name in ("adamw", "adam", "sgd"):
-        config = TrainConfig(out=Path(), lr=0.1, weight_decay=0.5, optimizer=name)  # type: ignore[arg-type]
+        config = OptimiserOptions(lr=0.1, weight_decay=0.5, optimizer=name)  # type: ignore[arg-type]
         optimizer = build_optimizer(groups, config)
         assert [(g["lr"], g["weight_decay"]) for g in optimizer.param_groups] == [(1.0, 0.0), (0.1, 0.5)]
 

@@ -9,6 +9,7 @@ import torch
 
 from clipalign.backbone import Backbone
 from clipalign.core.config import TrainConfig
+from clipalign.core.parsing import make_config
 from clipalign.core.precision import Precision
 from clipalign.data.batches import TrainBatches
 from clipalign.data.sources.folder import ImageFolder
@@ -39,9 +40,8 @@ def test_the_run_averages_the_weights_of_its_valley(
         path.append(torch.cat([p.detach().flatten() for p in self.parameters()]))
 
     monkeypatch.setattr(type(method), "after_step", record)
-    config = TrainConfig(
-        out=tmp_path, steps=24, batch_size=6, lr=3e-3, validate_every=2, swad_ratio=0.05, checkpoint_every=0
-    )
+    given = {"out": tmp_path, "steps": 24, "batch_size": 6, "lr": 3e-3, "validate_every": 2}
+    config = make_config(TrainConfig, {**given, "swad_ratio": 0.05, "checkpoint_every": 0})
     views = EvalLoader(squares, preprocess_for(tiny))
     average, _ = fit(
         method,

@@ -5,10 +5,13 @@ from pathlib import Path
 import pytest
 import yaml
 
-from clipalign.core.config import EvalConfig, PredictConfig
+from clipalign.commands.eval import EvalConfig
+from clipalign.commands.predict import PredictConfig
 from clipalign.core.errors import UserError
+from clipalign.core.parsing import parse_config, split_tokens
+from clipalign.core.yaml_files import dump_yaml
 from clipalign.runs import options as opt
-from clipalign.runs.options import parse_config, scan, train_options
+from clipalign.runs.options import train_options
 
 
 @pytest.fixture
@@ -24,8 +27,13 @@ def test_each_layer_wins_over_the_one_before(pocket_defaults: Path, tmp_path: Pa
     config = tmp_path / "c.yaml"
     config.write_text("batch-size: 12\nsteps: 20\nmethod: erm\nout: runs/x\n")
     found = train_options(["--config", str(config), "--steps", "7"])
-    assert (found.run.steps, found.run.batch_size, found.run.lr, found.run.weight_decay) == (7, 12, 1e-4, 0.1)
-    assert found.run.out == Path("runs/x")
+    assert (
+        found.config.schedule.steps,
+        found.config.optimiser.batch_size,
+        found.config.optimiser.lr,
+        found.config.optimiser.weight_decay,
+    ) == (7, 12, 1e-4, 0.1)
+    assert found.config.run.out == Path("runs/x")
     assert found.origins["steps"] == "command line"
     assert found.origins["batch_size"] == str(config)
     assert found.origins["lr"] == "configs/pocket/erm.yaml"
@@ -35,7 +43,7 @@ def test_each_layer_wins_over_the_one_before(pocket_defaults: Path, tmp_path: Pa
 
 def test_pocket_defaults_are_for_the_pocket_backbone_alone(pocket_defaults: Path) -> None:
     found = train_options(["--method", "erm", "--backbone", "ViT-B-16:openai", "--out", "x"])
-    assert found.run.lr == 5e-6
+    assert found.config.optimiser.lr == 5e-6
     assert found.origins["lr"] == "published"
 
 
@@ -57,7 +65,7 @@ def test_an_option_of_another_method_is_refused_by_name() -> None:
         (["--steps", "many", "--out", "x"], "--steps.*many"),
         (["--steps", "0", "--out", "x"], "--steps must be at least 1, not 0"),
         (["--lr", "nan", "--out", "x"], "--lr must be at least 0"),
-        (["--schedule", "linear", "--out", "x"], "linear.*--schedule"),
+        (["--schedule", "linear", "--out", "x"], "--schedule.*linear"),
         (["--method", "alignclp", "--out", "x"], "did you mean alignclip"),
         (["--resume", "--overwrite", "--out", "x"], "exclude each other"),
         (["--epsilon", "2", "--out", "x"], "--epsilon"),
@@ -95,7 +103,7 @@ def test_a_written_config_reads_back_as_the_same_options(tmp_path: Path) -> None
     given = ["--template", "a {}.", "the {}.", "--lr", "1e-5", "--margin", "0.3", "--keep-mlp", "--out", "x"]
     first = train_options(given)
     path = tmp_path / "c.yaml"
-    path.write_text(opt.dump_yaml({**first.flat(), "record": {"note": "not an option"}}))
+    path.write_text(dump_yaml({**first.flat(), "record": {"note": "not an option"}}))
     second = train_options(["--config", str(path)])
     assert second.flat() == first.flat()
     assert yaml.safe_load(path.read_text())["lr"] == 1e-5
@@ -117,12 +125,11 @@ def test_positional_arguments_mix_with_options(tmp_path: Path) -> None:
         parse_config(PredictConfig, ["runs/a", "1.png", "--tpok", "3"], "predict")
     path = tmp_path / "c.yaml"
     path.write_text("out: o\ndata: faces\n")
-    assert parse_config(EvalConfig, ["m", "--config", str(path)], "eval").data == "faces"
+    assert parse_config(EvalConfig, ["m", "--config", str(path)], "eval").data.data == "faces"
 
 
-def test_scan_groups_tokens() -> None:
-    assert scan(["a", "--x", "-1", "2", "--no-y", "--z=3"]) == [
-        ("x", ["--x", "-1", "2"]),
-        ("y", ["--no-y"]),
-        ("z", ["--z=3"]),
-    ]
+def test_tokens_are_grouped_by_option() -> None:
+    assert split_tokens(["a", "--x", "-1", "2", "--no-y", "--z=3", "--", "--b"]) == (
+        ["a", "--b"],
+        [("x", ["--x", "-1", "2"]), ("y", ["--no-y"]), ("z", ["--z=3"])],
+    )

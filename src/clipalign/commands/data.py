@@ -3,119 +3,133 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-from tyro.conf import Positional
-
-from ..core.config import at_least
+from ..core.config import DataOptions, Options, facts
 from ..core.errors import UserError
+from ..core.parsing import make_config, parse_config
 from ..data.check import report
 from ..data.published.archives import prepare
 from ..data.published.tables import declarations, declared
 from ..data.registry import source_from
 from ..data.sources.table import any_names
-from ..runs.options import parse_config, to_arguments
 
-USAGE = """usage: clipalign data check DATA [OPTIONS]     what a data set holds, before training
+USAGE = """usage: clipalign data check DATA [OPTIONS]     check a data set before training
        clipalign data prepare NAME [OPTIONS]   lay out a published set from its archives
-       clipalign data list                     published sets, their licences and where to get them"""
+       clipalign data list                     list published sets, their licences and sources"""
 
 
 @dataclass(frozen=True)
-class CheckConfig:
-    """Print totals, counts, sizes, broken and duplicate files, doubtful class names, and how to train."""
+class CheckConfig(Options):
+    """Print totals, counts, sizes, broken and duplicate files and doubtful class names, and how to train."""
 
-    data: Positional[str]
-    """As `clipalign train --data` takes it."""
-    data_root: Path | None = None
-    """Folder that holds published sets, or that a table's relative paths start from."""
-    data_options: tuple[str, ...] = ()
-    """KEY=VALUE settings of the data set."""
+    data: str = field(metadata=facts(positional=True))
+    """Data set, as in `clipalign train --data`."""
+    data_root: Path | None = field(default=None, metadata=facts(unit="DIR"))
+    """Folder of published sets, or of a table's images."""
+    data_options: tuple[str, ...] = field(default=(), metadata=facts(unit="K=V"))
+    """Settings of the data set."""
     layout: Literal["auto", "class", "domain", "split"] = "auto"
-    """What the first level of a folder is: classes, domains, or train, validation and test."""
-    class_names: Path | None = None
-    """File that gives classes other names."""
-    sheet: Path | None = Path("data-check.png")
-    """Picture of three random rows to write; None for no picture."""
-    seed: int = 0
-    """Seed of the draw of these rows."""
+    """First folder level: auto, class, domain or split."""
+    class_names: Path | None = field(default=None, metadata=facts(unit="FILE"))
+    """Display names of classes."""
+    sheet: Path | None = field(default=Path("data-check.png"), metadata=facts(unit="FILE"))
+    """Picture of three random rows; None: no picture."""
+    seed: int = field(default=0, metadata=facts(unit="SEED", at_least=0))
+    """Seed of these rows."""
 
-    def check(self) -> None:
-        """Raise UserError for the first value out of range."""
-        at_least(self, 0, "seed")
+    def source_options(self) -> DataOptions:
+        """Return the options that name the data set."""
+        return DataOptions(
+            data=self.data,
+            data_root=self.data_root,
+            data_options=self.data_options,
+            layout=self.layout,
+            class_names=self.class_names,
+        )
 
 
 @dataclass(frozen=True)
 class PrepareConfig:
-    """Unpack the archives of a published set, lay it out as its makers do, and verify the counts."""
+    """Unpack the archives of a published set in the layout of its authors, and verify the counts."""
 
-    name: Positional[str]
-    """A name of `clipalign data list`."""
-    archive: tuple[Path, ...] = ()
-    """Archives (tar, zip) as downloaded; other files, such as CoOp's split file, are copied beside the images."""
-    root: Path = Path("data")
+    name: str = field(metadata=facts(positional=True))
+    """Name in `clipalign data list`."""
+    archive: tuple[Path, ...] = field(default=(), metadata=facts(unit="FILE"))
+    """Archives as downloaded (tar, zip). Other files, such as CoOp's split file, are copied next to the images."""
+    root: Path = field(default=Path("data"), metadata=facts(unit="DIR"))
     """Folder of published sets, the later --data-root."""
-    exclude: Path | None = None
-    """Text file of images to leave out, such as DomainBed's list of duplicates in DomainNet."""
+    exclude: Path | None = field(default=None, metadata=facts(unit="FILE"))
+    """Text file of images to leave out. For example DomainBed's list of duplicates in DomainNet."""
 
-    def check(self) -> None:
-        """Raise UserError without archives."""
+    def __post_init__(self) -> None:
         if not self.archive:
             raise UserError("data prepare needs --archive FILE [FILE ...]")
 
 
-def run_data(arguments: Sequence[str], prog: str = "clipalign data") -> None:
+def run_data(tokens: Sequence[str], prog: str = "clipalign data") -> None:
     """Run a sub-command."""
-    what = arguments[0] if arguments else "--help"
+    what = tokens[0] if tokens else "--help"
     if what in ("-h", "--help"):
         print(USAGE)
     elif what == "check":
-        run_check(arguments[1:], f"{prog} check")
+        run_check(tokens[1:], f"{prog} check")
     elif what == "prepare":
-        run_prepare(arguments[1:], f"{prog} prepare")
+        run_prepare(tokens[1:], f"{prog} prepare")
     elif what == "list":
         list_published()
     else:
         raise UserError(f'data: unknown command "{what}"; choose one of: check, prepare, list')
 
 
-def check_data(data: str | Path, **options: Any) -> list[str]:
+def check_data(
+    data: str | Path,
+    *,
+    data_root: str | Path | None = None,
+    data_options: Sequence[str] = (),
+    layout: Literal["auto", "class", "domain", "split"] = "auto",
+    class_names: str | Path | None = None,
+    sheet: str | Path | None = "data-check.png",
+    seed: int = 0,
+) -> list[str]:
     """Print what a data set holds, as `clipalign data check` does.
 
     Args:
-        data: as `clipalign train --data` takes it.
-        options: those of the command line with underscores.
+        data: as --data of `clipalign train`.
+
+    The keywords are the options of the command line; see `CheckConfig`.
 
     Returns:
-        The problems found, as printed.
-
-    Raises:
-        UserError: as `run_check`.
-    """
-    return run_check(to_arguments(CheckConfig, {"data": data, **options}))
-
-
-def run_check(arguments: Sequence[str], prog: str = "clipalign data check") -> list[str]:
-    """Check a data set; returns the problems found.
+        The problems, as printed.
 
     Raises:
         UserError: data that cannot be opened; or, after the whole report, class names that training refuses.
     """
-    config = parse_config(CheckConfig, arguments, prog)
+    return check(make_config(CheckConfig, locals()))
+
+
+def run_check(tokens: Sequence[str], prog: str = "clipalign data check") -> list[str]:
+    """Check a data set as a command line says; returns the problems."""
+    return check(parse_config(CheckConfig, tokens, prog))
+
+
+def check(config: CheckConfig) -> list[str]:
+    """Check a data set; see `check_data`."""
+    options = config.source_options()
     with any_names():
-        source = source_from(vars(config))
-    return report(source, vars(config), config.sheet, config.seed)
+        source = source_from(options)
+    return report(source, options, config.sheet, config.seed)
 
 
-def run_prepare(arguments: Sequence[str], prog: str = "clipalign data prepare") -> None:
+def run_prepare(tokens: Sequence[str], prog: str = "clipalign data prepare") -> None:
     """Lay out a published set.
 
     Raises:
-        UserError: bad input, or counts that are not the published ones; the files are kept then.
+        UserError: invalid input, or counts that differ from the published ones; the files are kept then.
     """
-    config = parse_config(PrepareConfig, arguments, prog)
+    config = parse_config(PrepareConfig, tokens, prog)
     declaration = declared(config.name)
     if declaration is None:
         raise UserError(
@@ -133,7 +147,7 @@ def run_prepare(arguments: Sequence[str], prog: str = "clipalign data prepare") 
 
 
 def list_published() -> None:
-    """Print what published.yaml declares."""
+    """Print the published sets, their licences and where to get them."""
     from rich.console import Console
     from rich.table import Table as RichTable
 

@@ -1,77 +1,73 @@
-"""`clipalign demo`: shipped data and shipped model, from nothing to a report in minutes, without a network.
+"""`clipalign demo`: fine-tune the shipped model on the shipped data and write a report, in minutes and offline.
 
-One episode in the wild: train on half of the classes in four drawing styles, test all classes in a fifth style.
-Everything here can be typed by hand; each step prints the command that it stands for.
+One in-the-wild episode: train on half of the classes in four drawing styles, test all classes in a fifth. Every step
+prints the command that does the same.
 """
 
 from __future__ import annotations
 
-import shlex
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
-from ..core.config import at_least
+from ..core.config import Options, facts
+from ..core.parsing import parse_config
 from ..report.accuracy import accuracy_tables
 from ..report.collect import find_runs
 from ..report.forgetting import forgetting
 from ..report.render import print_tables
 from ..runs.folder import check_out
-from ..runs.options import parse_config
+from ..runs.options import train_command
 from .report import Report, write_report
-from .train import run_training
+from .train import train_from
 
 METHODS = ("zeroshot", "erm", "alignclip")
 TITLE = "clipalign demo: a new style and new classes at once"
 
 
 @dataclass(frozen=True)
-class DemoConfig:
+class DemoConfig(Options):
     """Fine-tune the shipped model on the shipped data with three methods, and write a report with pictures."""
 
-    out: Path = Path("clipalign-demo")
-    """Folder for the runs and the report. Must be new or empty, unless --overwrite is given."""
-    target: str = "twemoji"
-    """Style that is left out of training and tested: a domain of pictograms."""
-    steps: int = 120
-    """Optimiser steps of each method that trains."""
-    seed: int = 0
-    """Seed of batches and training views."""
-    pictures: int = 6
-    """Test images to show with their maps, before and after."""
-    backbone: str = "pocket"
-    """"pocket", or "pocket:random" to see what pre-training is worth."""
+    out: Path = field(default=Path("clipalign-demo"), metadata=facts(unit="DIR"))
+    """Folder of the runs and the report. Must be new or empty without --overwrite."""
+    target: str = field(default="twemoji", metadata=facts(unit="STYLE"))
+    """Style left out of training, and tested. A domain of pictograms."""
+    steps: int = field(default=120, metadata=facts(unit="STEPS", at_least=1))
+    """Optimiser steps per method that trains."""
+    seed: int = field(default=0, metadata=facts(unit="SEED", at_least=0))
+    """Seed of batches and augmentation."""
+    pictures: int = field(default=6, metadata=facts(unit="COUNT", at_least=0))
+    """Test images with maps, before and after training."""
+    backbone: str = field(default="pocket", metadata=facts(unit="MODEL"))
+    """pocket, or pocket:random to see the effect of pre-training."""
     overwrite: bool = False
     """Replace the demo in --out."""
 
-    def check(self) -> None:
-        """Raise UserError for the first value out of range."""
-        at_least(self, 1, "steps")
-        at_least(self, 0, "seed", "pictures")
 
-
-def run(arguments: Sequence[str] = (), prog: str = "clipalign demo") -> Report:
-    """Run the demo as the tokens of a command line say.
+def run(tokens: Sequence[str] = (), prog: str = "clipalign demo") -> Report:
+    """Run the demo as a command line says.
 
     Raises:
         UserError: a non-empty --out without --overwrite, an unknown target.
     """
-    config = parse_config(DemoConfig, arguments, prog)
+    config = parse_config(DemoConfig, tokens, prog)
     check_out(config.out, overwrite=config.overwrite)
     console = Console(highlight=False, soft_wrap=True)
     began = time.perf_counter()
     console.print(
-        f"Three methods learn half of the classes of pictograms in four styles; the test is every class in the "
-        f"fifth, {config.target}.",
+        f"Three methods train on half of the classes of pictograms in four styles and are tested on all classes "
+        f"in the fifth, {config.target}.",
     )
     for number, method in enumerate(METHODS, 1):
-        tokens = training_arguments(config, method)
+        options = training_options(config, method)
         console.print(f"\n[bold]{number}/{len(METHODS)} {method}[/bold]")
-        console.print(f"$ {shlex.join(['clipalign', 'train', *tokens])}", style="dim", markup=False)
-        run_training([*tokens, *(["--overwrite"] if config.overwrite else [])])
+        console.print(f"$ {train_command(options)}", style="dim", markup=False)
+        train_from(options | ({"overwrite": True} if config.overwrite else {}))
 
     folder = config.out / "runs"
     rows = [row for found in find_runs(folder) for row in found.rows()]
@@ -86,9 +82,9 @@ def run(arguments: Sequence[str] = (), prog: str = "clipalign demo") -> Report:
     return report
 
 
-def training_arguments(config: DemoConfig, method: str) -> list[str]:
-    """Tokens of `clipalign train` for one method of the demo."""
-    options: dict[str, object] = {
+def training_options(config: DemoConfig, method: str) -> dict[str, Any]:
+    """Return the options of `clipalign train` for one method of the demo."""
+    options: dict[str, Any] = {
         "method": method,
         "data": "pictograms",
         "protocol": "in-the-wild",
@@ -97,19 +93,17 @@ def training_arguments(config: DemoConfig, method: str) -> list[str]:
         "seed": config.seed,
         "out": config.out / "runs" / method,
     }
-    if method != "zeroshot":
-        options["steps"] = config.steps
-    return [token for name, value in options.items() for token in (f"--{name}", str(value))]
+    return options if method == "zeroshot" else {**options, "steps": config.steps}
 
 
 def next_steps(config: DemoConfig) -> list[str]:
-    """What to try with what the demo has written."""
+    """Return commands to try with the files of the demo."""
     run_folder = config.out / "runs" / "alignclip"
     steps = {
-        "where the model looks on your own image": f'clipalign explain {run_folder} photo.jpg --text "a dog"',
-        "what it says is on it": f"clipalign predict {run_folder} photo.jpg",
-        "a large model on your own folder of class/image": "clipalign train --data my_photos/ "
+        "where the model looks on an image of yours": f'clipalign explain {run_folder} photo.jpg --text "a dog"',
+        "how it classifies that image": f"clipalign predict {run_folder} photo.jpg",
+        "a large model on a folder of class/image": "clipalign train --data my_photos/ "
         "--protocol base-to-new --method alignclip --backbone ViT-B-16:openai --out runs/mine",
-        "every method there is": "clipalign list methods",
+        "all methods": "clipalign list methods",
     }
-    return ["", "What to try next"] + [f"  {what}:\n    {command}" for what, command in steps.items()]
+    return ["", "Next steps"] + [f"  {what}:\n    {command}" for what, command in steps.items()]

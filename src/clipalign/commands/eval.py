@@ -1,70 +1,144 @@
-"""`clipalign eval`: a run, or a backbone as it is, on any data."""
+"""`clipalign eval`: score a run, or a backbone zero-shot, on any data."""
 
 from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-import torch
-
-from ..backbone import load
 from ..backbone.text.templates import choose_templates
-from ..core.config import EvalConfig
+from ..core.config import DataOptions, Options, SplitOptions, facts
 from ..core.distributed import Ranks
 from ..core.errors import UserError
+from ..core.parsing import command_line, make_config, parse_config
 from ..core.precision import Precision, select_device
 from ..core.types import Episode, Source
 from ..core.version import __version__
 from ..data.captions.sentences import captions_only
-from ..data.registry import source_from
+from ..data.registry import name_of, opened, source_from
 from ..engine.console import conclusion
 from ..engine.progress import Reporter
 from ..engine.setup import preprocess_for
 from ..evaluation import EvalLoader
 from ..evaluation.captions import caption_rows, found_by_caption
 from ..evaluation.rows import domain_tests, result_rows, score, write_predictions
-from ..methods import Method
 from ..protocols import RETRIEVAL, episode_from
-from ..runs.folder import check_out, is_run
-from ..runs.options import parse_config, to_arguments
+from ..runs.folder import check_out
+from ..runs.opening import OpenedModel, open_model
 from ..runs.results import FILE, ResultRow, write_results
-from ..runs.run import open_run, zeroshot
 from .train import row_facts
 
 
-def evaluate(model: str | Path, **options: Any) -> list[ResultRow]:
+@dataclass(frozen=True, kw_only=True)
+class EvalConfig(Options):
+    """Score a run, or a backbone zero-shot, and write one result row per test set."""
+
+    model: str = field(metadata=facts(positional=True))
+    """Run folder, or a backbone as in `clipalign train`."""
+    out: Path = field(metadata=facts(unit="DIR"))
+    """Folder for results.jsonl. Must be new or empty without --overwrite."""
+    weights: Literal["model", "last"] = "model"
+    """Of a run: model or last. model: those that predictions use, averaged if the method averages; last: those of
+    the last step."""
+    template: tuple[str, ...] = field(default=(), metadata=facts(unit="TEXT", unset="the data set's"))
+    """Prompt templates with {}. {} stands for the class name; the features of several templates are averaged."""
+    cache_dir: str | None = field(default=None, metadata=facts(unit="DIR", unset="Hugging Face cache"))
+    """Downloaded weights."""
+    seed: int = field(default=0, metadata=facts(unit="SEED", at_least=0))
+    """Seed in the result rows. Evaluation is deterministic."""
+    device: str = field(default="auto", metadata=facts(unit="DEVICE"))
+    """auto, cpu, cuda or cuda:N."""
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """auto, fp32, bf16 or fp16. Type of the forward pass; similarities are always float32."""
+    eval_batch_size: int = field(default=256, metadata=facts(unit="IMAGES", at_least=1))
+    """Images per forward pass."""
+    overwrite: bool = False
+    """Replace the results in --out."""
+    data: DataOptions = field(default_factory=DataOptions)
+    split: SplitOptions = field(default_factory=SplitOptions)
+
+
+def evaluate(
+    model: str | Path,
+    data: str | Path | Source,
+    out: str | Path,
+    *,
+    data_root: str | Path | None = None,
+    data_options: Sequence[str] = (),
+    layout: Literal["auto", "class", "domain", "split"] = "auto",
+    class_names: str | Path | None = None,
+    max_broken: float = 0.01,
+    interpolation: Literal["bilinear", "bicubic"] | None = None,
+    protocol: str | None = None,
+    target: str | None = None,
+    target_split: Literal["all", "in", "out"] | None = None,
+    shots: int | None = None,
+    split_seed: int = 0,
+    split_file: str | Path | None = None,
+    weights: Literal["model", "last"] = "model",
+    template: Sequence[str] = (),
+    cache_dir: str | Path | None = None,
+    seed: int = 0,
+    device: str = "auto",
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto",
+    eval_batch_size: int = 256,
+    overwrite: bool = False,
+) -> list[ResultRow]:
     """Score a model, as `clipalign eval` does.
 
     Args:
         model: run folder or backbone.
-        options: those of the command line with underscores; `out` is needed.
+        data: as --data, or an opened data set.
+        out: folder for results.jsonl.
+
+    The keywords are the options of the command line; see `EvalConfig` and the groups in `core.config`.
 
     Returns:
-        One row per test set, also written to `out`/results.jsonl.
+        One row per test set, also written to results.jsonl in `out`.
 
     Raises:
-        UserError: bad input; nothing has been written then.
+        UserError: invalid input; nothing has been written then.
     """
-    return run_evaluation(to_arguments(EvalConfig, {"model": model, **options}))
+    values = {**locals(), "data": name_of(data)}
+    config = make_config(EvalConfig, values)
+    return score_model(config, command_line("clipalign eval", config), opened(data))
 
 
-def run_evaluation(arguments: Sequence[str], prog: str = "clipalign eval") -> list[ResultRow]:
-    """Score as the tokens of a command line say, write the rows and return them."""
-    config = parse_config(EvalConfig, arguments, prog)
+def run_evaluation(tokens: Sequence[str], prog: str = "clipalign eval") -> list[ResultRow]:
+    """Score a model as a command line says; returns the rows written."""
+    return score_model(parse_config(EvalConfig, tokens, prog), shlex.join(["clipalign", "eval", *tokens]))
+
+
+def score_model(config: EvalConfig, command: str, source: Source | None = None) -> list[ResultRow]:
+    """Score a model, write its rows and predictions, and print the numbers.
+
+    Args:
+        config: options.
+        command: for the rows.
+        source: opened data set; None to open the one of the options.
+    """
     check_out(config.out, overwrite=config.overwrite)
     device = select_device(config.device)
     precision = Precision(config.precision, device)
-    source = source_from(vars(config), captions=config.protocol == RETRIEVAL)
-    episode = episode_to_score(config, source)
-    facts_of_split = {name: getattr(episode, name, None) for name in ("protocol", "target", "split_hash")}
-    command = shlex.join(["clipalign", "eval", *arguments])
-    method, facts, templates = open_model(config, source, device, command)
-    preprocess = preprocess_for(method.backbone, config.interpolation, source)
+    if source is None:
+        source = source_from(config.data, captions=config.split.protocol == RETRIEVAL)
+    episode = episode_to_score(config.split, source)
+    opened_model = open_model(
+        config.model,
+        weights=config.weights,
+        device=device,
+        cache_dir=config.cache_dir,
+        templates=choose_templates(config.template, source),
+    )
+    method = opened_model.method
+    facts, templates = model_facts(config, opened_model, source, command)
+    preprocess = preprocess_for(method.backbone, config.data.interpolation, source)
     views = EvalLoader(source, preprocess, config.eval_batch_size, Ranks(device=device), precision)
+    facts |= {name: getattr(episode, name, None) for name in ("protocol", "target", "split_hash")}
     extra = {**facts.get("extra", {}), "interpolation": preprocess.interpolation}
-    facts = facts | facts_of_split | {"data": config.data, "extra": extra}
+    facts |= {"data": config.data.data, "extra": extra}
     if episode is not None and episode.caption_tests:
         rows = caption_rows(found_by_caption(views, method, episode.caption_tests, "test"), facts)
         config.out.mkdir(parents=True, exist_ok=True)
@@ -84,46 +158,39 @@ def run_evaluation(arguments: Sequence[str], prog: str = "clipalign eval") -> li
     return rows
 
 
-def episode_to_score(config: EvalConfig, source: Source) -> Episode | None:
-    """The episode whose tests are asked for; None for one test per domain, with all classes."""
-    protocol = config.protocol
+def episode_to_score(options: SplitOptions, source: Source) -> Episode | None:
+    """Return the episode whose tests are scored; None for one test per domain with all rows and classes."""
+    protocol = options.protocol
     if protocol is None and captions_only(source):
         protocol = RETRIEVAL
-    if protocol is None and config.split_file is None:
-        if config.target is not None:
+    if protocol is None and options.split_file is None:
+        if options.target is not None:
             raise UserError("--target needs --protocol; without one every domain is scored")
         return None
-    return episode_from(vars(config) | {"protocol": protocol}, source)
+    return episode_from(replace(options, protocol=protocol), source)
 
 
-def open_model(
-    config: EvalConfig, source: Source, device: torch.device, command: str
-) -> tuple[Method, dict[str, Any], tuple[str, ...]]:
-    """The model to score, the fields it gives its rows, and the templates."""
-    if is_run(config.model):
-        run = open_run(config.model, weights=config.weights, device=device, cache_dir=config.cache_dir)
-        run.method.check_template(config.template)
-        # A template chosen for training stays; one that came with the training data gives way to this data's.
-        templates = choose_templates(config.template or run.options.run.template, source)
-        steps = run.options.run.steps if run.method.iterates else 0
-        average = run.folder.record()["average"] if config.weights == "model" else "none"
-        facts = row_facts(run.options, templates, command)
-        return (
-            run.method,
-            facts | {"steps": steps, "average": average, "extra": {"run": config.model}},
-            templates,
-        )
-    if Path(config.model).exists():
-        raise UserError(f"MODEL: {config.model} is not a run folder (no config.yaml)")
-    templates = choose_templates(config.template, source)
-    method = zeroshot(load(config.model, device, config.cache_dir), templates)
-    facts = {
-        "method": method.name,
-        "backbone": config.model,
-        "seed": config.seed,
-        "steps": 0,
-        "template": " | ".join(templates),
-        "command": command,
-        "version": __version__,
-    }
-    return method, facts, templates
+def model_facts(
+    config: EvalConfig, opened_model: OpenedModel, source: Source, command: str
+) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """Return the fields of result rows that describe the model, and the prompt templates."""
+    method, run = opened_model.method, opened_model.run
+    if run is None:
+        templates = choose_templates(config.template, source)
+        facts = {
+            "method": method.name,
+            "backbone": config.model,
+            "seed": config.seed,
+            "steps": 0,
+            "template": " | ".join(templates),
+            "command": command,
+            "version": __version__,
+        }
+        return facts, templates
+    method.check_template(config.template)
+    # Templates chosen for training are kept; those of the training data are replaced by those of this data.
+    templates = choose_templates(config.template or run.options.config.model.template, source)
+    facts = row_facts(run.options, templates, command)
+    facts["steps"] = run.options.config.schedule.steps if method.iterates else 0
+    facts["average"] = opened_model.record["average"] if config.weights == "model" else "none"
+    return facts | {"extra": {"run": config.model}}, templates

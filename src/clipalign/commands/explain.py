@@ -1,93 +1,92 @@
-"""`clipalign explain`: where a model looks on an image, and which dimensions its masks open for a text."""
+"""`clipalign explain`: maps of where a model looks on an image, and the masks that it gives to texts."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
-
-from tyro.conf import Positional
 
 from ..backbone import load
 from ..core.checkpoint import write_text
+from ..core.config import Options, facts
 from ..core.errors import UserError
+from ..core.parsing import make_config, parse_config
 from ..core.precision import select_device
 from ..data.decode import read_image
 from ..evaluation.masks import mask_report, summary
 from ..explain.masks import print_masks, view_masks, write_masks
 from ..explain.photo import explain_image
 from ..methods import Method
-from ..runs.folder import check_out, is_run
-from ..runs.options import parse_config, to_arguments
-from ..runs.run import open_run, zeroshot
+from ..runs.folder import check_out
+from ..runs.opening import open_model
+from ..runs.run import zeroshot
 
 
 @dataclass(frozen=True)
-class ExplainConfig:
-    """Draw where a model looks on an image, and where it finds a text, before and after fine-tuning; or which
-    dimensions it opens for texts (--masks)."""
+class ExplainConfig(Options):
+    """Draw where a model looks on an image and where it finds texts, before and after fine-tuning; or which
+    dimensions its masks open for texts (--masks)."""
 
-    model: Positional[str]
-    """Run folder, or a backbone as in `clipalign train --backbone`."""
-    image: Positional[Path | None] = None
-    """Image file (PNG, JPEG, WebP, GIF, BMP, TIFF); goes with --text."""
-    text: tuple[str, ...] = ()
-    """Texts to look for, one row of the picture each; taken as they are, such as --text "a dog" "grass". Prompt
-    learners put their vectors around them, as around class names."""
-    masks: tuple[str, ...] = ()
-    """Texts whose masks are drawn: which dimensions each opens, and how far they overlap. For methods that have
-    masks, such as smartclip."""
+    model: str = field(metadata=facts(positional=True))
+    """Run folder, or a backbone as in `clipalign train`."""
+    image: Path | None = field(default=None, metadata=facts(positional=True))
+    """Image file, with --text. PNG, JPEG, WebP, GIF, BMP or TIFF."""
+    text: tuple[str, ...] = field(default=(), metadata=facts(unit="TEXT"))
+    """Texts to find, such as "a dog" "grass". One row of the picture each. They are encoded without a template;
+    prompt learners put their learned context around them, as around class names."""
+    masks: tuple[str, ...] = field(default=(), metadata=facts(unit="TEXT"))
+    """Texts whose masks are drawn. A mask is the set of dimensions that a text opens; their overlap is drawn too. For
+    methods with masks, such as smartclip."""
     disentanglement: bool = False
-    """Measure on the concepts of Pictograms how far masks take concepts apart: overlap of related and unrelated
-    ones, match of unions and intersections with joined texts."""
-    out: Path = Path("clipalign-explain")
-    """Folder for explain.png and maps.npz; masks.png and masks.json; disentanglement.json. Must be new or empty,
-    unless --overwrite is given."""
-    cache_dir: str | None = None
-    """Folder of downloaded weights."""
-    device: str = "auto"
+    """Measure disentanglement on Pictograms. Compares masks of related and unrelated concepts, and unions and
+    intersections of masks with the masks of joined texts."""
+    out: Path = field(default=Path("clipalign-explain"), metadata=facts(unit="DIR"))
+    """Folder to write. Gets explain.png and maps.npz; masks.png and masks.json; disentanglement.json. Must be new or
+    empty without --overwrite."""
+    cache_dir: str | None = field(default=None, metadata=facts(unit="DIR", unset="Hugging Face cache"))
+    """Downloaded weights."""
+    device: str = field(default="auto", metadata=facts(unit="DEVICE"))
     """auto, cpu, cuda or cuda:N."""
     overwrite: bool = False
-    """Replace what is in --out."""
+    """Replace the files in --out."""
 
-    def check(self) -> None:
-        """Raise UserError for the first value out of range."""
+    def __post_init__(self) -> None:
+        super().__post_init__()
         for name, texts in (("--text", self.text), ("--masks", self.masks)):
             for i, text in enumerate(texts):
                 if not text.strip():
                     raise UserError(f"{name}: text number {i + 1} is empty; give words, or leave it out")
-        alone = self.image is None and (self.masks or self.disentanglement)
-        if not self.text and not alone:
+        without_image = self.image is None and (self.masks or self.disentanglement)
+        if not self.text and not without_image:
             raise UserError('--text: give at least one text to look for, such as --text "a dog"')
         if self.text and self.image is None:
-            raise UserError("explain needs an image file to look for --text in: name it behind the model")
-
-
-def run_explain(arguments: Sequence[str], prog: str = "clipalign explain") -> list[Path]:
-    """Explain as the tokens of a command line say, and print the files written."""
-    config = parse_config(ExplainConfig, arguments, prog)
-    files = _run(config)
-    for file in files:
-        print(file)
-    return files
+            raise UserError("explain needs an image file to look for --text in; give it after the model")
 
 
 def explain(
-    model: str | Path, image: str | Path | None = None, text: Sequence[str] = (), **options: Any
+    model: str | Path,
+    image: str | Path | None = None,
+    text: Sequence[str] = (),
+    *,
+    masks: Sequence[str] = (),
+    disentanglement: bool = False,
+    out: str | Path = "clipalign-explain",
+    cache_dir: str | Path | None = None,
+    device: str = "auto",
+    overwrite: bool = False,
 ) -> list[Path]:
     """Draw where a model looks on an image, and where it finds each text, as `clipalign explain` does.
 
-    A run is shown beside the backbone it started from; a backbone alone. The maps cover what the model sees:
-    the central part of the image, in the shape the backbone takes. They are those of the towers as the method
-    runs them, prompts inside the image tower included.
+    A run is drawn next to the backbone it started from. Maps cover the part of the image that the model sees, its
+    centre, and come from the towers as the method runs them, prompts inside the image tower included.
 
     Args:
         model: run folder or backbone.
         image: image file.
-        text: texts, taken as they are.
-        options: those of the command line with underscores.
+        text: texts, encoded without a template.
+
+    The keywords are the options of the command line; see `ExplainConfig`.
 
     Returns:
         The files written: `explain.png`, and `maps.npz` with unscaled maps on the grid of patches: per model
@@ -95,20 +94,26 @@ def explain(
         `masks.json`; with `disentanglement`, `disentanglement.json` (`evaluation.masks.mask_report`).
 
     Raises:
-        UserError: bad input; nothing has been written then.
+        UserError: invalid input; nothing has been written then.
     """
-    given = {"model": model, "text": list(text), **options} | ({} if image is None else {"image": image})
-    given = {name: value for name, value in given.items() if not isinstance(value, (list, tuple)) or value}
-    return _run(parse_config(ExplainConfig, to_arguments(ExplainConfig, given), "clipalign explain"))
+    return write_explanation(make_config(ExplainConfig, locals()))
 
 
-def _run(config: ExplainConfig) -> list[Path]:
+def run_explain(tokens: Sequence[str], prog: str = "clipalign explain") -> list[Path]:
+    """Explain a model as a command line says, and print the files written."""
+    files = write_explanation(parse_config(ExplainConfig, tokens, prog))
+    for file in files:
+        print(file)
+    return files
+
+
+def write_explanation(config: ExplainConfig) -> list[Path]:
+    """Compute everything that was asked for, then write it; returns the files."""
     check_out(config.out, overwrite=config.overwrite)
     if config.image is not None:
-        read_image(config.image)  # before a model is loaded for nothing
-    models = _models(config)
+        read_image(config.image)  # fails before a model is loaded
+    models = open_models(config)
     method = models[-1][1]
-    # All that may fail comes before the first file.
     view = view_masks(method, config.masks) if config.masks else None
     report = mask_report(method) if config.disentanglement else None
     files = []
@@ -125,11 +130,13 @@ def _run(config: ExplainConfig) -> list[Path]:
     return files
 
 
-def _models(config: ExplainConfig) -> list[tuple[str, Method]]:
+def open_models(config: ExplainConfig) -> list[tuple[str, Method]]:
+    """Return the backbone before training and, of a run that trained one, the model after it, with their titles."""
     device = select_device(config.device)
-    if not is_run(config.model):
-        return [("zero-shot", zeroshot(load(config.model, device, config.cache_dir)))]
-    run = open_run(config.model, device=device, cache_dir=config.cache_dir)
-    before = load(run.options.run.backbone, device, config.cache_dir or run.options.run.cache_dir)
-    after = [(f"after {run.method.name}", run.method)] if run.method.iterates else []
-    return [("zero-shot", zeroshot(before)), *after]
+    opened = open_model(config.model, device=device, cache_dir=config.cache_dir)
+    if opened.run is None:
+        return [("zero-shot", opened.method)]
+    model = opened.run.options.config.model
+    before = zeroshot(load(model.backbone, device, config.cache_dir or model.cache_dir))
+    after = [(f"after {opened.method.name}", opened.method)] if opened.method.iterates else []
+    return [("zero-shot", before), *after]

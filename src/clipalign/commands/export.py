@@ -8,50 +8,49 @@ import logging
 import os
 import shutil
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from tyro.conf import Positional
-
-from ..backbone import load
-from ..backbone.text.features import DEFAULT_TEMPLATES, fill_templates
+from ..backbone.text.features import fill_templates
+from ..core.config import Options, facts
 from ..core.errors import UserError
+from ..core.parsing import make_config, parse_config
 from ..core.version import __version__
 from ..engine.setup import preprocess_for
 from ..methods import Method
 from ..runs.export import EXPORTS
 from ..runs.folder import is_run
-from ..runs.options import parse_config, to_arguments
-from ..runs.run import open_run, zeroshot
+from ..runs.opening import open_model
 from .predict import read_classes
 
 FACTS = "export.json"
 
 
 @dataclass(frozen=True)
-class ExportConfig:
-    """Write a model in the form other libraries load, load it again with them, and compare features."""
+class ExportConfig(Options):
+    """Write a model in the format of another library, load it again with that library, and compare features."""
 
-    model: Positional[str]
-    """Run folder, or a backbone as in `clipalign train --backbone`, which is converted as it is."""
-    out: Path
-    """Folder to write. Must be new or empty, unless --overwrite is given. It appears complete or not at all."""
-    to: str = "open_clip"
-    """open_clip: checkpoint and configuration. hf: CLIPModel with processor (extra [hf]). hf-text: the text tower
-    alone, as CLIPTextModel with tokenizer, for text-to-image pipelines (extra [hf]). safetensors: every tensor by
-    name. onnx: image and text tower (extra [onnx]). Other packages may add formats."""
-    classes_file: Path | None = None
-    """Text file with one class name per line, for the classifier that goes along. Default: the classes the run
-    was trained on."""
-    template: tuple[str, ...] = ()
-    """Prompt templates with {} for the class name. Default: those the run was trained with."""
+    model: str = field(metadata=facts(positional=True))
+    """Run folder, or a backbone as in `clipalign train`."""
+    out: Path = field(metadata=facts(unit="DIR"))
+    """Folder to write. Must be new or empty without --overwrite; it appears complete or not at all."""
+    to: str = field(default="open_clip", metadata=facts(unit="FORMAT"))
+    """open_clip, hf, hf-text, safetensors or onnx. open_clip: checkpoint and configuration; hf: CLIPModel
+    with processor (extra [hf]); hf-text: text tower as CLIPTextModel with tokenizer, for text-to-image
+    pipelines (extra [hf]); safetensors: every tensor by name; onnx: image and text tower (extra [onnx]).
+    Other packages may add formats."""
+    classes_file: Path | None = field(default=None, metadata=facts(unit="FILE", unset="the run's classes"))
+    """Class names of the classifier, one per line."""
+    template: tuple[str, ...] = field(default=(), metadata=facts(unit="TEXT", unset="the run's"))
+    """Prompt templates with {}. {} stands for the class name."""
     weights: Literal["model", "last"] = "model"
-    """Of a run: the weights predictions use (averaged if the method averages), or the last step's."""
+    """Of a run: model or last. model: those that predictions use, averaged if the method averages; last: those of
+    the last step."""
     towers_only: bool = False
-    """Export the two towers of a method whose predictions need more than them, without a classifier."""
-    cache_dir: str | None = None
-    """Folder of downloaded weights."""
+    """Export the towers without a classifier. For methods whose predictions need more than the two towers."""
+    cache_dir: str | None = field(default=None, metadata=facts(unit="DIR", unset="Hugging Face cache"))
+    """Downloaded weights."""
     overwrite: bool = False
     """Replace an earlier export in --out."""
 
@@ -76,25 +75,36 @@ class Export:
     state_difference: float | None = None
 
 
-def export(model: str | Path, to: str, out: str | Path, **options: Any) -> Export:
-    """Write a model for other libraries, as `clipalign export` does.
+def export(
+    model: str | Path,
+    to: str,
+    out: str | Path,
+    *,
+    classes_file: str | Path | None = None,
+    template: Sequence[str] = (),
+    weights: Literal["model", "last"] = "model",
+    towers_only: bool = False,
+    cache_dir: str | Path | None = None,
+    overwrite: bool = False,
+) -> Export:
+    """Write a model for another library, as `clipalign export` does.
 
     Args:
         model: run folder or backbone.
-        to: "open_clip", "hf", "hf-text", "safetensors" or "onnx".
+        to: the format: open_clip, hf, hf-text, safetensors, onnx, or one of another package.
         out: folder to write.
-        options: those of the command line with underscores.
+
+    The keywords are the options of the command line; see `ExportConfig`.
 
     Raises:
-        UserError: bad input, a missing extra, or a model that the format cannot hold; nothing is written then.
+        UserError: invalid input, a missing extra, or a model that the format cannot hold; nothing is written then.
     """
-    given = {"model": model, "to": to, "out": out, **options}
-    return _export(parse_config(ExportConfig, to_arguments(ExportConfig, given), "clipalign export"))[0]
+    return _export(make_config(ExportConfig, locals()))[0]
 
 
-def run_export(arguments: Sequence[str], prog: str = "clipalign export") -> Export:
-    """Export as the tokens of a command line say, and print what was compared."""
-    written, lines = _export(parse_config(ExportConfig, arguments, prog))
+def run_export(tokens: Sequence[str], prog: str = "clipalign export") -> Export:
+    """Export a model as a command line says, and print the comparison."""
+    written, lines = _export(parse_config(ExportConfig, tokens, prog))
     print("\n".join(lines))
     return written
 
@@ -131,7 +141,7 @@ def _export(config: ExportConfig) -> tuple[Export, list[str]]:
         if is_run(config.model) and (card := Path(config.model) / "README.md").is_file():
             shutil.copyfile(card, folder / "README.md")
         form.write_card(method, folder)
-        facts = {
+        about = {
             "format": config.to,
             "from": config.model,
             "method": method.name,
@@ -149,7 +159,7 @@ def _export(config: ExportConfig) -> tuple[Export, list[str]]:
             "classifier": None if head is None else head.kind,
             "run": {k: record[k] for k in ("data", "protocol", "target", "split_hash") if k in record},
         }
-        (folder / FACTS).write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+        (folder / FACTS).write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
     lines = [
         f"{config.out}: written for {form.library} and loaded again with it; largest difference of L2-normalised "
         f"features: {format_differences(differences, '.1e')}"
@@ -193,16 +203,13 @@ def check_texts(method: Method, config: ExportConfig) -> None:
 
 
 def open_any(config: ExportConfig) -> tuple[Method, tuple[str, ...], tuple[str, ...], dict[str, Any]]:
-    """The model, the classes of its classifier, templates, and what the run recorded."""
+    """Return the model, the classes of its classifier, templates, and the record of its run."""
     names = tuple(read_classes(config.classes_file)) if config.classes_file is not None else ()
-    if is_run(config.model):
-        run = open_run(config.model, weights=config.weights, cache_dir=config.cache_dir)
-        templates = config.template or run.method.templates
-        return run.method, names or run.class_names, templates, run.folder.record()
-    if Path(config.model).exists():
-        raise UserError(f"MODEL: {config.model} is not a run folder (no config.yaml)")
-    templates = config.template or DEFAULT_TEMPLATES
-    return zeroshot(load(config.model, cache_dir=config.cache_dir), templates), names, templates, {}
+    opened = open_model(
+        config.model, weights=config.weights, cache_dir=config.cache_dir, templates=config.template
+    )
+    templates = config.template or tuple(opened.method.templates)
+    return opened.method, names or opened.class_names, templates, opened.record
 
 
 def check_place(out: Path, overwrite: bool) -> None:

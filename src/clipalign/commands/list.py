@@ -1,16 +1,26 @@
-"""`clipalign list`: the names that options take, with a line on each."""
+"""`clipalign list`: print the names that options take, with a summary of each."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal
 
-from ..core.config import ListConfig
-from ..runs.options import parse_config
+from ..core.config import facts
+from ..core.parsing import parse_config
 
 
-def run_list(arguments: Sequence[str], prog: str = "clipalign list") -> None:
+@dataclass(frozen=True)
+class ListConfig:
+    """Print the names of methods, data sets, backbones or protocols."""
+
+    what: Literal["methods", "data", "backbones", "protocols"] = field(metadata=facts(positional=True))
+    """Kind of names."""
+
+
+def run_list(tokens: Sequence[str], prog: str = "clipalign list") -> None:
     """Print the names of one kind."""
-    what = parse_config(ListConfig, arguments, prog).what
+    what = parse_config(ListConfig, tokens, prog).what
     # Imported per kind of name: a list of protocols needs neither the methods nor open_clip.
     if what == "backbones":
         from ..backbone import list_backbones
@@ -23,16 +33,21 @@ def run_list(arguments: Sequence[str], prog: str = "clipalign list") -> None:
     elif what == "data":
         from ..data.registry import summaries
 
-        found = summaries()
-        width = max(map(len, found))
-        print("\n".join(f"{name:{width}}  {summary}" for name, summary in found.items()))
+        by_name = summaries()
+        width = max(map(len, by_name))
+        print("\n".join(f"{name:{width}}  {summary}" for name, summary in by_name.items()))
     else:
-        from ..methods import all_methods
+        print_methods()
 
-        methods = all_methods()
-        width = max(len(method.name) for method in methods)
-        for method in methods:
-            print(f"{method.name:{width}}  {method.summary}")
-            towers = " and ".join(method.towers)
-            print(f"{'':{width}}  trains {method.trains}; {towers} towers; average {method.average}")
-            print(f"{'':{width}}  {method.source}")
+
+def print_methods() -> None:
+    """Print every method with its summary, the parameters it trains and its source."""
+    from ..methods import all_methods
+
+    methods = all_methods()
+    width = max(len(method.name) for method in methods)
+    for method in methods:
+        print(f"{method.name:{width}}  {method.summary}")
+        towers = " and ".join(method.towers)
+        print(f"{'':{width}}  trains {method.trains}; {towers} towers; average {method.average}")
+        print(f"{'':{width}}  {method.source}")

@@ -1,4 +1,4 @@
-"""`clipalign predict`: what is on images, among any class names."""
+"""`clipalign predict`: classify images among any class names."""
 
 from __future__ import annotations
 
@@ -7,34 +7,67 @@ import io
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 import torch
 from rich.console import Console
 from rich.table import Column
 from rich.table import Table as RichTable
 
-from ..backbone import load
 from ..backbone.text.features import DEFAULT_TEMPLATES, clean_class_names
 from ..backbone.text.templates import choose_templates
 from ..core.checkpoint import write_text
-from ..core.config import PredictConfig
+from ..core.config import Options, facts
 from ..core.errors import UserError
+from ..core.parsing import make_config, parse_config
 from ..core.precision import Precision, select_device
-from ..core.types import Interpolation
 from ..data.decode import evaluation_view, fault, printable, read_image
 from ..data.sources.folder import images_in
 from ..engine.setup import preprocess_for
-from ..methods import Method
 from ..protocols.names_only import NamesOnly
-from ..runs.folder import RunFolder, is_run
-from ..runs.options import parse_config, to_arguments
-from ..runs.run import open_run, zeroshot
+from ..runs.opening import open_model
 
-BATCH = 64
-SHOWN = 10  # files that are named when they are skipped
+BATCH = 64  # images per forward pass
+LISTED = 10  # skipped files that are named
+
+
+@dataclass(frozen=True)
+class PredictConfig(Options):
+    """Classify images among the classes of a file, or those the run was trained on."""
+
+    model: str = field(metadata=facts(positional=True))
+    """Run folder, or a backbone as in `clipalign train`."""
+    images: tuple[Path, ...] = field(metadata=facts(positional=True))
+    """Image files and folders. PNG, JPEG, WebP, GIF, BMP and TIFF; folders are searched at any depth."""
+    out: Path | None = field(default=None, metadata=facts(unit="FILE"))
+    """.csv or .json file to write instead of a table."""
+    overwrite: bool = False
+    """Replace the file in --out."""
+    classes_file: Path | None = field(default=None, metadata=facts(unit="FILE", unset="the run's classes"))
+    """Text file, one class name per line."""
+    topk: int = field(default=5, metadata=facts(unit="COUNT", at_least=1))
+    """Classes to print per image."""
+    template: tuple[str, ...] = field(default=(), metadata=facts(unit="TEXT", unset="the run's"))
+    """Prompt templates with {}. {} stands for the class name."""
+    weights: Literal["model", "last"] = "model"
+    """Of a run: model or last. model: those that predictions use; last: those of the last step."""
+    cache_dir: str | None = field(default=None, metadata=facts(unit="DIR", unset="Hugging Face cache"))
+    """Downloaded weights."""
+    device: str = field(default="auto", metadata=facts(unit="DEVICE"))
+    """auto, cpu, cuda or cuda:N."""
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """auto, fp32, bf16 or fp16. Type of the forward pass."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.images:
+            raise UserError("predict needs at least one image file or folder")
+        if self.out is not None and self.out.suffix.lower() not in (".csv", ".json"):
+            raise UserError(f"--out: {self.out} must end in .csv or .json")
+        if self.out is not None and self.out.exists() and not self.overwrite:
+            raise UserError(f"--out: {self.out} exists; choose another file, or give --overwrite")
 
 
 @dataclass(frozen=True)
@@ -44,8 +77,8 @@ class Prediction:
     Attributes:
         image: the file.
         classes: names, most probable first.
-        probabilities: softmax over all classes given, in the same order.
-        error: why there are none, of a file in a folder that is no image.
+        probabilities: softmax over all class names, in the same order.
+        error: why a file in a folder could not be classified.
     """
 
     image: Path
@@ -55,49 +88,56 @@ class Prediction:
 
 
 def predict(
-    model: str | Path, images: Sequence[str | Path], classes: Sequence[str] | None = None, **options: Any
+    model: str | Path,
+    images: Sequence[str | Path],
+    classes: Sequence[str] | None = None,
+    *,
+    classes_file: str | Path | None = None,
+    topk: int = 5,
+    template: Sequence[str] = (),
+    weights: Literal["model", "last"] = "model",
+    cache_dir: str | Path | None = None,
+    device: str = "auto",
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto",
 ) -> list[Prediction]:
-    """Name what is on images.
+    """Classify images, as `clipalign predict` does.
 
     Args:
         model: run folder or backbone.
-        images: files, and folders of them.
-        classes: names to choose from; None for those the run was trained on.
-        options: those of the command line with underscores.
+        images: files and folders.
+        classes: class names; None for `classes_file`, or for the classes the run was trained on.
+
+    The keywords are the options of the command line; see `PredictConfig`.
 
     Raises:
-        UserError: bad input.
+        UserError: invalid input.
     """
-    config = parse_config(
-        PredictConfig,
-        to_arguments(PredictConfig, {"model": model, "images": images, **options}),
-        "clipalign predict",
-    )
-    return _predict(config, classes)
+    values = {name: value for name, value in locals().items() if name != "classes"}
+    return classify(make_config(PredictConfig, values), classes)
 
 
-def run_prediction(arguments: Sequence[str], prog: str = "clipalign predict") -> list[Prediction]:
-    """Predict as the tokens of a command line say, and print a table or write a file."""
-    config = parse_config(PredictConfig, arguments, prog)
-    predictions = _predict(config, None)
+def run_prediction(tokens: Sequence[str], prog: str = "clipalign predict") -> list[Prediction]:
+    """Classify images as a command line says, and print a table or write a file."""
+    config = parse_config(PredictConfig, tokens, prog)
+    predictions = classify(config)
     failed = [prediction for prediction in predictions if prediction.error]
-    for prediction in failed[:SHOWN]:
+    for prediction in failed[:LISTED]:
         print(f"skipped {prediction.error}", file=sys.stderr)
-    if len(failed) > SHOWN:
-        print(f"... and {len(failed) - SHOWN} more files that are no images", file=sys.stderr)
+    if len(failed) > LISTED:
+        print(f"... and {len(failed) - LISTED} more files that are not images", file=sys.stderr)
     if config.out is not None:
         config.out.parent.mkdir(parents=True, exist_ok=True)
         write_text(
             config.out, as_json(predictions) if config.out.suffix.lower() == ".json" else as_csv(predictions)
         )
-        print(f"{len(predictions) - len(failed)} images named, {len(failed)} skipped: {config.out}")
+        print(f"{len(predictions) - len(failed)} images classified, {len(failed)} skipped: {config.out}")
     else:
         print_table(predictions)
     return predictions
 
 
 def print_table(predictions: Sequence[Prediction]) -> None:
-    """One line per image and class."""
+    """Print one line per image and class."""
     table = RichTable(Column("image", overflow="fold"), "class", "probability")
     for prediction in predictions:
         for rank, (name, p) in enumerate(zip(prediction.classes, prediction.probabilities, strict=True)):
@@ -105,15 +145,13 @@ def print_table(predictions: Sequence[Prediction]) -> None:
         if prediction.classes:
             table.add_section()
     console = Console()
-    if (
-        not console.is_terminal
-    ):  # a file has no width to keep to, and names cut in two would be of no use there
+    if not console.is_terminal:  # names in a file must not be cut to a terminal's width
         console.width = 40 + max(len(cell) for p in predictions for cell in (str(p.image), *p.classes)) * 2
     console.print(table)
 
 
 def as_csv(predictions: Sequence[Prediction]) -> str:
-    """Lines of image, rank from 1, class, probability and error; one per image and class."""
+    """Return lines of image, rank from 1, class, probability and error; one per image and class."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(("image", "rank", "class", "probability", "error"))
@@ -127,12 +165,12 @@ def as_csv(predictions: Sequence[Prediction]) -> str:
 
 
 def as_json(predictions: Sequence[Prediction]) -> str:
-    """A list of objects with the fields of `Prediction`."""
+    """Return a list of objects with the fields of `Prediction`."""
     return json.dumps([{**asdict(p), "image": printable(p.image)} for p in predictions], indent=1) + "\n"
 
 
 def find_images(paths: Sequence[Path]) -> tuple[list[Path], frozenset[Path]]:
-    """All images, and those among them that were named one by one, which have to be sound.
+    """Return all images, and those among them that were named one by one, which have to decode.
 
     Raises:
         UserError: a file that is missing or does not decode, a folder without images.
@@ -151,7 +189,13 @@ def find_images(paths: Sequence[Path]) -> tuple[list[Path], frozenset[Path]]:
     return found, frozenset(path for path in paths if not path.is_dir())
 
 
-def _predict(config: PredictConfig, classes: Sequence[str] | None) -> list[Prediction]:
+def classify(config: PredictConfig, classes: Sequence[str] | None = None) -> list[Prediction]:
+    """Return the predictions of a model for every image, in order.
+
+    Args:
+        config: options.
+        classes: class names, which replace those of the options and of the run.
+    """
     if classes is None and config.classes_file is not None:
         classes = read_classes(config.classes_file)
     if classes is not None:
@@ -159,20 +203,22 @@ def _predict(config: PredictConfig, classes: Sequence[str] | None) -> list[Predi
     paths, named = find_images(config.images)
     device = select_device(config.device)
     precision = Precision(config.precision, device)
-    method, known, templates = _open(config, device)
-    names = tuple(classes or known)
+    opened = open_model(config.model, weights=config.weights, device=device, cache_dir=config.cache_dir)
+    usual = DEFAULT_TEMPLATES if opened.run is None else tuple(opened.method.templates)
+    templates = choose_templates(config.template, NamesOnly("", (), (), usual))
+    names = tuple(classes or opened.class_names)
     if not names:
-        raise UserError("--classes-file is missing: a backbone has no classes of its own")
-    classifier = method.classifier(names, templates)
-    preprocess = preprocess_for(method.backbone, interpolation_of(config))
+        raise UserError("--classes-file is missing: a backbone has no classes")
+    classifier = opened.method.classifier(names, templates)
+    preprocess = preprocess_for(opened.method.backbone, opened.interpolation)
     predictions = []
     for start in range(0, len(paths), BATCH):
-        sound, views = [], []
+        decoded, views = [], []
         failed: dict[Path, str] = {}
         for path in paths[start : start + BATCH]:
             try:
                 views.append(preprocess.normalise(evaluation_view(read_image(path), preprocess)[None]))
-                sound.append(path)
+                decoded.append(path)
             except UserError as error:
                 if path in named:
                     raise
@@ -180,36 +226,19 @@ def _predict(config: PredictConfig, classes: Sequence[str] | None) -> list[Predi
         answers = {path: Prediction(path, error=error) for path, error in failed.items()}
         if views:
             with torch.no_grad(), precision.autocast():
-                logits = classifier(torch.cat(views).to(device))
-            top = logits.float().softmax(dim=1).topk(min(config.topk, len(names)))
-            for path, values, indices in zip(sound, *map(torch.Tensor.tolist, top), strict=True):
+                logits = classifier(torch.cat(views).to(device))  # [B, C]
+            top = logits.float().softmax(dim=1).topk(min(config.topk, len(names)))  # 2 x [B, k]
+            for path, values, indices in zip(decoded, *map(torch.Tensor.tolist, top), strict=True):
                 answers[path] = Prediction(path, tuple(names[i] for i in indices), tuple(values))
         predictions += [answers[path] for path in paths[start : start + BATCH]]
     return predictions
 
 
-def interpolation_of(config: PredictConfig) -> Interpolation | None:
-    """How a run resized its images; None for a backbone, which has a way of its own."""
-    return RunFolder(Path(config.model)).record().get("interpolation") if is_run(config.model) else None
-
-
-def _open(config: PredictConfig, device: torch.device) -> tuple[Method, tuple[str, ...], tuple[str, ...]]:
-    """The model, the classes it was trained on, and the templates."""
-    if is_run(config.model):
-        run = open_run(config.model, weights=config.weights, device=device, cache_dir=config.cache_dir)
-        usual = NamesOnly("", (), (), tuple(run.method.templates))
-        return run.method, run.class_names, choose_templates(config.template, usual)
-    if Path(config.model).exists():
-        raise UserError(f"MODEL: {config.model} is not a run folder (no config.yaml)")
-    templates = choose_templates(config.template, NamesOnly("", (), (), DEFAULT_TEMPLATES))
-    return zeroshot(load(config.model, device, config.cache_dir), templates), (), templates
-
-
 def read_classes(path: Path) -> list[str]:
-    """Class names of a text file, one a line; blank lines at its end do not count.
+    """Return the class names of a text file, one per line; blank lines at its end are ignored.
 
     Raises:
-        UserError: no such file, no names, an empty or a repeated one.
+        UserError: the file cannot be read, has no names, or has empty or duplicate ones.
     """
     try:
         lines = path.read_text(encoding="utf-8-sig").rstrip().splitlines()

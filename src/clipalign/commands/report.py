@@ -1,16 +1,14 @@
-"""`clipalign report`: what runs did, as report.md and report.html."""
+"""`clipalign report`: tables, curves and pictures of runs, as Markdown and HTML."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
-
-from tyro.conf import Positional
 
 from ..core.checkpoint import write_text
-from ..core.config import at_least
+from ..core.config import Options, facts
+from ..core.parsing import make_config, parse_config
 from ..report.accuracy import accuracy_tables
 from ..report.collect import find_runs
 from ..report.comparison import differences, differences_csv
@@ -35,30 +33,25 @@ from ..report.sections import (
 from ..report.style import report_styles
 from ..report.tables import all_tables
 from ..runs.folder import check_out
-from ..runs.options import parse_config, to_arguments
 
 
 @dataclass(frozen=True)
-class ReportConfig:
+class ReportConfig(Options):
     """Write tables, curves and pictures of all runs in a folder."""
 
-    folder: Positional[Path]
+    folder: Path = field(metadata=facts(positional=True))
     """Folder that holds runs, at any depth."""
-    out: Path | None = None
-    """Folder for report.md, report.html, tables.csv, differences.csv and pictures. Must be new or empty, unless
-    --overwrite is given. Default: "report" in the folder of the runs."""
-    baseline: str | None = None
-    """Method, or line of a table, that the others are compared with. Default: erm where it is, else zeroshot."""
-    title: str = "Fine-tuning report"
+    out: Path | None = field(default=None, metadata=facts(unit="DIR", unset="FOLDER/report"))
+    """Folder of the report. Gets report.md, report.html, tables.csv, differences.csv and pictures. Must be new or empty
+    without --overwrite."""
+    baseline: str | None = field(default=None, metadata=facts(unit="NAME", unset="erm, or zeroshot"))
+    """Method or table row that others are compared with."""
+    title: str = field(default="Fine-tuning report", metadata=facts(unit="TEXT"))
     """First heading."""
-    pictures: int = 6
-    """Test images to show with their maps, before and after; 0 shows none and opens no model."""
+    pictures: int = field(default=6, metadata=facts(unit="COUNT", at_least=0))
+    """Test images with maps; 0: none. Each is drawn before and after training; 0 opens no model."""
     overwrite: bool = False
     """Replace the report in --out."""
-
-    def check(self) -> None:
-        """Raise UserError for the first value out of range."""
-        at_least(self, 0, "pictures")
 
 
 @dataclass(frozen=True)
@@ -71,31 +64,40 @@ class Report:
     differences: Path
 
 
-def run_report(arguments: Sequence[str], prog: str = "clipalign report") -> Report:
-    """Report as the tokens of a command line say, and print the tables and the files written."""
-    config = parse_config(ReportConfig, arguments, prog)
-    written = _run(config)
+def write_report(
+    folder: str | Path,
+    out: str | Path | None = None,
+    *,
+    baseline: str | None = None,
+    title: str = "Fine-tuning report",
+    pictures: int = 6,
+    overwrite: bool = False,
+) -> Report:
+    """Write a report of all runs in a folder, as `clipalign report` does.
+
+    Args:
+        folder: holds runs, at any depth.
+        out: folder of the report; default: "report" in `folder`.
+
+    The keywords are the options of the command line; see `ReportConfig`.
+
+    Raises:
+        UserError: no runs, or a folder in use; nothing has been written then.
+    """
+    return report(make_config(ReportConfig, locals()))
+
+
+def run_report(tokens: Sequence[str], prog: str = "clipalign report") -> Report:
+    """Write a report as a command line says, and print the tables and the files written."""
+    config = parse_config(ReportConfig, tokens, prog)
+    written = report(config)
     print_tables(all_tables(row for run in find_runs(config.folder) for row in run.rows()))
     print(f"\n{written.markdown}\n{written.html}")
     return written
 
 
-def write_report(folder: str | Path, out: str | Path | None = None, **options: Any) -> Report:
-    """Write a report of all runs in a folder, as `clipalign report` does.
-
-    Args:
-        folder: holds runs, at any depth.
-        out: folder of the report; "report" in `folder` by default.
-        options: `title`, `pictures`, `overwrite` of the command line.
-
-    Raises:
-        UserError: no runs, or a non-empty `out`; nothing has been written then.
-    """
-    given = {"folder": folder, **({} if out is None else {"out": out}), **options}
-    return _run(parse_config(ReportConfig, to_arguments(ReportConfig, given), "clipalign report"))
-
-
-def _run(config: ReportConfig) -> Report:
+def report(config: ReportConfig) -> Report:
+    """Write a report; returns its files."""
     out = config.out or config.folder / "report"
     check_out(out, overwrite=config.overwrite)
     runs = find_runs(config.folder)
@@ -121,9 +123,9 @@ def _run(config: ReportConfig) -> Report:
         *caveat_section(rows),
     ]
     out.mkdir(parents=True, exist_ok=True)
-    report = Report(out / "report.md", out / "report.html", out / "tables.csv", out / "differences.csv")
-    write_text(report.markdown, to_markdown(config.title, parts, out))
-    write_text(report.html, to_html(config.title, parts))
-    write_text(report.csv, tables_csv([*accuracies, *recalls]))
-    write_text(report.differences, differences_csv(found))
-    return report
+    files = Report(out / "report.md", out / "report.html", out / "tables.csv", out / "differences.csv")
+    write_text(files.markdown, to_markdown(config.title, parts, out))
+    write_text(files.html, to_html(config.title, parts))
+    write_text(files.csv, tables_csv([*accuracies, *recalls]))
+    write_text(files.differences, differences_csv(found))
+    return files

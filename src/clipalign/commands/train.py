@@ -6,88 +6,175 @@ import json
 import shlex
 import shutil
 import time
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
 
 import torch
 
 from ..core import distributed
 from ..core.checkpoint import save_weights
-from ..core.config import TrainConfig
 from ..core.distributed import Ranks
+from ..core.fields import DEFAULT
 from ..core.precision import select_device
+from ..core.types import Source
 from ..core.version import __version__
+from ..data.registry import name_of, opened
 from ..engine.console import conclusion, introduction, shown
 from ..engine.fit import fit
 from ..engine.progress import Reporter
 from ..engine.setup import Prepared, Shared, prepare
 from ..engine.writers import Writers, check_writers
-from ..methods import get_method
 from ..protocols import write_skipped, write_split
 from ..runs.card import write_card
 from ..runs.folder import RunFolder, check_out, check_same, write_config
-from ..runs.options import TrainOptions, to_arguments, train_options
+from ..runs.options import TrainOptions, train_command, train_options, train_options_from
 from ..runs.results import ResultRow, read_results, write_results
 from ..runs.run import Run, open_run
 
 
-def train(**options: Any) -> Run:
+def train(
+    method: str,
+    data: str | Path | Source,
+    out: str | Path,
+    *,
+    config: str | Path = DEFAULT,
+    # Model
+    backbone: str = DEFAULT,
+    cache_dir: str | Path | None = DEFAULT,
+    template: Sequence[str] = DEFAULT,
+    # Data and split
+    data_root: str | Path | None = DEFAULT,
+    data_options: Sequence[str] = DEFAULT,
+    layout: Literal["auto", "class", "domain", "split"] = DEFAULT,
+    class_names: str | Path | None = DEFAULT,
+    max_broken: float = DEFAULT,
+    interpolation: Literal["bilinear", "bicubic"] | None = DEFAULT,
+    protocol: str | None = DEFAULT,
+    target: str | None = DEFAULT,
+    target_split: Literal["all", "in", "out"] | None = DEFAULT,
+    shots: int | None = DEFAULT,
+    split_seed: int = DEFAULT,
+    split_file: str | Path | None = DEFAULT,
+    # Optimiser and schedule
+    batch_size: int = DEFAULT,
+    micro_batch_size: int | None = DEFAULT,
+    optimizer: Literal["adamw", "adam", "sgd"] = DEFAULT,
+    lr: float = DEFAULT,
+    weight_decay: float = DEFAULT,
+    momentum: float = DEFAULT,
+    clip_grad_norm: float | None = DEFAULT,
+    steps: int = DEFAULT,
+    schedule: Literal["cosine", "constant"] = DEFAULT,
+    warmup_steps: int | float = DEFAULT,
+    warmup_lr: float | None = DEFAULT,
+    # Weight averaging
+    average: Literal["none", "ema", "bma", "gaussian", "swad"] | None = DEFAULT,
+    ema_decay: float = DEFAULT,
+    bma_beta: float = DEFAULT,
+    gaussian_mean: float = DEFAULT,
+    gaussian_std: float = DEFAULT,
+    gaussian_parts: int = DEFAULT,
+    swad_converge: int = DEFAULT,
+    swad_tolerance: int = DEFAULT,
+    swad_ratio: float = DEFAULT,
+    # Evaluation
+    eval_batch_size: int = DEFAULT,
+    keep_views: float = DEFAULT,
+    validate_every: int | None = DEFAULT,
+    # Run
+    seed: int = DEFAULT,
+    device: str = DEFAULT,
+    precision: Literal["auto", "fp32", "bf16", "fp16", "released-fp16"] = DEFAULT,
+    workers: int = DEFAULT,
+    log_to: Sequence[Literal["tensorboard", "wandb"]] = DEFAULT,
+    log_every: int = DEFAULT,
+    checkpoint_every: int = DEFAULT,
+    resume: bool = DEFAULT,
+    overwrite: bool = DEFAULT,
+    **hyper: object,
+) -> Run:
     """Fine-tune, as `clipalign train` does, and open the run.
 
+    The keywords are the options of the command line, see the groups in `core.config`. Those that are not given
+    are, in this order, the ones in `config`, those measured or published for the method, or the defaults.
+
     Args:
-        options: those of the command line with underscores, the method's own included; `out` is needed.
+        method: a name of `list_methods`.
+        data: as --data, or an opened data set.
+        out: run folder to write.
+        config: YAML file of options.
+        hyper: hyper-parameters of the method, the fields of its `Config`.
 
     Raises:
-        UserError: bad input; nothing has been written then.
+        UserError: invalid input; nothing has been written then.
     """
-    method = get_method(str(options.get("method", TrainConfig.method)))
-    config = options.pop("config", None)
-    arguments = to_arguments((TrainConfig, method.Config), options)
-    if config is not None:
-        arguments = ["--config", str(config), *arguments]
-    run_training(arguments)
-    return open_run(options["out"])
+    values = dict(locals())  # the first statement: nothing but the arguments is local yet
+    values |= values.pop("hyper") | {"data": name_of(data)}
+    train_from({name: value for name, value in values.items() if value is not DEFAULT}, source=opened(data))
+    return open_run(out)
 
 
-def run_training(
-    arguments: Sequence[str], prog: str = "clipalign train", shared: Shared | None = None
+def run_training(tokens: Sequence[str], prog: str = "clipalign train") -> list[ResultRow]:
+    """Train as a command line says, write the run folder and return its rows."""
+    options = train_options(tokens, prog)
+    return run_options(options, shlex.join(["clipalign", "train", *tokens]))
+
+
+def train_from(
+    values: Mapping[str, Any], shared: Shared | None = None, source: Source | None = None
 ) -> list[ResultRow]:
-    """Train as the tokens of a command line say, write the run folder and return its rows.
+    """Train with options given in Python; see `runs.options.train_options_from` and `run_options`."""
+    return run_options(train_options_from(values), train_command(values), shared, source)
+
+
+def run_options(
+    options: TrainOptions, command: str, shared: Shared | None = None, source: Source | None = None
+) -> list[ResultRow]:
+    """Train with resolved options, write the run folder and return its rows.
 
     Args:
-        arguments: tokens after the command's name.
-        prog: name printed in help.
-        shared: what earlier runs of this process left, and later ones may use.
+        options: of the run.
+        command: recorded in the run and its rows.
+        shared: caches that runs of one process share.
+        source: opened data set; None to open the one of the options.
+
+    Raises:
+        UserError: invalid input; nothing has been written then.
     """
-    options = train_options(arguments, prog)
-    config = options.run
+    config = options.config.run
     check_writers(config.log_to)
     folder = RunFolder(config.out)
     ranks = distributed.start(select_device(config.device))
     try:
         check_out(config.out, overwrite=config.overwrite, resume=config.resume)
-        going_on = config.resume and folder.config.is_file()
-        if going_on:
+        resuming = config.resume and folder.config.is_file()
+        if resuming:
             check_same(folder, options)
-        if going_on and folder.done:
+        if resuming and folder.done:
             rows = read_results(folder.path)
             Reporter(ranks.first).say(f"{config.out} is done")
             return rows
-        command = shlex.join(["clipalign", "train", *arguments])
-        return _train(options, folder, ranks, going_on, command, shared or Shared())
+        return _train(options, folder, ranks, resuming, command, shared or Shared(), source)
     finally:
         distributed.stop()
 
 
 def _train(
-    options: TrainOptions, folder: RunFolder, ranks: Ranks, going_on: bool, command: str, shared: Shared
+    options: TrainOptions,
+    folder: RunFolder,
+    ranks: Ranks,
+    resuming: bool,
+    command: str,
+    shared: Shared,
+    source: Source | None,
 ) -> list[ResultRow]:
-    run = prepare(options, ranks, shared)
-    # From here on the folder is written; whatever the input could be blamed for is behind us.
+    run = prepare(options, ranks, shared, source)
+    # The input is valid; from here on files are written.
     ranks.barrier()
-    if ranks.first and not going_on:
+    if ranks.first and not resuming:
         begin(folder, run, command)
-    log_to = options.run.log_to if ranks.first else ()
+    log_to = options.config.run.log_to if ranks.first else ()
     with (
         Writers(log_to, folder.path, options.flat()) as writers,
         Reporter(ranks.first, folder.log) as reporter,
@@ -119,7 +206,7 @@ def begin(folder: RunFolder, run: Prepared, command: str) -> None:
     folder.clear()
     episode = run.task.episode
     write_config(folder, run.options, record(run, command))
-    write_split(folder.split, episode, run.options.run.split_seed)
+    write_split(folder.split, episode, run.options.config.split.split_seed)
     write_skipped(folder.skipped, episode)
 
 
@@ -129,8 +216,8 @@ def learn(run: Prepared, folder: RunFolder, reporter: Reporter, writers: Writers
     Returns:
         Fields of the result rows that say what was learned on, and how well it went on source validation.
     """
-    config, method, episode = run.options.run, run.method, run.task.episode
-    validation, measured = run.task.validation(config.seed), None
+    config, method, episode = run.options.config, run.method, run.task.episode
+    validation, measured = run.task.validation(config.run.seed), None
     extra: dict[str, Any] = {"interpolation": run.task.views.preprocess.interpolation}
     if episode.skipped:
         extra["skipped"] = len(episode.skipped)
@@ -144,7 +231,7 @@ def learn(run: Prepared, folder: RunFolder, reporter: Reporter, writers: Writers
             averaged.copy_to(averaged.parameters)
         if averaged.over:
             extra["stopped_at"] = averaged.step
-    steps = config.steps if method.iterates else 0
+    steps = config.schedule.steps if method.iterates else 0
     if chosen := method.finish(validation):
         measured = None  # it may have changed the weights
         numbers = {name: value for name, value in chosen.items() if isinstance(value, (int, float))}
@@ -199,16 +286,16 @@ def record(run: Prepared, command: str) -> dict[str, Any]:
 
 def row_facts(options: TrainOptions, templates: Sequence[str], command: str) -> dict[str, Any]:
     """Fields of every result row of a run, on whatever data."""
-    config = options.run
+    config = options.config
     iterates = options.method.iterates
     return {
         "method": options.method.name,
-        "backbone": config.backbone,
-        "data": config.data,
-        "target": config.target,
-        "seed": config.seed,
+        "backbone": config.model.backbone,
+        "data": config.data.data,
+        "target": config.split.target,
+        "seed": config.run.seed,
         "template": " | ".join(templates),
-        "lr": config.lr if iterates else None,
+        "lr": config.optimiser.lr if iterates else None,
         "lr_from": options.origins.get("lr", "default") if iterates else None,
         "command": command,
         "version": __version__,

@@ -1,292 +1,282 @@
-"""Options of every command, as dataclasses: one field, one flag, one line of a YAML file.
+"""Typed option groups: data, split, model, optimiser, schedule, average, evaluation and run.
 
-A field's docstring is its help text. `options.py` fills these classes from a command line, YAML files, the
-defaults shipped for the pocket backbone and the values a method was published with.
+One field is one command-line flag, one line of a YAML file and one keyword of the Python API. The docstring below
+a field is its help text; `--help` prints its first sentence. Facts that a type cannot express (unit, range, the
+reason for the default, whether the option affects the result) are in the field's metadata, see `OptionFacts`.
 """
 
 from __future__ import annotations
 
-import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Literal
-
-from tyro.conf import Positional
+from typing import Any, Literal
 
 from .errors import UserError
 
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
+FACTS = "option"  # key in the metadata of a dataclass field
+
 
 @dataclass(frozen=True, kw_only=True)
-class DataConfig:
-    """Which images, and how they are cut: what training and evaluation share."""
+class OptionFacts:
+    """Facts about one option.
 
-    data: str = "pictograms"
-    """A name of `clipalign list data`; a folder of class/image or domain/class/image; a CSV, TSV or Parquet file
-    of path, label[, domain][, split][, caption]; tar shards; hf:NAME or a data set saved to disk."""
-    data_root: Path | None = None
-    """Folder that holds published sets, or that a table's relative paths start from."""
-    data_options: tuple[str, ...] = ()
-    """KEY=VALUE settings of the data set: background_bias=0.5 for pictograms, label=species for a table."""
+    Attributes:
+        unit: placeholder of the value in help texts, such as STEPS.
+        unset: what a default of None or () stands for.
+        reason: why the default is what it is.
+        affects_result: False if a run computes the same with any value, so that --resume may change it.
+        positional: whether the command line takes it without a flag.
+        at_least, above, below: bounds of a number; NaN is outside of all of them.
+    """
+
+    unit: str = ""
+    unset: str = ""
+    reason: str = ""
+    affects_result: bool = True
+    positional: bool = False
+    at_least: float | None = None
+    above: float | None = None
+    below: float | None = None
+
+
+def facts(**values: Any) -> Mapping[str, OptionFacts]:
+    """Return metadata for `dataclasses.field`; the keywords are the fields of `OptionFacts`."""
+    return {FACTS: OptionFacts(**values)}
+
+
+class Options:
+    """Base of all option groups: checks the range of every field."""
+
+    def __post_init__(self) -> None:
+        for f in fields(self):  # type: ignore[arg-type]  # subclasses are dataclasses
+            check_range(f.name, getattr(self, f.name), f.metadata.get(FACTS, OptionFacts()))
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataOptions(Options):
+    """Data"""
+
+    data: str = field(default="pictograms", metadata=facts(unit="DATA"))
+    """Name, folder, table, shards or hf:NAME. Names are listed by `clipalign list data`. A folder holds
+    class/image or domain/class/image; a CSV, TSV or Parquet table has the columns path, label[, domain] [,
+    split][, caption]; shards are tar files; a data set saved by Hugging Face `datasets` is a folder too."""
+    data_root: Path | None = field(default=None, metadata=facts(unit="DIR"))
+    """Folder of published sets, or of a table's images."""
+    data_options: tuple[str, ...] = field(default=(), metadata=facts(unit="K=V"))
+    """Settings of the data set. For example background_bias=0.5 for pictograms; label=species names a table's
+    column."""
     layout: Literal["auto", "class", "domain", "split"] = "auto"
-    """What the first level of a folder is: classes, domains, or train, validation and test. auto looks."""
-    class_names: Path | None = None
-    """File that gives classes other names: lines of label and name, or JSON."""
-    max_broken: float = 0.01
-    """Largest share of the images used that may fail to decode. They are skipped, and listed in the run."""
-    interpolation: Literal["bilinear", "bicubic"] | None = None
-    """How images are resized. Default: bilinear for image files (as CLIPood and AlignCLIP released), else the
-    backbone's own."""
-    target: str | None = None
-    """Domain left out of training and tested. Needed by domain-shift and in-the-wild."""
-    target_split: Literal["all", "in", "out"] | None = None
-    """Of domain-shift, which part of the target is tested: all of it (the default), the 80 % that DomainBed
-    tests (in), or the 20 % that CLIPood and AlignCLIP test (out)."""
-    shots: int | None = None
-    """Training images per class, drawn as CoOp draws them: in few-shot and imagenet-shift (default 16) and in
-    base-to-new (default: all)."""
-    split_seed: int = 0
-    """Seed of the split of data sets that do not ship one (DomainBed's trial seed), and of the draw of shots."""
-    split_file: Path | None = None
-    """Split to use again: the split.json of a run. Takes the place of --protocol, --target and the options of
-    the split."""
-
-    def check_data(self) -> None:
-        """Raise UserError for the first value out of range."""
-        at_least(self, 1, "shots")
-        at_least(self, 0, "split_seed", "max_broken")
+    """First folder level: auto, class, domain or split. class: classes; domain: domains; split: train,
+    validation and test; auto: detect it."""
+    class_names: Path | None = field(default=None, metadata=facts(unit="FILE"))
+    """Display names of classes. JSON, or lines of label and name."""
+    max_broken: float = field(default=0.01, metadata=facts(unit="SHARE", at_least=0))
+    """Images that may fail to decode. They are skipped and listed in skipped.csv of the run."""
+    interpolation: Literal["bilinear", "bicubic"] | None = field(
+        default=None, metadata=facts(unset="the data set's")
+    )
+    """bilinear or bicubic. Data sets of image files use bilinear, as CLIPood and AlignCLIP released; others
+    use the backbone's."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainConfig(DataConfig):
-    """Fine-tune a backbone on the training rows of a protocol, then score it on the test rows."""
+class SplitOptions(Options):
+    """Split"""
 
-    out: Path
-    """Run folder to write. Must be new or empty, unless --resume or --overwrite says otherwise."""
-    method: str = "alignclip"
-    """What is optimised: a name of `clipalign list methods`. Its own options follow those of the run."""
-    protocol: str | None = None
-    """Which rows train and which test, under which class names: a name of `clipalign list protocols`. Default:
-    retrieval for methods and data of captions, else domain-shift."""
-    backbone: str = "pocket"
-    """"pocket", ARCHITECTURE:TAG as open_clip names them (ViT-B-16:openai), hf-hub:ORG/NAME, or
-    ARCHITECTURE:FILE; with @PIXELS behind it for images of another size (pocket@96)."""
-    cache_dir: str | None = None
-    """Folder of downloaded weights. Default: the one of the Hugging Face hub."""
-    template: tuple[str, ...] = ()
-    """Prompt templates with {} for the class name; several are averaged. Default: those of the data set."""
+    protocol: str | None = field(default=None, metadata=facts(unit="NAME"))
+    """Which rows train and test, see `list protocols`. It also decides under which class names they are
+    scored. `train` defaults to retrieval for methods and data with captions, else to domain-shift; `eval` to
+    one test set per domain with all rows and classes, and to retrieval for data with only captions."""
+    target: str | None = field(default=None, metadata=facts(unit="DOMAIN"))
+    """Domain left out of training, and tested. Required by domain-shift and in-the-wild."""
+    target_split: Literal["all", "in", "out"] | None = field(default=None, metadata=facts(unset="all"))
+    """Part of the target domain to test: all, in or out. Used by domain-shift. in: the 80 % that DomainBed
+    tests; out: the 20 % that CLIPood and AlignCLIP test."""
+    shots: int | None = field(default=None, metadata=facts(unit="IMAGES", at_least=1))
+    """Training images per class. Sampled as in CoOp; used by few-shot and imagenet-shift (default 16) and by
+    base-to-new (default: all)."""
+    split_seed: int = field(default=0, metadata=facts(unit="SEED", at_least=0))
+    """Seed of the split and of shots. Data sets that ship a split ignore it; in domain-shift it is
+    DomainBed's trial seed."""
+    split_file: Path | None = field(default=None, metadata=facts(unit="FILE"))
+    """split.json of a run, to reuse its split. Replaces --protocol, --target and the other options of the
+    split."""
 
-    steps: int = 5000
-    """Optimiser steps. Methods that do not iterate ignore it."""
-    batch_size: int = 36
-    """Images per step over all processes, shared equally between the source domains."""
-    micro_batch_size: int | None = None
-    """Images per forward pass; smaller needs less memory and gives the same gradient. Default: all at
-    once."""
-    lr: float = 5e-6
-    """Peak learning rate of the optimiser."""
-    weight_decay: float = 0.1
-    """Decoupled weight decay (adamw) or L2 penalty (sgd, adam), on every trained tensor."""
+
+@dataclass(frozen=True, kw_only=True)
+class ModelOptions(Options):
+    """Method and model"""
+
+    method: str = field(default="alignclip", metadata=facts(unit="NAME"))
+    """Name in `clipalign list methods`. Its hyper-parameters are options too; --help lists those of the
+    chosen method."""
+    backbone: str = field(default="pocket", metadata=facts(unit="MODEL"))
+    """pocket, ARCH:TAG, ARCH:FILE, hf-hub:ORG/NAME. ARCH:TAG is a name of open_clip such as ViT-B-16:openai;
+    append @PIXELS for another image size (pocket@96)."""
+    cache_dir: str | None = field(
+        default=None, metadata=facts(unit="DIR", unset="Hugging Face cache", affects_result=False)
+    )
+    """Downloaded weights."""
+    template: tuple[str, ...] = field(default=(), metadata=facts(unit="TEXT", unset="the data set's"))
+    """Prompt templates with {}. {} stands for the class name; the features of several templates are
+    averaged."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimiserOptions(Options):
+    """Optimiser"""
+
+    batch_size: int = field(
+        default=36, metadata=facts(unit="IMAGES", at_least=1, reason="CLIPood, AlignCLIP")
+    )
+    """Images per step, over all processes. Source domains have equal shares."""
+    micro_batch_size: int | None = field(default=None, metadata=facts(unit="IMAGES", unset="all", at_least=1))
+    """Images per forward pass. Fewer need less memory and give the same gradient."""
     optimizer: Literal["adamw", "adam", "sgd"] = "adamw"
-    """Update rule, with PyTorch's own constants."""
-    momentum: float = 0.9
-    """Momentum of --optimizer sgd."""
-    schedule: Literal["cosine", "constant"] = "cosine"
-    """Learning rate over steps: to 0 along a half cosine, or held."""
-    warmup_steps: int | float = 0
-    """Steps before the schedule in which the learning rate grows linearly from 0 to --lr; below 1: a share of
-    --steps, so that short runs warm up briefly."""
-    warmup_lr: float | None = None
-    """Hold this learning rate during the warm-up instead, as prompt learners do in their first epoch."""
-    clip_grad_norm: float | None = None
-    """Largest global gradient norm; larger ones are scaled down. Default: no clipping, as published."""
-    average: Literal["none", "ema", "bma", "gaussian", "swad"] | None = None
-    """Average of the weights over steps that predictions use: exponential, beta moving average, Gaussian, or
-    the valley of the validation loss (SWAD, which may end the run early). Default: the method's own."""
-    ema_decay: float = 0.999
-    """Decay per step of --average ema."""
-    bma_beta: float = 0.5
-    """Both parameters of the Beta density that weighs steps in --average bma (published: 0.5; 0.1 for classes
-    left out of training)."""
-    gaussian_mean: float = 0.75
-    """Share of the run around which --average gaussian takes weights (published: epoch 15 of 20)."""
-    gaussian_std: float = 0.05
-    """Its standard deviation, a share of the run (published: 1 epoch of 20)."""
-    gaussian_parts: int = 20
-    """Number of equal parts of the run whose last weights --average gaussian takes (published: epochs)."""
-    swad_converge: int = 3
-    """Validations without improvement after which --average swad sees a valley of the validation loss."""
-    swad_tolerance: int = 6
-    """Validations above the valley's threshold that end it, and the run."""
-    swad_ratio: float = 0.3
-    """Height of that threshold above the loss at the valley's beginning, a share of it."""
+    """adamw, adam or sgd. Other constants are PyTorch's defaults."""
+    lr: float = field(default=5e-6, metadata=facts(unit="RATE", at_least=0, reason="CLIPood, AlignCLIP"))
+    """Peak learning rate."""
+    weight_decay: float = field(
+        default=0.1, metadata=facts(unit="RATE", at_least=0, reason="CLIPood, AlignCLIP")
+    )
+    """Weight decay. Decoupled in adamw, an L2 penalty in adam and sgd. It applies to every trained tensor."""
+    momentum: float = field(default=0.9, metadata=facts(unit="SHARE", at_least=0, below=1))
+    """Momentum of sgd."""
+    clip_grad_norm: float | None = field(default=None, metadata=facts(unit="NORM", unset="off", above=0))
+    """Maximum global gradient norm. Larger gradients are scaled down."""
 
-    seed: int = 0
-    """Seed of batches, training views and whatever a method draws. Splits do not depend on it."""
-    device: str = "auto"
-    """auto, cpu, cuda or cuda:N. auto takes a GPU where there is one."""
+
+@dataclass(frozen=True, kw_only=True)
+class ScheduleOptions(Options):
+    """Schedule"""
+
+    steps: int = field(default=5000, metadata=facts(unit="STEPS", at_least=1, reason="CLIPood, AlignCLIP"))
+    """Optimiser steps. Methods that do not iterate ignore it."""
+    schedule: Literal["cosine", "constant"] = "cosine"
+    """Learning rate: cosine or constant. cosine: half a cosine to 0 after the warm-up."""
+    warmup_steps: int | float = field(default=0, metadata=facts(unit="STEPS", at_least=0))
+    """Warm-up; below 1: a share of --steps. The learning rate grows linearly from 0 to --lr. A share keeps
+    the warm-up of short runs short."""
+    warmup_lr: float | None = field(default=None, metadata=facts(unit="RATE", unset="linear", at_least=0))
+    """Constant learning rate of the warm-up. Prompt learners use it in their first epoch."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AverageOptions(Options):
+    """Weight averaging"""
+
+    average: Literal["none", "ema", "bma", "gaussian", "swad"] | None = field(
+        default=None, metadata=facts(unset="the method's")
+    )
+    """none, ema, bma, gaussian or swad. Predictions use the averaged weights. ema: exponential; bma: beta
+    moving average; gaussian: Gaussian over epochs; swad: the valley of the validation loss, which may end the
+    run early."""
+    ema_decay: float = field(default=0.999, metadata=facts(unit="SHARE", at_least=0, below=1))
+    """ema: decay per step."""
+    bma_beta: float = field(
+        default=0.5, metadata=facts(unit="BETA", above=0, reason="CLIPood; 0.1 for unseen classes")
+    )
+    """bma: both parameters of the Beta density."""
+    gaussian_mean: float = field(
+        default=0.75, metadata=facts(unit="SHARE", reason="PromptSRC: epoch 15 of 20")
+    )
+    """gaussian: centre, as a share of the run."""
+    gaussian_std: float = field(
+        default=0.05, metadata=facts(unit="SHARE", above=0, reason="PromptSRC: 1 epoch of 20")
+    )
+    """gaussian: standard deviation, likewise."""
+    gaussian_parts: int = field(
+        default=20, metadata=facts(unit="PARTS", at_least=1, reason="PromptSRC: 20 epochs")
+    )
+    """gaussian: averages the weights after each part. The run has this many parts of equal length."""
+    swad_converge: int = field(default=3, metadata=facts(unit="COUNT", at_least=1, reason="SWAD"))
+    """swad: validations without improvement. They start the valley of the validation loss."""
+    swad_tolerance: int = field(default=6, metadata=facts(unit="COUNT", at_least=1, reason="SWAD"))
+    """swad: validations above the threshold. They end the valley, and the run."""
+    swad_ratio: float = field(default=0.3, metadata=facts(unit="SHARE", at_least=0, reason="SWAD"))
+    """swad: threshold over the valley's first loss. It is relative to that loss."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationOptions(Options):
+    """Evaluation"""
+
+    eval_batch_size: int = field(default=256, metadata=facts(unit="IMAGES", at_least=1, affects_result=False))
+    """Images per forward pass."""
+    keep_views: float = field(default=1.0, metadata=facts(unit="GB", at_least=0, affects_result=False))
+    """Memory for decoded evaluation images. Each process keeps them for all validations and test sets of a
+    run, and for all runs of a sweep; 0 keeps none."""
+    validate_every: int | None = field(
+        default=None, metadata=facts(unit="STEPS", unset="5 times", at_least=0, affects_result=False)
+    )
+    """Steps between validations. They use source domains only; 0: one at the end. Default: a fifth of
+    --steps, a fiftieth with --average swad."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions(Options):
+    """Run"""
+
+    out: Path = field(metadata=facts(unit="DIR", affects_result=False))
+    """Run folder to write. Must be new or empty without --resume and --overwrite."""
+    seed: int = field(default=0, metadata=facts(unit="SEED", at_least=0))
+    """Seed of batches and initial weights. Augmentation depends on it too, splits do not."""
+    device: str = field(default="auto", metadata=facts(unit="DEVICE", affects_result=False))
+    """auto, cpu, cuda or cuda:N. auto takes a GPU if there is one."""
     precision: Literal["auto", "fp32", "bf16", "fp16", "released-fp16"] = "auto"
-    """Type of the forward pass; weights and their updates stay float32. auto: fp32 on a CPU, bf16 on a GPU
-    that has it, else fp16 with loss scaling. released-fp16 rounds weights to half after each step, as
-    CLIPood's and AlignCLIP's code does: small updates are lost."""
-    workers: int = 0
-    """Processes that prepare batches ahead. 0 prepares them in the training process; results are the same."""
-    eval_batch_size: int = 256
-    """Images per forward pass at evaluation."""
-    keep_views: float = 1.0
-    """Gigabytes of validation and test views that a process keeps in memory, so that they are decoded or composed
-    once: for all validations and test sets of a run, and for all runs of a sweep. 0 keeps none."""
-    log_to: tuple[Literal["tensorboard", "wandb"], ...] = ()
-    """Where metrics and results are written too: to TensorBoard (tensorboard/ in the run) or Weights & Biases.
-    Each is an extra: pip install "clipalign[tensorboard]"."""
-    log_every: int = 10
-    """Steps between two lines of metrics.jsonl, which hold means over the steps between."""
-    validate_every: int | None = None
-    """Steps between two measurements on the source validation rows; 0 measures at the end only. Default: a
-    fifth of the steps, a fiftieth with --average swad."""
-    checkpoint_every: int = 500
-    """Steps between two checkpoints that --resume starts from; 0 writes none."""
-    resume: bool = False
-    """Go on with the run in --out from its last checkpoint; a run that is done is left as it is."""
-    overwrite: bool = False
+    """auto, fp32, bf16, fp16 or released-fp16. Type of the forward pass; weights stay float32. auto: fp32 on
+    a CPU, bf16 on a GPU that supports it, else fp16 with loss scaling. released-fp16 rounds weights to half
+    precision after each step, as CLIPood's and AlignCLIP's code does, which loses small updates."""
+    workers: int = field(default=0, metadata=facts(unit="COUNT", at_least=0, affects_result=False))
+    """Processes that prepare batches. 0 uses the training process; results are the same."""
+    log_to: tuple[Literal["tensorboard", "wandb"], ...] = field(
+        default=(), metadata=facts(unit="NAME", affects_result=False)
+    )
+    """Trackers: tensorboard, wandb. Each is an extra: pip install "clipalign[tensorboard]"."""
+    log_every: int = field(default=10, metadata=facts(unit="STEPS", at_least=1, affects_result=False))
+    """Steps between lines of metrics.jsonl. A line holds means over these steps."""
+    checkpoint_every: int = field(default=500, metadata=facts(unit="STEPS", at_least=0, affects_result=False))
+    """Steps between checkpoints; 0: none."""
+    resume: bool = field(default=False, metadata=facts(affects_result=False))
+    """Resume the run in --out. It starts from the last checkpoint; a finished run is left unchanged."""
+    overwrite: bool = field(default=False, metadata=facts(affects_result=False))
     """Replace the run in --out."""
 
-    def check(self) -> None:
-        """Raise UserError for the first value out of range."""
-        self.check_data()
-        at_least(
-            self,
-            1,
-            "steps",
-            "batch_size",
-            "micro_batch_size",
-            "eval_batch_size",
-            "log_every",
-            "gaussian_parts",
-            "swad_converge",
-            "swad_tolerance",
-        )
-        at_least(
-            self,
-            0,
-            "lr",
-            "weight_decay",
-            "warmup_steps",
-            "warmup_lr",
-            "swad_ratio",
-            "keep_views",
-            "workers",
-            "validate_every",
-            "checkpoint_every",
-            "seed",
-        )
-        if self.clip_grad_norm is not None and not self.clip_grad_norm > 0:
-            raise UserError(f"--clip-grad-norm must be above 0, not {self.clip_grad_norm:g}")
-        if not 0 <= self.momentum < 1:
-            raise UserError(f"--momentum must be in [0, 1), not {self.momentum:g}")
-        if not 0 <= self.ema_decay < 1:
-            raise UserError(f"--ema-decay must be in [0, 1), not {self.ema_decay:g}")
-        if not self.bma_beta > 0:
-            raise UserError(f"--bma-beta must be above 0, not {self.bma_beta:g}")
-        if not self.gaussian_std > 0:
-            raise UserError(f"--gaussian-std must be above 0, not {self.gaussian_std:g}")
+    def __post_init__(self) -> None:
+        super().__post_init__()
         if self.resume and self.overwrite:
             raise UserError("--resume and --overwrite exclude each other: choose one")
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvalConfig(DataConfig):
-    """Score a run, or a backbone as it is (zero-shot), and write one row per test set."""
+class TrainConfig:
+    """Fine-tune a backbone on the training rows of a protocol, then score it on the test rows."""
 
-    model: Positional[str]
-    """Run folder, or a backbone as in `clipalign train --backbone`."""
-    out: Path
-    """Folder for results.jsonl. Must be new or empty, unless --overwrite is given."""
-    protocol: str | None = None
-    """Test sets of this protocol. Default: one per domain, with all rows and all classes; retrieval for data
-    that have captions alone."""
-    weights: Literal["model", "last"] = "model"
-    """Of a run: the weights predictions use (averaged if the method averages), or the last step's."""
-    template: tuple[str, ...] = ()
-    """Prompt templates with {} for the class name; several are averaged. Default: those of the data set."""
-    cache_dir: str | None = None
-    """Folder of downloaded weights."""
-    seed: int = 0
-    """Written to the rows; evaluation draws nothing."""
-    device: str = "auto"
-    """auto, cpu, cuda or cuda:N."""
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    """Type of the forward pass; similarities are always float32."""
-    eval_batch_size: int = 256
-    """Images per forward pass."""
-    overwrite: bool = False
-    """Replace the results in --out."""
-
-    def check(self) -> None:
-        """Raise UserError for the first value out of range."""
-        self.check_data()
-        at_least(self, 1, "eval_batch_size")
-        at_least(self, 0, "seed")
+    model: ModelOptions = field(default_factory=ModelOptions)
+    data: DataOptions = field(default_factory=DataOptions)
+    split: SplitOptions = field(default_factory=SplitOptions)
+    optimiser: OptimiserOptions = field(default_factory=OptimiserOptions)
+    schedule: ScheduleOptions = field(default_factory=ScheduleOptions)
+    average: AverageOptions = field(default_factory=AverageOptions)
+    evaluation: EvaluationOptions = field(default_factory=EvaluationOptions)
+    run: RunOptions
 
 
-@dataclass(frozen=True)
-class PredictConfig:
-    """Name what is on images, among the classes of a file or those the run was trained on."""
-
-    model: Positional[str]
-    """Run folder, or a backbone as in `clipalign train --backbone`."""
-    images: Positional[tuple[Path, ...]]
-    """Image files (PNG, JPEG, WebP, GIF, BMP, TIFF), and folders of them at any depth."""
-    out: Path | None = None
-    """File to write instead of printing a table: .csv or .json."""
-    overwrite: bool = False
-    """Replace the file in --out."""
-    classes_file: Path | None = None
-    """Text file with one class name per line. Default: the classes the run was trained on."""
-    topk: int = 5
-    """Classes to print per image."""
-    template: tuple[str, ...] = ()
-    """Prompt templates with {} for the class name. Default: those the run was trained with."""
-    weights: Literal["model", "last"] = "model"
-    """Of a run: the weights predictions use, or the last step's."""
-    cache_dir: str | None = None
-    """Folder of downloaded weights."""
-    device: str = "auto"
-    """auto, cpu, cuda or cuda:N."""
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    """Type of the forward pass."""
-
-    def check(self) -> None:
-        """Raise UserError for the first value out of range."""
-        at_least(self, 1, "topk")
-        if not self.images:
-            raise UserError("predict needs at least one image file or folder")
-        if self.out is not None and self.out.suffix.lower() not in (".csv", ".json"):
-            raise UserError(f"--out: {self.out} must end in .csv or .json")
-        if self.out is not None and self.out.exists() and not self.overwrite:
-            raise UserError(f"--out: {self.out} exists; choose another file, or give --overwrite")
-
-
-@dataclass(frozen=True)
-class ListConfig:
-    """Print the names an option takes."""
-
-    what: Positional[Literal["methods", "data", "backbones", "protocols"]]
-    """Which names."""
-
-
-def at_least(config: object, low: float, *names: str) -> None:
-    """Raise UserError unless each named field is None or a number >= `low` (which excludes NaN)."""
-    for name in names:
-        value = getattr(config, name)
-        if value is not None and not value >= low:
-            raise UserError(f"{flag(name)} must be at least {low}, not {value}")
-
-
-def is_pocket(backbone: str) -> bool:
-    """Whether a name is the shipped backbone, its random weights and other image sizes included."""
-    return re.split("[:@]", backbone)[0] == "pocket"
+def check_range(name: str, value: object, about: OptionFacts) -> None:
+    """Raise UserError if a number is outside of its bounds; None is always inside."""
+    if not isinstance(value, (int, float)):
+        return
+    if about.at_least is not None and about.below is not None:
+        if not about.at_least <= value < about.below:
+            raise UserError(f"{flag(name)} must be in [{about.at_least:g}, {about.below:g}), not {value:g}")
+    elif about.at_least is not None and not value >= about.at_least:
+        raise UserError(f"{flag(name)} must be at least {about.at_least:g}, not {value}")
+    elif about.above is not None and not value > about.above:
+        raise UserError(f"{flag(name)} must be above {about.above:g}, not {value:g}")
 
 
 def flag(name: str) -> str:
-    """batch_size -> --batch-size"""
+    """Return the command-line flag of an option: batch_size -> --batch-size."""
     return "--" + name.replace("_", "-")

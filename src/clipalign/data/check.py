@@ -5,10 +5,9 @@ from __future__ import annotations
 import hashlib
 import shlex
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -16,6 +15,7 @@ from rich.console import Console
 from rich.table import Table as RichTable
 
 from ..backbone.text.features import ambiguous_names, prompt_name
+from ..core.config import DataOptions
 from ..core.errors import UserError
 from ..core.types import Preprocess, Source
 from .captions.sentences import captions_only
@@ -81,12 +81,12 @@ def examine(source: ImageTable) -> Findings:
     )
 
 
-def report(source: Source, options: Mapping[str, Any], sheet: Path | None, seed: int = 0) -> list[str]:
+def report(source: Source, options: DataOptions, sheet: Path | None, seed: int = 0) -> list[str]:
     """Print what a data set holds.
 
     Args:
         source: the data set.
-        options: of the command, to print the training command from.
+        options: those that name the data set, for the training command printed.
         sheet: PNG file for three random rows, or None.
         seed: of their draw.
 
@@ -208,15 +208,19 @@ def problem_lines(source: ImageTable, found: Findings) -> Iterator[str]:
             yield f"{domain} has no images of {len(lack)} classes: {', '.join(lack[:SHOWN])}"
 
 
-def training_command(source: Source, options: Mapping[str, Any]) -> list[str]:
+def training_command(source: Source, options: DataOptions) -> list[str]:
     """The command that trains on a data set: leave one domain out where there are several, learn from captions
     where there are no classes."""
-    tokens = ["clipalign", "train", "--data", str(options["data"])]
-    for name in ("data_root", "layout", "class_names"):
-        if options.get(name) not in (None, "auto"):
-            tokens += ["--" + name.replace("_", "-"), str(options[name])]
-    if options.get("data_options"):
-        tokens += ["--data-options", *options["data_options"]]
+    tokens = ["clipalign", "train", "--data", options.data]
+    for name, value in (
+        ("--data-root", options.data_root),
+        ("--layout", options.layout),
+        ("--class-names", options.class_names),
+    ):
+        if value not in (None, "auto"):
+            tokens += [name, str(value)]
+    if options.data_options:
+        tokens += ["--data-options", *options.data_options]
     if captions_only(source):
         return [*tokens, "--method", "smartclip", "--backbone", "ViT-B-16:openai", "--out", "runs/first"]
     if len(source.domain_names) > 1:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..core.config import DataOptions
 from ..core.errors import UserError
 from ..core.types import CaptionSource, Source
 from .builtin.pictograms import Pictograms
@@ -51,17 +52,27 @@ def list_data() -> list[str]:
     return list(summaries())
 
 
-def source_from(options: Mapping[str, Any], captions: bool = False) -> Source:
-    """The data set that a command's options, or those of a run, name; see `config.DataConfig` and `load_source`."""
+def source_from(options: DataOptions, captions: bool = False) -> Source:
+    """Open the data set that options name; see `load_source`."""
     return load_source(
-        str(options["data"]),
-        tuple(options.get("data_options") or ()),
-        root=options.get("data_root"),
-        layout=options.get("layout") or "auto",
-        class_names=options.get("class_names"),
-        max_broken=float(options.get("max_broken", 0.01)),
+        options.data,
+        options.data_options,
+        root=options.data_root,
+        layout=options.layout,
+        class_names=options.class_names,
+        max_broken=options.max_broken,
         captions=captions,
     )
+
+
+def name_of(data: str | Path | Source) -> str:
+    """Return the value of --data that stands for a data set."""
+    return str(data) if isinstance(data, (str, Path)) else data.name
+
+
+def opened(data: str | Path | Source) -> Source | None:
+    """Return a data set that is open already, or None for a name or path."""
+    return None if isinstance(data, (str, Path)) else data
 
 
 def load_source(
@@ -92,10 +103,15 @@ def load_source(
         UserError: neither a name nor a path, no images, an option the set does not have, no captions.
     """
     source = _open(name, key_values(options), root, layout, class_names, max_broken, captions)
+    return checked(source, captions, name)
+
+
+def checked(source: Source, captions: bool, name: str | None = None) -> Source:
+    """Return a data set, or raise UserError if it lacks the captions that are needed."""
     if captions and not isinstance(source, CaptionSource):
         raise UserError(
-            f"--data {name} has no captions to retrieve with; what has them: a table with a caption column, a JSON "
-            "list, shards with .txt files, pictoscenes, published sets of captions (`clipalign list data`)"
+            f"--data {name or source.name} has no captions to retrieve with; these have: tables with a caption "
+            "column, JSON lists, shards with .txt files, pictoscenes, published caption sets (`clipalign list data`)"
         )
     return source
 

@@ -22,9 +22,10 @@ def introduction(
     precision: Precision,
 ) -> Iterator[str]:
     """What is about to be done, with every number that was chosen for the user."""
-    config, episode = options.run, task.episode
+    config, episode = options.config, task.episode
+    optimiser = config.optimiser
     target = f", target {episode.target}" if episode.target else ""
-    head = f"{method.name} on {config.backbone}; {episode.source.name}, {episode.protocol}{target}: "
+    head = f"{method.name} on {config.model.backbone}; {episode.source.name}, {episode.protocol}{target}: "
     lines = task.introduction(steps)
     yield head + next(lines)
     yield from lines
@@ -33,9 +34,9 @@ def introduction(
     if method.iterates:
         trained = sum(parameter.numel() for parameter in method.parameters())
         yield (
-            f"{trained:,} parameters trained for {config.steps} steps of {config.batch_size} images; "
-            f"lr {config.lr:g} ({options.origins.get('lr', 'default')}), average {average}, "
-            f"{precision.name}, seed {config.seed}"
+            f"{trained:,} parameters trained for {config.schedule.steps} steps of {optimiser.batch_size} images; "
+            f"lr {optimiser.lr:g} ({options.origins.get('lr', 'default')}), average {average}, "
+            f"{precision.name}, seed {config.run.seed}"
         )
     else:
         yield "no steps are taken: --steps has no effect"

@@ -45,7 +45,7 @@ def fit(
 ) -> tuple[WeightAverage, dict[str, float] | None]:
     """Train a method that has been set up.
 
-    With `config.resume` and a checkpoint in the folder, goes on from there: every later weight is the same,
+    With `config.run.resume` and a checkpoint in the folder, goes on from there: every later weight is the same,
     bit for bit, as without the break (on a CPU).
 
     Args:
@@ -54,7 +54,7 @@ def fit(
         average_kind: one of `averaging.KINDS`.
         folder: gets metrics.jsonl and checkpoints.
         steps: batches by step.
-        validation: measured every `config.validate_every` steps, with the averaged weights.
+        validation: measured every `config.evaluation.validate_every` steps, with the averaged weights.
         precision: autocast and loss scaling.
         reporter: says how it goes.
         writers: get every line of metrics.jsonl too.
@@ -66,57 +66,61 @@ def fit(
     Raises:
         UserError: a loss that is not finite.
     """
-    ranks, total = steps.ranks, config.steps
-    if not (config.resume and folder.checkpoint.is_file()):
+    ranks, total = steps.ranks, config.schedule.steps
+    run, optimiser, averaging = config.run, config.optimiser, config.average
+    if not (run.resume and folder.checkpoint.is_file()):
         method.start(validation)
     parameters, rounded = method.parameters(), precision.rounded(method.backbone.model)
     round_to_half(rounded)
     groups = method.param_groups()
-    optimizer = build_optimizer(groups, config)
-    scheduler = build_scheduler(optimizer, groups, config)
+    optimizer = build_optimizer(groups, optimiser)
+    scheduler = build_scheduler(optimizer, groups, config.schedule, optimiser.lr)
     average = make_average(
         average_kind,
         parameters,
         total,
-        ema_decay=config.ema_decay,
-        bma_beta=config.bma_beta,
-        gaussian_mean=config.gaussian_mean,
-        gaussian_std=config.gaussian_std,
-        gaussian_parts=config.gaussian_parts,
-        swad_converge=config.swad_converge,
-        swad_tolerance=config.swad_tolerance,
-        swad_ratio=config.swad_ratio,
+        ema_decay=averaging.ema_decay,
+        bma_beta=averaging.bma_beta,
+        gaussian_mean=averaging.gaussian_mean,
+        gaussian_std=averaging.gaussian_std,
+        gaussian_parts=averaging.gaussian_parts,
+        swad_converge=averaging.swad_converge,
+        swad_tolerance=averaging.swad_tolerance,
+        swad_ratio=averaging.swad_ratio,
     )
     average.accumulate_in_half(rounded)
     meter = Meter()
     state = {"optimizer": optimizer, "scheduler": scheduler, "scaler": precision.scaler, "average": average}
-    first = restore(folder, method, state, meter) if config.resume else 0
+    first = restore(folder, method, state, meter) if run.resume else 0
     metrics = keep_metrics(folder, first) if ranks.first else []
     writers = writers or Writers()
     writers.replay(metrics)
-    validate_every = config.validate_every
+    validate_every = config.evaluation.validate_every
     if validate_every is None:
         validate_every = max(1, total // average.evaluations)
     measured: dict[str, float] | None = None
     reporter.start(total, first)
 
-    for step, batch in enumerate(steps.iterate(first, total, config.workers), first + 1):
+    for step, batch in enumerate(steps.iterate(first, total, run.workers), first + 1):
         if average.over:  # resumed behind its end
             break
         # Randomness in a loss depends on (seed, step, process) alone: nothing to store, nothing to restore.
-        torch.manual_seed(
-            int(np.random.SeedSequence([config.seed, step, ranks.rank, 1]).generate_state(1)[0])
-        )
+        torch.manual_seed(int(np.random.SeedSequence([run.seed, step, ranks.rank, 1]).generate_state(1)[0]))
         optimizer.zero_grad(set_to_none=True)
         terms = backward(
-            method, batch.to(ranks.device), config.batch_size, config.micro_batch_size, precision, ranks
+            method,
+            batch.to(ranks.device),
+            optimiser.batch_size,
+            optimiser.micro_batch_size,
+            precision,
+            ranks,
         )
         total_terms = ranks.sum(torch.stack(list(terms.values())))
         check_finite(step, list(terms), total_terms, batch, ranks)
         ranks.sum_gradients(parameters)
         precision.scaler.unscale_(optimizer)
         round_to_half(p.grad for p in rounded if p.grad is not None)
-        norm = clip_grad_norm_(parameters, config.clip_grad_norm or math.inf)
+        norm = clip_grad_norm_(parameters, optimiser.clip_grad_norm or math.inf)
         lr = optimizer.param_groups[0]["lr"]
         precision.scaler.step(optimizer)
         round_to_half(rounded)
@@ -125,10 +129,10 @@ def fit(
         average.update(step)
         method.after_step(step)
 
-        meter.add(dict(zip(terms, total_terms, strict=True)) | {"grad_norm": norm}, config.batch_size)
+        meter.add(dict(zip(terms, total_terms, strict=True)) | {"grad_norm": norm}, optimiser.batch_size)
         line: dict[str, Any] | None = None
         measured = None
-        if step % config.log_every == 0 or step == total:
+        if step % run.log_every == 0 or step == total:
             line = {"step": step, **meter.read(), "lr": lr}
         if step == total or (validate_every and step % validate_every == 0):
             with average.applied(), meter.paused():
@@ -143,7 +147,7 @@ def fit(
                 writers.line(line)
         reporter.step(step, total, line)
         last = step == total or average.over
-        if config.checkpoint_every and (step % config.checkpoint_every == 0 or last) and ranks.first:
+        if run.checkpoint_every and (step % run.checkpoint_every == 0 or last) and ranks.first:
             save(folder, step, method, state, meter)
         if average.over:
             reporter.say(f"stopped after step {step}: more would not change the average ({average.kind})")

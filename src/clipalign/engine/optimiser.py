@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch.optim.lr_scheduler import LambdaLR
 
-from ..core.config import TrainConfig
+from ..core.config import OptimiserOptions, ScheduleOptions
 
 
-def build_optimizer(groups: Sequence[dict[str, Any]], config: TrainConfig) -> torch.optim.Optimizer:
+def build_optimizer(groups: Sequence[dict[str, Any]], options: OptimiserOptions) -> torch.optim.Optimizer:
     """The optimiser of a run over a method's parameter groups; see `Method.param_groups`."""
     resolved = []
     for group in groups:
@@ -20,30 +20,32 @@ def build_optimizer(groups: Sequence[dict[str, Any]], config: TrainConfig) -> to
         resolved.append(
             {
                 "params": group["params"],
-                "lr": config.lr * group.get("lr_factor", 1.0) if lr is None else lr,
-                "weight_decay": config.weight_decay if decay is None else decay,
+                "lr": options.lr * group.get("lr_factor", 1.0) if lr is None else lr,
+                "weight_decay": options.weight_decay if decay is None else decay,
                 **{name: group[name] for name in ("eps",) if name in group},
             }
         )
-    if config.optimizer == "sgd":
-        return torch.optim.SGD(resolved, lr=config.lr, momentum=config.momentum)
-    if config.optimizer == "adam":
-        return torch.optim.Adam(resolved, lr=config.lr)
-    return torch.optim.AdamW(resolved, lr=config.lr)
+    if options.optimizer == "sgd":
+        return torch.optim.SGD(resolved, lr=options.lr, momentum=options.momentum)
+    if options.optimizer == "adam":
+        return torch.optim.Adam(resolved, lr=options.lr)
+    return torch.optim.AdamW(resolved, lr=options.lr)
 
 
 def build_scheduler(
-    optimizer: torch.optim.Optimizer, groups: Sequence[dict[str, Any]], config: TrainConfig
+    optimizer: torch.optim.Optimizer,
+    groups: Sequence[dict[str, Any]],
+    options: ScheduleOptions,
+    peak: float,
 ) -> LambdaLR:
-    """The schedule of each group; those with "warmup": False start at their peak."""
-    held = config.warmup_lr / config.lr if config.warmup_lr is not None and config.lr else None
-    warmup = int(
-        config.warmup_steps if config.warmup_steps >= 1 else round(config.warmup_steps * config.steps)
-    )
+    """The schedule of each group; those with "warmup": False start at their peak. `peak` is --lr."""
+    held = options.warmup_lr / peak if options.warmup_lr is not None and peak else None
+    warmup = options.warmup_steps
+    warmup = int(warmup if warmup >= 1 else round(warmup * options.steps))
 
     def schedule(group: dict[str, Any]) -> Any:
         steps = warmup if group.get("warmup", True) else 0
-        return lambda step: lr_factor(step, config.steps, steps, config.schedule, held)
+        return lambda step: lr_factor(step, options.steps, steps, options.schedule, held)
 
     return LambdaLR(optimizer, [schedule(group) for group in groups])
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -11,13 +11,13 @@ from torch import Tensor
 from ..backbone import load
 from ..backbone.model import Backbone
 from ..backbone.text.templates import choose_templates
-from ..core.config import TrainConfig
+from ..core.config import DataOptions, TrainConfig
 from ..core.distributed import Ranks
 from ..core.errors import UserError
 from ..core.precision import Precision
 from ..core.types import Interpolation, Preprocess, Source
 from ..data.batches import TrainBatches
-from ..data.registry import source_from
+from ..data.registry import checked, source_from
 from ..evaluation import EvalLoader
 from ..evaluation.kept import KeptViews
 from ..methods import Method
@@ -43,12 +43,11 @@ class Shared:
     views: KeptViews = field(default_factory=lambda: KeptViews(0))
     texts: dict[Hashable, Tensor] = field(default_factory=dict)
 
-    def source(self, config: TrainConfig, captions: bool = False) -> Source:
+    def source(self, options: DataOptions, captions: bool = False) -> Source:
         """The data of a run; with `captions`, opened for them."""
-        names = ("data", "data_root", "data_options", "layout", "class_names", "max_broken")
-        key = (*(getattr(config, name) for name in names), captions)
+        key = (replace(options, interpolation=None), captions)
         if key not in self.sources:
-            self.sources[key] = source_from(vars(config), captions=captions)
+            self.sources[key] = source_from(options, captions=captions)
         return self.sources[key]
 
 
@@ -78,45 +77,48 @@ class Prepared:
     ranks: Ranks
 
 
-def prepare(options: TrainOptions, ranks: Ranks, shared: Shared) -> Prepared:
+def prepare(options: TrainOptions, ranks: Ranks, shared: Shared, source: Source | None = None) -> Prepared:
     """Open data and backbone, and set the method up. Writes nothing.
 
     Raises:
         UserError: whatever the input can be blamed for.
     """
-    config = options.run
-    source = shared.source(config, captions=wants_captions(options))
-    protocol = protocol_of(config.protocol, options.method, source)
-    episode = episode_from(vars(config) | {"protocol": protocol}, source)
-    options.method.check_template(config.template)
-    templates = choose_templates(config.template, source)
-    precision = Precision(config.precision, ranks.device)
-    backbone = load(config.backbone, ranks.device, config.cache_dir)
-    preprocess = preprocess_for(backbone, config.interpolation, source)
-    backbone.text_cache, shared.views.limit = shared.texts, 1e9 * config.keep_views
-    views = EvalLoader(source, preprocess, config.eval_batch_size, ranks, precision, shared.views)
+    config = options.config
+    captions = wants_captions(options)
+    source = shared.source(config.data, captions) if source is None else checked(source, captions)
+    protocol = protocol_of(config.split.protocol, options.method, source)
+    episode = episode_from(replace(config.split, protocol=protocol), source)
+    options.method.check_template(config.model.template)
+    templates = choose_templates(config.model.template, source)
+    precision = Precision(config.run.precision, ranks.device)
+    backbone = load(config.model.backbone, ranks.device, config.model.cache_dir)
+    preprocess = preprocess_for(backbone, config.data.interpolation, source)
+    backbone.text_cache, shared.views.limit = shared.texts, 1e9 * config.evaluation.keep_views
+    views = EvalLoader(source, preprocess, config.evaluation.eval_batch_size, ranks, precision, shared.views)
     method = options.method(options.hyper)
     task = task_of(episode, views, templates)
     check_task(method, episode)
     check_split(method, config, ranks)
     zeroshot: Mapping[str, float] = {}
     if method.iterates:
-        key = (config.backbone, episode.split_hash, templates, preprocess, precision.name)
+        key = (config.model.backbone, episode.split_hash, templates, preprocess, precision.name)
         if key not in shared.zeroshot:
             shared.zeroshot[key] = task.before(backbone)
         zeroshot = shared.zeroshot[key]
-    torch.manual_seed(config.seed)  # of what a method draws to start from
+    torch.manual_seed(config.run.seed)  # of what a method draws to start from
     method.setup(backbone, episode, templates)
-    average = (config.average or method.average) if method.iterates else "none"
+    average = (config.average.average or method.average) if method.iterates else "none"
     steps = task.steps(method, config, ranks) if method.iterates else None
-    if average == "swad" and config.validate_every == 0:
+    if average == "swad" and config.evaluation.validate_every == 0:
         raise UserError("--average swad goes by the validation loss: --validate-every must be above 0")
     return Prepared(options, task, method, templates, average, steps, zeroshot, precision, ranks)
 
 
 def wants_captions(options: TrainOptions) -> bool:
     """Whether data that have classes and captions are to be opened for their captions."""
-    return (options.run.protocol or usual_protocol(options.method.learns_from == "captions")) == RETRIEVAL
+    return (
+        options.config.split.protocol or usual_protocol(options.method.learns_from == "captions")
+    ) == RETRIEVAL
 
 
 def preprocess_for(
@@ -131,12 +133,13 @@ def preprocess_for(
 
 def check_split(method: Method, config: TrainConfig, ranks: Ranks) -> None:
     """Refuse to split a batch that cannot be split."""
-    if config.batch_size < ranks.world:
+    if config.optimiser.batch_size < ranks.world:
         raise UserError(
-            f"--batch-size {config.batch_size} is less than one image for each of {ranks.world} processes"
+            f"--batch-size {config.optimiser.batch_size} is less than one image for each of {ranks.world} "
+            "processes"
         )
     whole = not method.mean_over_rows and not isinstance(method, ContrastiveMethod)
-    if whole and (ranks.world > 1 or config.micro_batch_size is not None):
+    if whole and (ranks.world > 1 or config.optimiser.micro_batch_size is not None):
         raise UserError(
             f"the loss of --method {method.name} looks at a batch as a whole; "
             "run it in one process, without --micro-batch-size"

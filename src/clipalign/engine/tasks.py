@@ -41,7 +41,9 @@ class ClassTask:
 
     def steps(self, method: Method, config: TrainConfig, ranks: Ranks) -> TrainBatches:
         """The batches to train on."""
-        return TrainBatches(self.episode, config.batch_size, config.seed, self.views.preprocess, ranks)
+        return TrainBatches(
+            self.episode, config.optimiser.batch_size, config.run.seed, self.views.preprocess, ranks
+        )
 
     def validation(self, seed: int) -> SourceValidation:
         """What may be measured while training."""
@@ -79,9 +81,8 @@ class CaptionTask(ClassTask):
     def steps(self, method: Method, config: TrainConfig, ranks: Ranks) -> CaptionTrainBatches:
         """The batches to train on, with as much of each caption as the method wants."""
         use = method.config.captions
-        return CaptionTrainBatches(
-            self.episode, config.batch_size, config.seed, self.views.preprocess, ranks, use
-        )
+        size, seed = config.optimiser.batch_size, config.run.seed
+        return CaptionTrainBatches(self.episode, size, seed, self.views.preprocess, ranks, use)
 
     def validation(self, seed: int) -> CaptionValidation:
         """What may be measured while training."""

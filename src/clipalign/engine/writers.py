@@ -17,7 +17,7 @@ from types import TracebackType
 from typing import Any, Protocol
 
 from ..core.errors import UserError
-from ..runs.options import plain
+from ..core.yaml_files import plain
 from ..runs.results import ResultRow
 
 NAMES = ("tensorboard", "wandb")

@@ -1,17 +1,18 @@
-"""Pure functions of tensors: AlignCLIP's attention alignment and semantic smoothing, CLIPood's margin.
+"""Losses as pure functions of tensors, without state.
 
-Losses that compare all images with all texts are in `losses.contrastive`.
+- `losses.alignment`: attention alignment of AlignCLIP.
+- `losses.classification`: targets of smoothed cross-entropies, and CLIPood's margin.
+- `losses.contrastive`: losses between all images and all texts of a batch.
 
-Equation numbers are those of AlignCLIP (2023). Where the paper and its released code differ, both are here
-under the names "paper" and "released". B images, M patches, C classes, d joint size, L layers. Features need
-not be normalised; cosines are formed here. Everything is computed in float32 at least, outside autocast, from
-log-softmax: at temperature 0.01 one bfloat16 rounding of a cosine would move a logit by 0.4.
+Equation numbers are those of AlignCLIP (2023). Where the paper and its released code differ, both are available as
+"paper" and "released". In shapes, B is images, M patches, C classes, d the embedding dimension and L layers.
+Features need not be normalised unless a function says so. Every loss is computed in at least float32, outside
+autocast, from log-softmax: at temperature 0.01, rounding one cosine to bfloat16 would move a logit by 0.4.
 """
 
 from __future__ import annotations
 
 from .alignment import (
-    TINY,
     Direction,
     attention_alignment,
     class_attention,
@@ -20,7 +21,6 @@ from .alignment import (
     kl_to_uniform,
     log_similarity_distribution,
     similarity_alignment,
-    similarity_distribution,
 )
 from .classification import (
     class_similarity,
@@ -40,7 +40,6 @@ from .contrastive import (
 )
 
 __all__ = [
-    "TINY",
     "Direction",
     "attention_alignment",
     "class_attention",
@@ -59,7 +58,6 @@ __all__ = [
     "released_semantic_targets",
     "semantic_targets",
     "similarity_alignment",
-    "similarity_distribution",
     "soft_cross_entropy",
     "uniform_targets",
 ]

@@ -1,4 +1,7 @@
-"""Losses of class logits: AlignCLIP's semantic smoothing, label smoothing, and CLIPood's margin."""
+"""Losses of class logits: AlignCLIP's semantic smoothing, label smoothing, and CLIPood's margin.
+
+Smoothing is expressed as a table of targets [C, C], whose row y is the target of images of class y.
+"""
 
 from __future__ import annotations
 
@@ -8,28 +11,32 @@ from torch import Tensor
 
 from ..core.full_precision import full_precision
 
-# Semantic label smoothing (section 4.2) and its relatives: tables of targets, row y for class y
-
 
 @full_precision
 def class_similarity(text: Tensor) -> Tensor:
-    """S = T T^T, cosines of class texts: [C, d] -> [C, C]."""
+    """Return S = T T^T, the cosines between class texts: [C, d] -> [C, C]."""
     text = F.normalize(text, dim=-1)
     return text @ text.T
 
 
 @full_precision
 def semantic_targets(similarity: Tensor, epsilon: float, raw: bool = False) -> Tensor:
-    """Targets of the paper, equations (8) and (9): (1 - epsilon) one-hot + epsilon S'.
+    """Return the targets of the paper, (1 - epsilon) one-hot + epsilon S' (section 4.2, equations 8 and 9).
 
     Args:
-        similarity: [C, C], S.
-        epsilon: share of the similarity term. Published: 0.1.
-        raw: S itself as equation (9) prints it (rows do not sum to 1) instead of S' = row softmax of S at
-            temperature 1 (appendix B.5), which is close to uniform, since cosines differ by less than 0.4.
+        similarity: S, [C, C].
+        epsilon: weight of the similarity term. Published: 0.1.
+        raw: use S itself, as equation (9) prints it (rows do not sum to 1), instead of S' = softmax of the rows
+            of S at temperature 1 (appendix B.5). S' is close to uniform, since cosines of class texts differ by
+            less than 0.4.
 
     Returns:
         [C, C].
+
+    Example:
+        >>> semantic_targets(torch.tensor([[1.0, 0.8], [0.8, 1.0]]), epsilon=0.1)
+        tensor([[0.9550, 0.0450],
+                [0.0450, 0.9550]])
     """
     soft = similarity if raw else similarity.softmax(dim=-1)
     return (1 - epsilon) * torch.eye(len(similarity), dtype=soft.dtype, device=soft.device) + epsilon * soft
@@ -37,17 +44,23 @@ def semantic_targets(similarity: Tensor, epsilon: float, raw: bool = False) -> T
 
 @full_precision
 def released_semantic_targets(similarity: Tensor, confidence: float, sharpness: float | Tensor) -> Tensor:
-    """Targets of the released code: `confidence` on the diagonal, row softmax of sharpness * S off it.
+    """Return the targets of the released code: `confidence` on the diagonal, softmax(sharpness * S) off it.
 
-    Not normalised: row y sums to confidence + 1 - D_yy, more for classes with near neighbours.
+    They are not normalised: with D = softmax(sharpness * S), row y sums to confidence + 1 - D_yy, which is more
+    for classes with similar neighbours.
 
     Args:
-        similarity: [C, C], S.
+        similarity: S, [C, C].
         confidence: target of the true class. Published: 0.9.
-        sharpness: factor on cosines. Published: 35.
+        sharpness: factor on cosines, an inverse temperature. Published: 35.
 
     Returns:
         [C, C].
+
+    Example:
+        >>> released_semantic_targets(torch.tensor([[1.0, 0.9], [0.9, 1.0]]), 0.9, 35)
+        tensor([[0.9000, 0.0293],
+                [0.0293, 0.9000]])
     """
     spread = (sharpness * similarity).softmax(dim=-1)
     eye = torch.eye(len(similarity), dtype=torch.bool, device=similarity.device)
@@ -55,32 +68,36 @@ def released_semantic_targets(similarity: Tensor, confidence: float, sharpness: 
 
 
 def uniform_targets(classes: int, epsilon: float, device: torch.device | str | None = None) -> Tensor:
-    """Label smoothing, equation (7), [C, C]: epsilon / C everywhere, 1 - epsilon more on the diagonal."""
+    """Return the targets of label smoothing, (1 - epsilon) one-hot + epsilon / C (equation 7), [C, C]."""
     return (1 - epsilon) * torch.eye(classes, device=device) + epsilon / classes
 
 
 @full_precision
 def soft_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
-    """Mean over images of -sum over classes of q ln softmax(z); q need not sum to 1.
+    """Return the mean over images of -sum over classes of q ln softmax(z).
+
+    Unlike `torch.nn.functional.cross_entropy`, whose documentation asks for probabilities, targets may have any
+    sum; the sum weights the image.
 
     Args:
-        logits: [B, C], z.
-        targets: [B, C], q.
+        logits: z, [B, C].
+        targets: q, [B, C].
 
     Returns:
-        Scalar.
+        Scalar in nats.
     """
     return -(targets * logits.log_softmax(dim=-1)).sum(dim=-1).mean()
 
 
-# Margin (CLIPood)
-
-
 def published_margin(scale: float) -> float:
-    """CLIPood's margin in cosines on a backbone of logit scale `scale`.
+    """Return CLIPood's margin, in cosines, for a backbone with logit scale `scale`.
 
-    30 logits, the published 0.3 at CLIP's scale of 100; at most 1, since on a scale of 15 as many logits would be
-    more than cosines can make up for.
+    The published margin of 0.3 at CLIP's scale of 100 is 30 logits. Other scales keep the 30 logits, but the margin
+    is at most 1: at a scale of 15, 30 logits would exceed the range of cosines.
+
+    Example:
+        >>> published_margin(100), published_margin(15)
+        (0.3, 1.0)
     """
     return min(1.0, 30 / scale)
 
@@ -89,20 +106,28 @@ def published_margin(scale: float) -> float:
 def margin_logits(
     image: Tensor, text: Tensor, labels: Tensor, scale: float | Tensor, margin: float
 ) -> Tensor:
-    """Logits of CLIPood's margin metric softmax (Shu et al., ICML 2023): s <I - margin T_y, T_k>.
+    """Return the logits of CLIPood's margin metric softmax, s <I - margin T_y, T_k>.
 
-    The true class loses s * margin, every other class s * margin * cos(T_y, T_k): the less two classes are
-    alike, the further apart they must be. The shifted image feature is not normalised again.
+    The margin subtracts s * margin from the true class and s * margin * cos(T_y, T_k) from every other class k, so
+    classes are pushed apart further the less similar their texts are. The shifted image feature is not normalised
+    again.
 
     Args:
-        image: [B, d].
-        text: [C, d].
-        labels: [B] int64.
+        image: I, [B, d].
+        text: T, [C, d].
+        labels: y, [B] int64.
         scale: s, 100 for OpenAI's weights.
         margin: in cosines; 0 gives plain logits. Published: 0.3 or 0.1.
 
     Returns:
         [B, C].
+
+    Source: Shu et al., CLIPood, ICML 2023.
+
+    Example:
+        >>> text = torch.eye(2)
+        >>> margin_logits(torch.tensor([[1.0, 0.0]]), text, torch.tensor([0]), scale=100.0, margin=0.3)
+        tensor([[70.,  0.]])
     """
     image, text = F.normalize(image, dim=-1), F.normalize(text, dim=-1)
-    return scale * (image - margin * text[labels]) @ text.T
+    return scale * (image - margin * text[labels]) @ text.T  # [B, d] @ [d, C] -> [B, C]

@@ -13,6 +13,7 @@ from typing import TypeVar
 
 from ..core.config import TrainConfig
 from ..core.errors import UserError
+from ..core.fields import options_of
 from .base import Method
 
 __all__ = ["Method", "all_methods", "get_method", "list_methods", "register"]
@@ -26,7 +27,7 @@ def register(name: str) -> Callable[[M], M]:
     """Class decorator that makes a method known as `--method NAME`."""
 
     def add(cls: M) -> M:
-        clash = {f.name for f in fields(cls.Config)} & {f.name for f in fields(TrainConfig)}
+        clash = {f.name for f in fields(cls.Config)} & options_of(TrainConfig).keys()
         if clash:
             raise TypeError(f"method {name}: {sorted(clash)} are options of every run, choose other names")
         if name in _registry and _registry[name].__qualname__ != cls.__qualname__:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
+from ..core.config import SplitOptions
 from ..core.errors import UserError
 from ..core.types import Episode, Source
 from . import base_to_new, domain_shift, few_shot, imagenet_shift, in_the_wild, retrieval
@@ -63,15 +63,15 @@ def build_episode(
     return known[protocol](source, target, seed, **given)
 
 
-def episode_from(options: Mapping[str, Any], source: Source) -> Episode:
-    """The episode that a command's options, or those of a run, describe; see `config.DataConfig`."""
-    if options.get("split_file"):
-        return read_split(Path(options["split_file"]), source)
+def episode_from(options: SplitOptions, source: Source) -> Episode:
+    """Return the episode that options describe; `protocol` has to be resolved unless there is a split file."""
+    if options.split_file is not None:
+        return read_split(options.split_file, source)
     return build_episode(
-        str(options["protocol"]),
+        str(options.protocol),
         source,
-        options.get("target"),
-        int(options.get("split_seed") or 0),
-        target_split=options.get("target_split"),
-        shots=options.get("shots"),
+        options.target,
+        options.split_seed,
+        target_split=options.target_split,
+        shots=options.shots,
     )

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from ..core.errors import UserError
-from ..runs.folder import FREE, MetricLine, RunFolder
-from ..runs.options import read_yaml
+from ..core.yaml_files import read_yaml
+from ..runs.folder import RESULT_NEUTRAL, MetricLine, RunFolder
 from ..runs.results import FILE, ResultRow, read_results
 from .rows import ReportRow, is_retrieval, order_labels
 
 # Options that are fields of a row already, or that distinguish seeds of one table line.
-NOT_SETTINGS = FREE | {"method", "data", "protocol", "target", "backbone", "seed"}
+NOT_SETTINGS = RESULT_NEUTRAL | {"method", "data", "protocol", "target", "backbone", "seed"}
 
 
 @dataclass(frozen=True)

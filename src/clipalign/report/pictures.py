@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import fields
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from ..backbone import load
-from ..core.config import DataConfig
+from ..core.config import DataOptions, SplitOptions
 from ..core.errors import UserError
+from ..core.fields import options_of
 from ..core.types import Episode, Source, TestSet
 from ..data.registry import source_from
 from ..engine.setup import preprocess_for
@@ -19,7 +20,7 @@ from ..explain.figures import save
 from ..explain.scores import MapScores
 from ..methods import get_method
 from ..protocols import RETRIEVAL, episode_from
-from ..runs.run import open_run, zeroshot
+from ..runs.run import open_run, read_options, zeroshot
 from .collect import StoredRun
 from .document import Grid, Heading, Paragraph, Part, Picture
 from .rows import order_labels
@@ -27,7 +28,7 @@ from .rows import order_labels
 MAX_MODELS = 4  # more columns are too small at the width of a page
 MASKED_IMAGES = 256  # images with masks that maps are scored on
 # Runs that agree in these options can be compared on the same images.
-TASK_OPTIONS = (*(f.name for f in fields(DataConfig)), "protocol", "backbone", "template")
+TASK_OPTIONS = (*options_of(DataOptions, SplitOptions), "backbone", "template")
 
 
 def picture_section(runs: Sequence[StoredRun], folder: Path, count: int, seed: int = 0) -> list[Part]:
@@ -54,11 +55,11 @@ def picture_section(runs: Sequence[StoredRun], folder: Path, count: int, seed: i
 
 
 def _draw(group: Sequence[StoredRun], folder: Path, count: int, seed: int) -> list[Part]:
-    options = {**group[0].options, "protocol": _protocol(group[0])}
-    source = source_from(options)
-    episode = episode_from(options, source)
+    config = read_options(group[0].folder).config
+    source = source_from(config.data)
+    episode = episode_from(replace(config.split, protocol=_protocol(group[0])), source)
     models = _models(group)
-    preprocess = preprocess_for(models[0].backbone, options.get("interpolation"), source)
+    preprocess = preprocess_for(models[0].backbone, config.data.interpolation, source)
     test = next((t for t in episode.tests if t.name == "all"), episode.tests[-1])
     views, notes = _choose(episode, source, test, count, seed)
     figure = compare_figure(models, source, test, views, preprocess, notes)

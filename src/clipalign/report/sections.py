@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from ..core.config import is_pocket
 from ..explain.figures import save
 from ..runs.folder import MetricLine
+from ..runs.options import is_pocket
 from .bootstrap import POWER
 from .collect import StoredRun
 from .comparison import Difference

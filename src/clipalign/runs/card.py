@@ -12,12 +12,12 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from ..backbone.loading import split_size
 from ..core.checkpoint import write_text
-from ..core.config import is_pocket
 from ..data.captions.sets import caption_sets
 from ..data.published.tables import declarations
 from ..data.registry import BUILT_IN
 from ..methods import get_method
 from .folder import RunFolder
+from .options import is_pocket
 from .results import RECALLS, ResultRow
 
 TEMPLATE = Path(__file__).with_name("templates") / "card.md.jinja"

@@ -12,8 +12,11 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from ..core.checkpoint import write_text
+from ..core.config import TrainConfig
 from ..core.errors import UserError
-from .options import RECORD, TrainOptions, dump_yaml, plain, read_yaml
+from ..core.fields import options_of
+from ..core.yaml_files import RECORD, dump_yaml, plain, read_yaml
+from .options import TrainOptions
 from .results import FILE as RESULTS
 
 if TYPE_CHECKING:
@@ -22,22 +25,9 @@ if TYPE_CHECKING:
 # A line of metrics.jsonl: "step", loss terms, validation values; "chosen" holds what `Method.finish` chose.
 MetricLine = dict[str, Any]
 
-# Options that do not change what a run computes, so that --resume may change them.
-FREE = frozenset(
-    {
-        "out",
-        "resume",
-        "overwrite",
-        "device",
-        "workers",
-        "cache_dir",
-        "log_every",
-        "log_to",
-        "validate_every",
-        "checkpoint_every",
-        "eval_batch_size",
-        "keep_views",
-    }
+# Options of every method that do not change what a run computes.
+RESULT_NEUTRAL = frozenset(
+    n for n, option in options_of(TrainConfig).items() if not option.facts.affects_result
 )
 
 
@@ -147,14 +137,15 @@ def check_out(path: Path, *, overwrite: bool, resume: bool = False) -> None:
 
 
 def check_same(folder: RunFolder, options: TrainOptions) -> None:
-    """Refuse to go on with a run under other options.
+    """Refuse to resume a run with other options, unless they do not affect the result.
 
     Raises:
         UserError: naming the first option that differs.
     """
     stored = read_yaml(folder.config)
+    known = options_of(TrainConfig, options.method.Config)
     for name, value in options.flat().items():
-        if name not in FREE and name in stored and stored[name] != value:
+        if known[name].facts.affects_result and name in stored and stored[name] != value:
             raise UserError(
                 f"--resume: {folder.path} was started with {name.replace('_', '-')} = {stored[name]}, "
                 f"not {value}; drop the option, or start a new run in another --out"

@@ -17,7 +17,7 @@ from ..core.types import Episode
 from ..methods import Method, get_method
 from ..protocols.names_only import NamesOnly, names_episode
 from .folder import RunFolder
-from .options import TrainOptions, train_options
+from .options import TrainOptions, train_options_from
 from .results import ResultRow, read_results
 
 
@@ -49,12 +49,11 @@ class Run:
 
 
 def read_options(folder: RunFolder) -> TrainOptions:
-    """The options of a run, as it was started."""
+    """Return the options that a run was started with."""
     if not folder.config.is_file():
         raise UserError(f"{folder.path} is not a run folder (no config.yaml)")
-    options = train_options(["--config", str(folder.config), "--out", str(folder.path)])
-    origins = folder.record().get("origins") or {}  # who chose a value then, not that the file holds it now
-    return replace(options, run=replace(options.run, out=folder.path), origins=origins)
+    options = train_options_from({"config": folder.config, "out": folder.path})
+    return replace(options, origins=folder.record().get("origins") or {})  # the layers of then, not the file
 
 
 def open_run(
@@ -77,12 +76,13 @@ def open_run(
     """
     folder = RunFolder(Path(path))
     options = read_options(folder)
+    model = options.config.model
     file = folder.model if weights == "model" else folder.last
     if not file.is_file():
         raise UserError(f"{folder.path} has no {file.name}: the run is not finished; go on with --resume")
     state = load_weights(file)
     # The file holds both towers, so the pre-trained weights are not needed again, nor can they have changed.
-    backbone = load(options.run.backbone, device, cache_dir or options.run.cache_dir, pretrained=False)
+    backbone = load(model.backbone, device, cache_dir or model.cache_dir, pretrained=False)
     method = options.method(options.hyper)
     # Weights first, so that what `setup` derives from them is right; again after it, for the method's own.
     with contextlib.suppress(RuntimeError):

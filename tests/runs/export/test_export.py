@@ -67,7 +67,7 @@ def test_open_clip_export_with_classifier_reproduces_predictions(run: Path, tmp_
     images = probe_images(opened.backbone)
     with torch.no_grad():
         expected = opened.method.classifier(opened.class_names)(images)
-        before = load(opened.options.run.backbone).encode_image(images)
+        before = load(opened.options.config.model.backbone).encode_image(images)
         model = open_clip.create_model(f"local-dir:{folder}").eval()
         features = model.encode_image(images, normalize=True)
     head = load_file(folder / "classifier.safetensors")

@@ -19,7 +19,7 @@ from ...engine.averaging import make_average
 from ...engine.optimiser import build_optimizer
 from ...engine.setup import preprocess_for
 from ...protocols import build_episode
-from ...runs.options import train_options
+from ...runs.options import train_options_from
 from .cost import Cost
 from .machine import forget_peak, peak, resident
 
@@ -38,7 +38,7 @@ def measure(
     before = resident()
     tower = load(backbone, place)
     # "unused" is never written: nothing here makes a run.
-    options = train_options(["--method", method, "--backbone", backbone, "--out", "unused"])
+    options = train_options_from({"method": method, "backbone": backbone, "out": "unused"})
     subject = options.method(options.hyper)
     torch.manual_seed(0)
     if subject.learns_from == "captions":
@@ -66,8 +66,8 @@ def measure(
 
     step = None
     if subject.iterates:
-        kind = options.run.average or subject.average
-        optimizer = build_optimizer(subject.param_groups(), options.run)
+        kind = options.config.average.average or subject.average
+        optimizer = build_optimizer(subject.param_groups(), options.config.optimiser)
         average = make_average(kind, parameters, steps + 1)
         done = 0
 

@@ -10,18 +10,16 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from tyro.conf import Positional
-
 from ...core.checkpoint import write_text
-from ...core.config import at_least
+from ...core.config import Options, facts
 from ...core.errors import UserError
+from ...core.parsing import parse_config
 from ...methods import get_method, list_methods
 from ...runs.folder import check_out
-from ...runs.options import parse_config
 from .cost import Cost
 from .machine import machine
 
@@ -29,42 +27,43 @@ BASELINE = "erm"
 
 
 @dataclass(frozen=True)
-class BenchConfig:
+class BenchConfig(Options):
     """Time a few optimiser steps of each method, with the options it was published with."""
 
-    what: Positional[Literal["methods"]]
-    """What is measured."""
-    methods: tuple[str, ...] = ()
-    """Names of methods. Default: all."""
-    backbones: tuple[str, ...] = ("pocket:random", "ViT-B-16:random")
-    """Backbones as in `clipalign train`; weights do not matter here."""
-    steps: int = 3
-    """Steps timed per method, after one that is not."""
-    batch_size: int = 8
+    what: Literal["methods"] = field(metadata=facts(positional=True))
+    """methods."""
+    methods: tuple[str, ...] = field(default=(), metadata=facts(unit="NAME", unset="all"))
+    """Names of methods."""
+    backbones: tuple[str, ...] = field(
+        default=("pocket:random", "ViT-B-16:random"), metadata=facts(unit="MODEL")
+    )
+    """Backbones as in `clipalign train`. Cost does not depend on the weights."""
+    steps: int = field(default=3, metadata=facts(unit="STEPS", at_least=1))
+    """Steps timed per method, after a warm-up step."""
+    batch_size: int = field(default=8, metadata=facts(unit="IMAGES", at_least=1))
     """Images per step, the same for every method."""
-    classes: int = 50
-    """Number of classes; matters to methods that run the text tower in every step."""
-    device: str = "auto"
+    classes: int = field(default=50, metadata=facts(unit="COUNT", at_least=1))
+    """Number of classes. Matters to methods that run the text tower in every step."""
+    device: str = field(default="auto", metadata=facts(unit="DEVICE"))
     """auto, cpu, cuda or cuda:N."""
     clock: Literal["wall", "cpu"] = "wall"
-    """wall: time that passed, for an idle machine. cpu: processor time of the process, for a shared one."""
-    out: Path | None = None
-    """Folder for bench.json and bench.md. Must be new or empty, unless --overwrite is given."""
+    """wall: elapsed time; cpu: processor time of the process. The latter suits a shared machine."""
+    out: Path | None = field(default=None, metadata=facts(unit="DIR"))
+    """Folder for bench.json and bench.md. Must be new or empty without --overwrite."""
     overwrite: bool = False
     """Replace the results in --out."""
 
-    def check(self) -> None:
-        """Raise UserError for the first value out of range, or an unknown method."""
-        at_least(self, 1, "steps", "batch_size", "classes")
+    def __post_init__(self) -> None:
+        super().__post_init__()
         for name in self.methods:
             get_method(name)
         if not self.backbones:
             raise UserError("--backbones: name at least one")
 
 
-def run_bench(arguments: Sequence[str], prog: str = "clipalign bench") -> list[Cost]:
-    """Measure as the tokens of a command line say, print the table and return its lines."""
-    config = parse_config(BenchConfig, arguments, prog)
+def run_bench(tokens: Sequence[str], prog: str = "clipalign bench") -> list[Cost]:
+    """Measure as a command line says, print the table and return its rows."""
+    config = parse_config(BenchConfig, tokens, prog)
     if config.out is not None:
         check_out(config.out, overwrite=config.overwrite)
     names = config.methods or list_methods()
@@ -74,7 +73,7 @@ def run_bench(arguments: Sequence[str], prog: str = "clipalign bench") -> list[C
         for method in order:
             print(f"{backbone}: {method}", file=sys.stderr, flush=True)
             costs.append(in_own_process(method, backbone, config))
-    command = shlex.join(["clipalign", "bench", *arguments])
+    command = shlex.join(["clipalign", "bench", *tokens])
     text = markdown(costs, config, command)
     print(text)
     if config.out is not None:

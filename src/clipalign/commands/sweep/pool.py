@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ...core.yaml_files import plain
 from ...runs.folder import RunFolder
 from .study import Job
 
@@ -101,12 +102,14 @@ def _ask(worker: subprocess.Popen[str], job: Job, out: Path, device: str | None)
     """Have a worker do a run; returns what went wrong."""
     assert worker.stdin is not None and worker.stdout is not None
     folder = RunFolder(out / job.name)
-    arguments = job.arguments(out) + ([] if device is None else ["--device", device])
+    options = {name: plain(value) for name, value in job.values(out).items()}
+    if device is not None:
+        options["device"] = device
     if folder.config.is_file():
-        arguments.append("--resume")
+        options["resume"] = True
     elif folder.path.is_dir() and all(path.name.startswith(".") for path in folder.path.iterdir()):
         shutil.rmtree(folder.path)  # killed before it had written anything
-    task = {"name": job.name, "arguments": arguments, "log": str(out / LOGS / f"{job.name}.txt")}
+    task = {"name": job.name, "options": options, "log": str(out / LOGS / f"{job.name}.txt")}
     answer = ""
     try:
         worker.stdin.write(json.dumps(task) + "\n")

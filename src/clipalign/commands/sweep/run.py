@@ -4,44 +4,42 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-from ...core.config import at_least
+from ...core.config import Options, facts
 from ...core.errors import UserError
+from ...core.parsing import make_config, parse_config
 from ...report.collect import find_runs
 from ...report.render import print_tables
 from ...report.tables import all_tables
 from ...runs.folder import RunFolder
-from ...runs.options import parse, reject_unknown, scan, to_arguments
 from .pool import run_all
 from .progress import Progress
 from .study import Job, read_study
 
 
 @dataclass(frozen=True)
-class SweepConfig:
-    """Do every run of a study that is not done: methods x data x targets x seeds x options."""
+class SweepConfig(Options):
+    """Run every run of a study that is not finished: methods x data x targets x seeds x options."""
 
-    config: Path
-    """YAML file of the study: methods, data, protocol, targets, seeds, options, grid."""
-    out: Path
-    """Folder of the study. Each run is a folder in it; those that are done stay, others are gone on with."""
-    jobs: int = 1
-    """Runs at once, each in its process."""
-    devices: tuple[str, ...] = ()
-    """Devices for the processes in turn, such as cuda:0 cuda:1. Default: each run chooses."""
-    shard: str | None = None
-    """K/N: do the K-th of N parts, on one of N machines. Parts share --out, or are copied together later."""
-    slurm: int | None = None
-    """Print a SLURM script of an array of this many tasks, one shard each, and run nothing."""
+    config: Path = field(metadata=facts(unit="FILE"))
+    """YAML file of the study. Its keys are methods, data, protocol, targets, seeds, options and grid."""
+    out: Path = field(metadata=facts(unit="DIR"))
+    """Folder of the study. Each run is a folder in it; finished runs are kept, others are resumed."""
+    jobs: int = field(default=1, metadata=facts(unit="COUNT", at_least=1))
+    """Runs at a time, one process each."""
+    devices: tuple[str, ...] = field(default=(), metadata=facts(unit="DEVICE", unset="auto"))
+    """Devices of the processes, such as cuda:0 cuda:1."""
+    shard: str | None = field(default=None, metadata=facts(unit="K/N"))
+    """Run the K-th of N parts. For N machines that share --out, or whose folders are merged later."""
+    slurm: int | None = field(default=None, metadata=facts(unit="TASKS", at_least=1))
+    """Print a SLURM array script and run nothing. It has this many tasks, one shard each."""
     dry_run: bool = False
     """Print the runs and their commands, and run nothing."""
 
-    def check(self) -> None:
-        """Raise UserError for the first value out of range."""
-        at_least(self, 1, "jobs", "slurm")
+    def __post_init__(self) -> None:
+        super().__post_init__()
         part_of(self.shard)
 
 
@@ -60,35 +58,42 @@ class Sweep:
     failed: dict[str, str]
 
 
-def sweep(config: str | Path, out: str | Path, **options: Any) -> Sweep:
-    """Do every run of a study that is not done, as `clipalign sweep` does.
+def sweep(
+    config: str | Path,
+    out: str | Path,
+    *,
+    jobs: int = 1,
+    devices: Sequence[str] = (),
+    shard: str | None = None,
+) -> Sweep:
+    """Run every run of a study that is not finished, as `clipalign sweep` does.
 
     Args:
         config: YAML file of the study.
-        out: its folder.
-        options: `jobs`, `devices`, `shard` of the command line.
+        out: folder of the study.
+
+    The keywords are the options of the command line; see `SweepConfig`.
 
     Raises:
-        UserError: a study that cannot be run; nothing has been started then.
+        UserError: an invalid study; nothing has been started then.
     """
-    tokens = to_arguments(SweepConfig, {"config": config, "out": out, **options})
-    return _sweep(_parse(tokens, "clipalign sweep"))
+    return _sweep(make_config(SweepConfig, locals()))
 
 
-def run_sweep(arguments: Sequence[str], prog: str = "clipalign sweep") -> Sweep | None:
-    """Sweep as the tokens of a command line say, and print the table.
+def run_sweep(tokens: Sequence[str], prog: str = "clipalign sweep") -> Sweep | None:
+    """Run a study as a command line says, and print the table.
 
     Raises:
         SystemExit: with status 1, after everything else, where runs failed.
     """
-    config = _parse(arguments, prog)
+    config = parse_config(SweepConfig, tokens, prog)
     if config.slurm is not None:
         print(slurm_script(config), end="")
         return None
     if config.dry_run:
         for job in _mine(config):
             state = "done" if RunFolder(config.out / job.name).done else "to do"
-            print(f"{state}  {shlex.join(['clipalign', 'train', *job.arguments(config.out)])}")
+            print(f"{state}  {job.command(config.out)}")
         return None
     done = _sweep(config)
     if done.done:
@@ -98,14 +103,6 @@ def run_sweep(arguments: Sequence[str], prog: str = "clipalign sweep") -> Sweep 
     if done.failed:
         raise SystemExit(1)
     return done
-
-
-def _parse(arguments: Sequence[str], prog: str) -> SweepConfig:
-    known = {"config", "out", "jobs", "devices", "shard", "slurm", "dry_run", "help"}
-    reject_unknown((name for name, _ in scan(arguments)), known, None, "")
-    config: SweepConfig = parse(SweepConfig, arguments, prog)
-    config.check()
-    return config
 
 
 def _mine(config: SweepConfig) -> list[Job]:

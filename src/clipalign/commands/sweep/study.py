@@ -16,24 +16,27 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ...core.config import DataConfig, TrainConfig
+from ...core.config import DataOptions, SplitOptions, TrainConfig
 from ...core.errors import UserError
+from ...core.fields import options_of
+from ...core.parsing import make_config, reject_unknown
+from ...core.yaml_files import read_yaml
 from ...data.registry import source_from
 from ...methods import Method, get_method
 from ...protocols import usual_protocol
 from ...runs.folder import RunFolder, check_same
-from ...runs.options import TrainOptions, read_yaml, reject_unknown, to_tokens, train_options
+from ...runs.options import TrainOptions, train_command, train_options_from, train_parser
 
 KEYS = {"methods", "data", "protocol", "targets", "seeds", "options", "grid"}
 # Set by the sweep itself, run by run.
 OWN = {"out", "resume", "overwrite", "method", "seed", "config"}
 ZEROSHOT = "zeroshot"
 # What zero-shot predictions depend on; runs that differ in other options share one.
-ZEROSHOT_OPTIONS = {f.name for f in fields(DataConfig)} | {"protocol", "backbone", "template", "precision"}
+ZEROSHOT_OPTIONS = {*options_of(DataOptions, SplitOptions), "backbone", "template", "precision"}
 
 Options = dict[str, Any]
 
@@ -56,18 +59,21 @@ class Job:
     seed: int
     options: Mapping[str, Any]
 
-    def arguments(self, out: Path) -> list[str]:
-        """Tokens of `clipalign train`."""
-        config = get_method(self.method).Config
-        return to_tokens({**self.options, "out": out / self.name}, TrainConfig, config)
+    def values(self, out: Path) -> Options:
+        """Return the options of `clipalign train`."""
+        return {**self.options, "out": out / self.name}
+
+    def command(self, out: Path) -> str:
+        """Return the command of the run."""
+        return train_command(self.values(out))
 
     def check(self, out: Path) -> TrainOptions:
-        """Resolve the options, and compare them with those of a run that is there already.
+        """Resolve the options, and compare them with those of a run that exists already.
 
         Raises:
-            UserError: options that are wrong, or other ones than the run in the folder has.
+            UserError: invalid options, or other ones than those of the run in the folder.
         """
-        options = train_options(self.arguments(out))
+        options = train_options_from(self.values(out))
         folder = RunFolder(out / self.name)
         if folder.config.is_file():
             check_same(folder, options)
@@ -82,7 +88,7 @@ def read_study(path: Path) -> list[Job]:
         UserError: a file that cannot be read, an unknown key, method or option, two runs of one name.
     """
     study = read_yaml(path)
-    reject_unknown(study, KEYS, None, f"{path}: ")
+    reject_unknown(study, KEYS, f"{path}: ")
     where = f"{path}: "
     if "methods" not in study:
         raise UserError(f"{where}methods: is missing; name one or several of `clipalign list methods`")
@@ -119,7 +125,7 @@ def _job(
     chosen: Options,
     first_seed: int,
 ) -> Job:
-    known = {f.name for cls in (TrainConfig, method.Config) for f in fields(cls)}
+    known = set(options_of(TrainConfig, method.Config))
     if method.name == ZEROSHOT:
         # It draws nothing and trains nothing: one run stands for all seeds and all options of training.
         seed, known = first_seed, ZEROSHOT_OPTIONS
@@ -141,15 +147,14 @@ def slug(text: str) -> str:
 
 def _places(study: Options, options: Options, where: str) -> Iterator[tuple[str, Options, str | None]]:
     """Name and options of each data set under each protocol, with each target."""
-    for entry in _list(study.get("data", options.get("data", DataConfig.data))):
+    for entry in _list(study.get("data", options.get("data", DataOptions.data))):
         own = dict(entry) if isinstance(entry, Mapping) else {"data": str(entry)}
         if "data" not in own:
             raise UserError(f"{where}data: an entry without data: ({own})")
         name = str(own.pop("name", None) or Path(str(own["data"])).stem or own["data"])
         protocols = _list(own.pop("protocol", study.get("protocol", options.get("protocol"))))
         targets = own.pop("targets", study.get("targets"))
-        known = {f.name for f in fields(TrainConfig)}
-        reject_unknown(own, known - OWN, None, f"{where}data: {name}: ")
+        reject_unknown(own, options_of(TrainConfig).keys() - OWN, f"{where}data: {name}: ")
         for protocol in protocols:
             for target in _targets(targets, {**options, **own}, where):
                 yield name, own | ({} if protocol is None else {"protocol": str(protocol)}), target
@@ -160,7 +165,8 @@ def _targets(targets: Any, options: Options, where: str) -> list[str | None]:
         return [None]
     if targets != "all":
         return [str(target) for target in _list(targets)]
-    source = source_from(options)
+    named = {name: value for name, value in options.items() if name in options_of(DataOptions)}
+    source = source_from(make_config(DataOptions, named))
     if len(source.domain_names) < 2:
         raise UserError(f"{where}targets: all needs data with several domains; {source.name} has one")
     return list(source.domain_names)
@@ -192,13 +198,12 @@ def _combinations(grid: Mapping[str, Sequence[Any]]) -> Iterator[Options]:
 
 def _check_names(names: Iterable[str], methods: Sequence[str], where: str) -> None:
     """Every option has to be one of the runs, or of at least one of the methods."""
-    known = {f.name for f in fields(TrainConfig)} - OWN
-    for method in methods:
-        known |= {f.name for f in fields(get_method(method).Config)}
+    parsers = [train_parser(get_method(method)) for method in methods]
     for name in names:
         if name in OWN:
             raise UserError(f"{where}{name} is set by the sweep, run by run")
-        reject_unknown([name], known, methods[0], where)
+        if not any(name in parser.options for parser in parsers):
+            parsers[0].reject_unknown([name], where)
 
 
 def _mapping(given: Any, name: str, where: str) -> Options:

@@ -1,6 +1,6 @@
 """A process that takes runs one after the other: libraries are imported and data opened once.
 
-It reads a JSON line {"name", "arguments", "log"} per run from standard input and answers with {"name", "error"}.
+It reads a JSON line {"name", "options", "log"} per run from standard input and answers with {"name", "error"}.
 What runs print goes to their log. It ends when its input does, and at once when its parent is gone: a killed
 sweep must not leave processes that write into folders which its successor takes over.
 """
@@ -46,9 +46,9 @@ def _run(task: dict[str, Any], shared: Any) -> str | None:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
         try:
-            from ..train import run_training
+            from ..train import train_from
 
-            run_training(task["arguments"], shared=shared)
+            train_from(task["options"], shared)
         except UserError as error:
             print(f"error: {error}", file=sys.stderr)
             return str(error)
