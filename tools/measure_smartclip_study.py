@@ -19,7 +19,7 @@ import torch
 
 from clipalign.core.checkpoint import write_text
 from clipalign.data.registry import load_source
-from clipalign.engine.setup import preprocess_for
+from clipalign.backbone import preprocess_for
 from clipalign.evaluation import EvalLoader
 from clipalign.evaluation.masks import mask_report
 from clipalign.evaluation.rows import score

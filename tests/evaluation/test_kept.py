@@ -11,14 +11,15 @@ import torch
 from torch import Tensor
 
 from clipalign.backbone import Backbone
-from clipalign.commands.train import run_training
+from clipalign.commands.train import run_options
 from clipalign.core.types import Preprocess
 from clipalign.data.builtin.pictograms import Pictograms
 from clipalign.data.registry import load_source
 from clipalign.data.sources.folder import ImageFolder
 from clipalign.data.sources.table import ImageTable
-from clipalign.engine.setup import Shared
+from clipalign.engine.setup import RunCache
 from clipalign.evaluation.kept import KeptViews
+from clipalign.runs.options import train_options
 from clipalign.runs.results import read_results
 
 PREPROCESS = Preprocess((32, 32), (0.4, 0.5, 0.6), (0.2, 0.3, 0.4))
@@ -86,23 +87,24 @@ def test_later_runs_of_a_process_decode_and_encode_nothing_again(
     monkeypatch.setattr(ImageTable, "images", counting_views)
     source = load_source(str(squares_folder))
 
-    def run(name: str, method: str, seed: int, shared: Shared | None, *more: str) -> Path:
+    def run(name: str, method: str, seed: int, cache: RunCache | None, *more: str) -> Path:
         arguments = ["--method", method, "--data", str(squares_folder), "--protocol", "in-the-wild"]
         arguments += ["--target", "grey", "--backbone", tiny_spec, "--steps", "3", "--batch-size", "4"]
         arguments += ["--lr", "1e-3", "--seed", str(seed), "--validate-every", "1", *more]
-        run_training([*arguments, "--out", str(tmp_path / name)], shared=shared)
+        options = train_options([*arguments, "--out", str(tmp_path / name)])
+        run_options(options, "clipalign train", cache)
         return tmp_path / name
 
-    shared = Shared()
-    run("first", "erm", 0, shared)
+    cache = RunCache()
+    run("first", "erm", 0, cache)
     assert sum(views) <= len(source.labels)  # validation three times and three test sets: each view once
     texts.clear()
     views.clear()
-    second = run("second", "erm", 1, shared)
+    second = run("second", "erm", 1, cache)
     assert texts == [] and views == []
-    other = run("other", "alignclip", 0, shared)
+    other = run("other", "alignclip", 0, cache)
     assert texts == [] and views == []
-    trained = run("trained", "flyp", 0, shared)  # it trains the text tower: its own features at every step
+    trained = run("trained", "flyp", 0, cache)  # it trains the text tower: its own features at every step
     assert len(texts) > 3 and views == []
     for name, path, method, seed in (
         ("second", second, "erm", 1),

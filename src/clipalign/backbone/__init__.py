@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from .loading import list_backbones, load
     from .model import Backbone
     from .positions import stretch_positions
+    from .preprocessing import preprocess_for
     from .text.tokens import Tokens
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "Tokens",
     "list_backbones",
     "load",
+    "preprocess_for",
     "stretch_positions",
     "text_fingerprint",
 ]
@@ -30,6 +32,7 @@ _HOMES = {
     "Tokens": "text.tokens",
     "list_backbones": "loading",
     "load": "loading",
+    "preprocess_for": "preprocessing",
     "stretch_positions": "positions",
     "text_fingerprint": "fingerprint",
 }

@@ -37,8 +37,6 @@ class Ranks:
         """Whether this process writes files and logs; only rank 0 does."""
         return self.rank == 0
 
-    first = is_main
-
     def share(self, length: int) -> slice:
         """Return the contiguous slice of `length` items that this process handles; sizes differ by at most one.
 

@@ -13,6 +13,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from ..core.config import OptimiserOptions
 from ..core.distributed import Ranks
 from ..core.precision import Precision
 from ..core.types import Batch
@@ -39,8 +40,7 @@ def micro_batches(batch: Batch, size: int | None) -> Iterator[Batch]:
 def contrastive_backward(
     method: ContrastiveMethod,
     batch: Batch,
-    batch_size: int,
-    micro_batch_size: int | None,
+    options: OptimiserOptions,
     precision: Precision,
     ranks: Ranks,
 ) -> dict[str, Tensor]:
@@ -56,16 +56,15 @@ def contrastive_backward(
     Args:
         method: computes features and loss.
         batch: the b rows of this process.
-        batch_size: N, rows of the step over all processes.
-        micro_batch_size: rows per forward pass; None for all at once.
+        options: `batch_size`, N rows over all processes, and `micro_batch_size`, rows per forward pass.
         precision: autocast and loss scaling.
         ranks: processes.
 
     Returns:
         Scalars by name: this process's share of the mean over the whole batch.
     """
-    device, weight = batch.images.device, len(batch) / batch_size
-    parts = list(micro_batches(batch, micro_batch_size))
+    device, weight = batch.images.device, len(batch) / options.batch_size
+    parts = list(micro_batches(batch, options.micro_batch_size))
     rng_states, features = [], []
     for part in parts:
         rng_states.append(rng_state(device))
@@ -75,7 +74,7 @@ def contrastive_backward(
     everyone = {name: ranks.gather_rows(value) for name, value in local.items()}  # [N, ...], detached
     for value in everyone.values():
         value.requires_grad_(value.is_floating_point())
-    first = ranks.share(batch_size).start
+    first = ranks.share(options.batch_size).start
     mine = slice(first, first + len(batch))
     # Views of the leaves, so that gradients of both arguments of the loss arrive in `everyone`.
     local = {name: value[mine] for name, value in everyone.items()}  # [b, ...]

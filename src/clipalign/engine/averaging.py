@@ -7,7 +7,9 @@ from collections.abc import Iterable
 import numpy as np
 from torch import Tensor
 
+from ..core.config import AverageOptions
 from ..core.errors import UserError
+from ..methods.base import Method
 from .swad import ValleyAverage
 from .weight_average import WeightAverage
 
@@ -111,33 +113,36 @@ class GaussianAverage(WeightAverage):
         return float(1 - self.cumulative[self.step] / total) if total else 0.0
 
 
+def average_kind(options: AverageOptions, method: Method) -> str:
+    """Return the kind of average of a run: the option, else the default of the method."""
+    if not method.iterates:
+        return "none"
+    return options.average or method.average
+
+
 def make_average(
-    kind: str,
-    parameters: Iterable[Tensor],
-    total_steps: int,
-    *,
-    ema_decay: float = 0.999,
-    bma_beta: float = 0.5,
-    gaussian_mean: float = 0.75,
-    gaussian_std: float = 0.05,
-    gaussian_parts: int = 20,
-    swad_converge: int = 3,
-    swad_tolerance: int = 6,
-    swad_ratio: float = 0.3,
+    kind: str, parameters: Iterable[Tensor], total_steps: int, options: AverageOptions | None = None
 ) -> WeightAverage:
     """Create the weight average `kind`, one of `KINDS`.
 
+    Args:
+        kind: see `average_kind`.
+        parameters: tensors that training updates in place.
+        total_steps: steps of the whole run.
+        options: settings of the average; default: those of `AverageOptions`.
+
     Raises:
-        UserError: the kind is unknown, or a setting is out of range.
+        UserError: the kind is unknown.
     """
+    o = options or AverageOptions()
     if kind == "none":
         return WeightAverage(parameters)
     if kind == "ema":
-        return EMA(parameters, ema_decay)
+        return EMA(parameters, o.ema_decay)
     if kind == "bma":
-        return BetaMovingAverage(parameters, total_steps, bma_beta)
+        return BetaMovingAverage(parameters, total_steps, o.bma_beta)
     if kind == "gaussian":
-        return GaussianAverage(parameters, total_steps, gaussian_mean, gaussian_std, gaussian_parts)
+        return GaussianAverage(parameters, total_steps, o.gaussian_mean, o.gaussian_std, o.gaussian_parts)
     if kind == "swad":
-        return ValleyAverage(parameters, swad_converge, swad_tolerance, swad_ratio)
+        return ValleyAverage(parameters, o.swad_converge, o.swad_tolerance, o.swad_ratio)
     raise UserError(f'--average "{kind}": choose one of {", ".join(KINDS)}')

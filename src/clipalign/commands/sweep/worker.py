@@ -25,17 +25,17 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
     threading.Thread(target=_die_with, args=(os.getppid(),), daemon=True).start()
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    from ...engine.setup import Shared
+    from ...engine.setup import RunCache
 
-    shared = Shared()
+    cache = RunCache()
     for line in sys.stdin:
         task = json.loads(line)
-        error = _run(task, shared)
+        error = _run(task, cache)
         answers.write(json.dumps({"name": task["name"], "error": error}) + "\n")
         answers.flush()
 
 
-def _run(task: dict[str, Any], shared: Any) -> str | None:
+def _run(task: dict[str, Any], cache: Any) -> str | None:
     """Do one run; returns what went wrong in a line."""
     log = Path(task["log"])
     log.parent.mkdir(parents=True, exist_ok=True)
@@ -48,7 +48,7 @@ def _run(task: dict[str, Any], shared: Any) -> str | None:
         try:
             from ..train import train_from
 
-            train_from(task["options"], shared)
+            train_from(task["options"], cache)
         except UserError as error:
             print(f"error: {error}", file=sys.stderr)
             return str(error)
