@@ -22,8 +22,8 @@ from typing import Any
 import yaml
 
 from clipalign.commands.cli import main as clipalign
+from clipalign.evaluation.results import read_results
 from clipalign.methods import get_method, list_methods
-from clipalign.runs.results import read_results
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs" / "pocket"
 NO_TARGET = "none"

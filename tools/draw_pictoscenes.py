@@ -11,7 +11,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
 from clipalign.data.builtin.pictoscenes import Pictoscenes
-from clipalign.data.captions.sentences import joined
+from clipalign.data.captions.sentences import join_sentences
 
 TARGET = Path(__file__).resolve().parents[1] / "docs" / "images" / "pictoscenes.png"
 
@@ -24,7 +24,7 @@ def main(target: Path = TARGET) -> None:
     for axis, row in zip(axes.flat, rows, strict=True):
         sample = scenes.sample(int(row), size=192)
         axis.imshow(sample.image.permute(1, 2, 0).numpy())
-        caption = joined([sentence.text for sentence in sample.sentences])
+        caption = join_sentences([sentence.text for sentence in sample.sentences])
         axis.set_title("\n".join(textwrap.wrap(caption, 52)), fontsize=7, loc="left", y=-0.03, va="top")
         axis.axis("off")
     figure.subplots_adjust(0.01, 0.09, 0.99, 0.995, wspace=0.04, hspace=0.32)

@@ -12,8 +12,8 @@ from clipalign.core.types import CaptionUse
 from clipalign.data.builtin.compose import MIN_CONTRAST, contrast
 from clipalign.data.builtin.pictoscenes import SIZE, Pictoscenes
 from clipalign.data.builtin.scene_grammar import ObjectClaim
-from clipalign.data.builtin.scene_pixels import layers, painted
-from clipalign.data.captions.sentences import choose, sentences_of
+from clipalign.data.builtin.scene_pixels import draw_background, layers
+from clipalign.data.captions.sentences import choose_text, split_sentences
 
 
 def spread(values: Sequence[int]) -> str:
@@ -25,7 +25,7 @@ def lengths(source: Pictoscenes, name: str, rows: np.ndarray) -> None:
     """Print the number of sentences, words and tokens of the captions of rows."""
     tokenizer = open_clip.get_tokenizer("ViT-B-32")
     captions = [source.caption(row) for row in rows.tolist()]
-    sentences = [sentences_of(caption) for caption in captions]
+    sentences = [split_sentences(caption) for caption in captions]
     tokens = tokenize(tokenizer, captions).lengths
     short = tokenize(tokenizer, [first[0] for first in sentences]).lengths
     print(
@@ -54,7 +54,7 @@ def false_negatives(source: Pictoscenes, use: CaptionUse, batch: int, batches: i
     counts = []
     for _ in range(batches):
         rows = rng.choice(source.parts["train"], batch)
-        texts = [choose(source.caption(row), use, rng) for row in rows.tolist()]
+        texts = [choose_text(source.caption(row), use, rng) for row in rows.tolist()]
         counts.append(source.false_negatives(texts, rows))
     print(
         f"batch {batch}, {use}: {np.mean(counts):.1f}, {np.mean(counts) / (batch * (batch - 1)):.3%} of pairs"
@@ -67,9 +67,9 @@ def contrasts(source: Pictoscenes, scenes: int = 500) -> None:
     for row in source.parts["train"][:scenes].tolist():
         scene = source.scene(row)
         drawn = layers(scene.objects, source.pictograms.sprites, SIZE)
-        back = painted(scene, drawn, source.pictograms.clutter["train"], SIZE)
+        back = draw_background(scene, drawn, source.pictograms.clutter["train"], SIZE)
         for window, layer in drawn:
-            (ys, xs), (from_ys, from_xs) = window.cut(SIZE)
+            (ys, xs), (from_ys, from_xs) = window.overlap(SIZE)
             gap = contrast(back[None, :, ys, xs], layer[None, :, from_ys, from_xs])
             weak, total = weak + int(float(gap) < MIN_CONTRAST), total + 1
     print(f"objects with a contrast below {MIN_CONTRAST}: {weak} of {total}")

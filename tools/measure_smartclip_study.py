@@ -22,10 +22,11 @@ from clipalign.core.checkpoint import write_text
 from clipalign.data.registry import load_source
 from clipalign.evaluation import EvalLoader
 from clipalign.evaluation.masks import mask_report
-from clipalign.evaluation.rows import score
+from clipalign.evaluation.metrics.recall import DIRECTIONS, recall_field
+from clipalign.evaluation.results import read_results
+from clipalign.evaluation.scoring import score
 from clipalign.methods.shared.masks import MaskNetwork
 from clipalign.protocols import build_episode
-from clipalign.runs.results import DIRECTIONS, read_results, recall_field
 from clipalign.runs.run import Run, open_run
 
 COLUMNS = [recall_field(way, k) for way in DIRECTIONS for k in (1, 10)]
@@ -41,7 +42,7 @@ def after(run: Run, views: dict[str, Any]) -> dict[str, Any]:
     episode, templates = views["episode"], views["episode"].source.templates
     scored = score(views["views"], lambda names: run.method.classifier(names, templates), episode.tests)
     assert scored[0].accuracy is not None
-    found: dict[str, Any] = {"accuracy": scored[0].accuracy.top1}
+    found: dict[str, Any] = {"accuracy": scored[0].accuracy}
     if run.method.caption_masks(["a dog"]) is not None:
         found["masks"] = mask_report(run.method)
         network = run.method.extra["mask"]

@@ -48,7 +48,7 @@ _HOMES = {
     "load_run": ("runs.run", "open_run"),
     "load_source": ("data.registry", "load_source"),
     "predict": ("commands.predict", "predict"),
-    "read_results": ("runs.results", "read_results"),
+    "read_results": ("evaluation.results", "read_results"),
     "register": ("methods", "register"),
     "sweep_study": ("commands.sweep", "sweep"),
     "train": ("commands.train", "train"),
@@ -67,9 +67,9 @@ if TYPE_CHECKING:
     from .commands.train import train
     from .core.errors import UserError
     from .data.registry import list_data, load_source
+    from .evaluation.results import read_results
     from .methods import Method, list_methods, register
     from .protocols import list_protocols
-    from .runs.results import read_results
     from .runs.run import open_run as load_run
 
 

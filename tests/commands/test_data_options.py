@@ -11,7 +11,7 @@ import yaml
 
 import clipalign
 from clipalign.commands.cli import main
-from clipalign.runs.results import read_results
+from clipalign.evaluation.results import read_results
 
 
 @pytest.fixture

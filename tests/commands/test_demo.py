@@ -12,8 +12,8 @@ from clipalign.commands import demo
 from clipalign.commands.explain import explain
 from clipalign.core.errors import UserError
 from clipalign.data.builtin import pictograms
+from clipalign.evaluation.results import read_results
 from clipalign.runs.options import train_command, train_options
-from clipalign.runs.results import read_results
 
 
 @pytest.fixture(scope="module")

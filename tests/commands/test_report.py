@@ -13,10 +13,10 @@ import yaml
 
 from clipalign.commands.report import run_report, write_report
 from clipalign.core.errors import UserError
+from clipalign.evaluation.results import ResultRow, write_results
 from clipalign.report.collect import find_runs
 from clipalign.report.curves import loss_curve, mean_curve, plot_curves, validation_curve
 from clipalign.report.style import line_styles
-from clipalign.runs.results import ResultRow, write_results
 
 
 def write_run(

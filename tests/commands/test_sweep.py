@@ -1,4 +1,4 @@
-"""A study gives the table it would have given, whatever happens to it in between."""
+"""Studies: expansion to runs, validation, shards, and identical results after kills."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from clipalign.commands.sweep import sweep
 from clipalign.commands.sweep.run import part_of
 from clipalign.commands.sweep.study import read_study
 from clipalign.core.errors import UserError
-from clipalign.runs.results import read_results
+from clipalign.evaluation.results import read_results
 
 
 def write_study(path: Path, **study: Any) -> Path:
@@ -27,7 +27,7 @@ def write_study(path: Path, **study: Any) -> Path:
 
 
 def accuracies(out: Path) -> dict[str, Any]:
-    """Everything that a table is made from, by run."""
+    """Return the numbers of all result rows, by run."""
     return {
         path.parent.relative_to(out).as_posix(): [
             (row.test, row.seed, row.n, row.accuracy, row.h, row.top5, row.zeroshot)
@@ -37,7 +37,7 @@ def accuracies(out: Path) -> dict[str, Any]:
     }
 
 
-def test_a_study_expands_to_runs(squares_folder: Path, tmp_path: Path) -> None:
+def test_study_expands_to_all_combinations_with_zeroshot_once(squares_folder: Path, tmp_path: Path) -> None:
     study = write_study(
         tmp_path / "study.yaml",
         methods={"zeroshot": None, "erm": {"lr": 1e-3}, "alignclip": {}},
@@ -59,7 +59,7 @@ def test_a_study_expands_to_runs(squares_folder: Path, tmp_path: Path) -> None:
     assert len(zeroshot) == 6 and {job.seed for job in zeroshot} == {3}
 
 
-def test_one_method_in_two_forms(squares_folder: Path, tmp_path: Path) -> None:
+def test_study_may_list_a_method_under_two_labels(squares_folder: Path, tmp_path: Path) -> None:
     methods = {"alignclip": None, "no-smoothing": {"method": "alignclip", "smoothing": "none"}}
     study = write_study(
         tmp_path / "study.yaml", methods=methods, data=str(squares_folder), targets=["grey"], seeds=1
@@ -70,7 +70,7 @@ def test_one_method_in_two_forms(squares_folder: Path, tmp_path: Path) -> None:
     assert "smoothing" not in plain.options
 
 
-def test_without_a_protocol_a_method_gets_the_one_it_learns_by(squares_folder: Path, tmp_path: Path) -> None:
+def test_default_protocol_follows_what_the_method_learns_from(squares_folder: Path, tmp_path: Path) -> None:
     study = write_study(
         tmp_path / "study.yaml",
         methods=["erm", "infonce"],
@@ -85,7 +85,7 @@ def test_without_a_protocol_a_method_gets_the_one_it_learns_by(squares_folder: P
 
 
 def alignclip_option() -> str:
-    """Some number that is an option of AlignCLIP alone."""
+    """Return a numeric option that alignclip has and erm lacks."""
     from dataclasses import fields
 
     from clipalign.methods import get_method
@@ -108,7 +108,7 @@ def alignclip_option() -> str:
         ({"options": {"steps": "many"}}, "steps"),
     ],
 )
-def test_a_study_that_cannot_be_run_starts_nothing(
+def test_invalid_study_raises_before_any_run(
     squares_folder: Path, tmp_path: Path, change: dict[str, Any], message: str
 ) -> None:
     good: dict[str, Any] = {"methods": ["erm"], "data": str(squares_folder), "targets": ["grey"]}
@@ -118,7 +118,7 @@ def test_a_study_that_cannot_be_run_starts_nothing(
     assert not (tmp_path / "out").exists()
 
 
-def test_shards_are_a_partition(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_shards_partition_the_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     study = write_study(
         tmp_path / "s.yaml", methods=["zeroshot", "erm"], targets=["noto", "twemoji"], seeds=3
     )
@@ -136,7 +136,7 @@ def test_shards_are_a_partition(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert not (tmp_path / "out").exists()
 
 
-def test_killed_twice_and_resumed_gives_the_same_table(
+def test_sweep_killed_twice_and_resumed_gives_the_same_results(
     tiny_spec: str, squares_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     study = write_study(
@@ -149,29 +149,31 @@ def test_killed_twice_and_resumed_gives_the_same_table(
         options={"backbone": tiny_spec, "steps": 6, "batch_size": 4, "lr": 1e-3, "checkpoint_every": 2},
     )
     whole, broken = tmp_path / "whole", tmp_path / "broken"
-    for job in read_study(study):  # a run of a study is a plain run
+    for job in read_study(study):  # the reference: each run by its own command
         assert main(shlex.split(job.command(whole))[1:]) == 0
 
     arguments = ["sweep", "--config", str(study), "--out", str(broken)]
-    for stop in (1, 3):  # once so many runs have their results
-        # Forked, so that the test does not wait for imports; the workers are processes of their own.
+    for stop in (1, 3):  # kill the sweep as soon as so many runs are finished
+        # Forked to save the imports; workers are new processes all the same.
         process = multiprocessing.get_context("fork").Process(target=main, args=(arguments,))
         process.start()
         while process.is_alive() and len(list(broken.rglob("results.jsonl"))) < stop:
             time.sleep(0.005)
         assert process.pid is not None
-        os.kill(process.pid, signal.SIGKILL)  # the sweep alone: its worker has to notice
+        os.kill(process.pid, signal.SIGKILL)  # not its worker, which has to notice
         process.join()
         time.sleep(0.5)
         assert len(list(broken.rglob("results.jsonl"))) < 5
     before = {path: path.stat().st_mtime_ns for path in broken.rglob("results.jsonl")}
     assert main(arguments) == 0
-    assert all(path.stat().st_mtime_ns == time_ns for path, time_ns in before.items())
+    assert before and all(path.stat().st_mtime_ns == time_ns for path, time_ns in before.items())
     assert accuracies(broken) == accuracies(whole)
-    for path in whole.rglob("model.safetensors"):
+    models = list(whole.rglob("model.safetensors"))
+    assert len(models) == 5
+    for path in models:
         assert (broken / path.relative_to(whole)).read_bytes() == path.read_bytes()
     capsys.readouterr()
-    assert main(arguments) == 0  # everything is done: the table alone
+    assert main(arguments) == 0  # all runs are finished: only the table is printed
     assert "alignclip" in capsys.readouterr().out
 
     study.write_text(study.read_text().replace("steps: 6", "steps: 7"))
@@ -179,7 +181,7 @@ def test_killed_twice_and_resumed_gives_the_same_table(
     assert "was started with steps = 6, not 7" in capsys.readouterr().err
 
 
-def test_a_failing_run_does_not_stop_the_others(
+def test_failing_run_does_not_stop_the_others(
     tiny_spec: str, squares_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     study = write_study(
@@ -192,6 +194,6 @@ def test_a_failing_run_does_not_stop_the_others(
     with pytest.raises(SystemExit) as stop:
         main(["sweep", "--config", str(study), "--out", str(tmp_path / "out")])
     assert stop.value.code == 1
-    said = capsys.readouterr().out
-    assert "failed: squares/domain-shift/mauve/zeroshot/seed-0" in said and "grey" in said
+    printed = capsys.readouterr().out
+    assert "failed: squares/domain-shift/mauve/zeroshot/seed-0" in printed and "grey" in printed
     assert list(accuracies(tmp_path / "out")) == ["squares/domain-shift/grey/zeroshot/seed-0"]

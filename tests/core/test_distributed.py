@@ -13,7 +13,7 @@ import torch
 from clipalign.commands.cli import main
 from clipalign.core.checkpoint import load_weights
 from clipalign.core.distributed import Ranks
-from clipalign.runs.results import read_results
+from clipalign.evaluation.results import read_results
 from tests.helpers.processes import run_processes
 
 

@@ -92,7 +92,7 @@ def test_class_names_that_collide_are_an_error_after_the_whole_report(
         '1 class names are empty to a model or not UTF-8: "--"',
         "1 class names look like ids",
         "cat/b.png: not an image",
-        "To train, once the class names are mended:",
+        "To train, after fixing the class names:",
     ):
         assert expected in said.out
     assert "--class-names FILE" in said.err and (tmp_path / "s.png").is_file()

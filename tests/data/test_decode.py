@@ -11,7 +11,7 @@ from PIL import Image
 
 from clipalign.core.errors import UserError
 from clipalign.core.types import Preprocess
-from clipalign.data.decode import evaluation_view, fault, read_image, training_view
+from clipalign.data.decode import decode_error, evaluation_view, read_image, training_view
 
 PREPROCESS = Preprocess((32, 32), (0.48, 0.46, 0.41), (0.27, 0.26, 0.28))
 
@@ -88,35 +88,35 @@ def test_more_pixels_than_pillow_allows_are_refused(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
     with pytest.raises(UserError, match=r"big\.png .*decompression bomb"):
         read_image(content, "big.png")
-    assert "decompression bomb" in str(fault(content))
+    assert "decompression bomb" in str(decode_error(content))
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "GIF", "WEBP", "TIFF", "BMP"])
 def test_faults_of_cut_files_are_found(kind: str) -> None:
     content = encoded(noise(), kind)
-    assert fault(content) is None
+    assert decode_error(content) is None
     read_image(content)
-    assert fault(content[: len(content) * 2 // 3]) is not None
-    assert fault(content[:10]) is not None
+    assert decode_error(content[: len(content) * 2 // 3]) is not None
+    assert decode_error(content[:10]) is not None
 
 
 def test_bytes_after_the_end_of_a_jpeg_do_no_harm() -> None:
-    assert fault(encoded(noise(), "JPEG") + b"\0" * 100) is None
+    assert decode_error(encoded(noise(), "JPEG") + b"\0" * 100) is None
 
 
 def test_a_png_with_a_wrong_checksum_is_found() -> None:
     content = bytearray(encoded(noise(), "PNG"))
     content[len(content) // 2] ^= 0xFF
-    assert fault(bytes(content)) is not None
+    assert decode_error(bytes(content)) is not None
     assert zlib.crc32(bytes(content)) != zlib.crc32(encoded(noise(), "PNG"))
 
 
 def test_files_that_are_no_images(tmp_path: Path) -> None:
     for name, content in (("text.jpg", b"not an image"), ("empty.jpg", b"")):
         (tmp_path / name).write_bytes(content)
-        assert fault(tmp_path / name) == "not an image"
+        assert decode_error(tmp_path / name) == "not an image"
     (tmp_path / "nowhere.jpg").symlink_to(tmp_path / "gone.jpg")
-    assert fault(tmp_path / "nowhere.jpg") == "no such file"
+    assert decode_error(tmp_path / "nowhere.jpg") == "no such file"
     with pytest.raises(UserError, match=r"no image file .*nowhere\.jpg"):
         read_image(tmp_path / "nowhere.jpg")
 

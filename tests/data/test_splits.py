@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from clipalign.core.errors import UserError
-from clipalign.data.splits import FixedSplits, hold_out, load_fixed_splits, seed_hash, three_way
+from clipalign.core.types import FixedSplits
+from clipalign.data.splits import hold_out, load_fixed_splits, seed_hash, three_way
 
 # What DomainBed's seed_hash gives for trials 0 to 2 and domains 0 to 5.
 SEEDS = {

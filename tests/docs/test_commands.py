@@ -5,23 +5,25 @@ from __future__ import annotations
 import ast
 import contextlib
 import io
+import itertools
 import re
 import shlex
 from collections.abc import Iterator
-from functools import cache
 from importlib import import_module
 from pathlib import Path
 
 import pytest
 
-from clipalign.commands.cli import main
-from clipalign.methods import list_methods
+from clipalign.commands.cli import COMMANDS, find, main
+from clipalign.core.errors import UserError
+from clipalign.core.parsing import OptionParser
+from clipalign.methods import get_method
 from clipalign.protocols import list_protocols
+from clipalign.runs.options import train_parser
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted([ROOT / "README.md", ROOT / "configs" / "README.md", *(ROOT / "docs").rglob("*.md")])
 STUDIES = sorted((ROOT / "configs" / "studies").glob("*.yaml"))
-SUBCOMMANDS = {"data": ("check", "list", "prepare"), "bench": ("methods",)}
 
 
 def shell_lines(text: str) -> Iterator[str]:
@@ -38,52 +40,36 @@ def commands(text: str) -> list[list[str]]:
     return [shlex.split(line, comments=True)[1:] for line in found if not re.search(r"\b[A-Z]{3,}\b", line)]
 
 
-def helped(arguments: list[str]) -> list[str]:
-    """Return the tokens that print the help for a command: its name, subcommand and method."""
+def parser_of(arguments: list[str]) -> tuple[OptionParser, list[str]]:
+    """Return the parser of a command, and the tokens after its name.
+
+    Raises:
+        UserError: an unknown command or method.
+    """
     name, *rest = arguments
-    tokens = [name, *(token for token in rest[:1] if token in SUBCOMMANDS.get(name, ()))]
-    if name == "train" and "--method" in rest:
-        tokens += ["--method", rest[rest.index("--method") + 1]]
-    return [*tokens, "--help"]
-
-
-@cache
-def help_text(tokens: tuple[str, ...]) -> str:
-    """Return the output of a help command."""
-    out = io.StringIO()
-    with contextlib.redirect_stdout(out):
-        try:
-            status = main(list(tokens))
-        except SystemExit as end:
-            status = int(end.code or 0)
-    assert status == 0, tokens
-    return out.getvalue()
+    command = COMMANDS.get(name)
+    if command is not None and command.members:
+        command, rest = command.members.get(rest[0]), rest[1:]
+    if command is None:
+        raise UserError(f"unknown command {shlex.join(arguments[:2])}")
+    if name == "train":
+        values = dict(itertools.pairwise(rest))
+        return train_parser(get_method(values.get("--method", "alignclip"))), rest
+    return OptionParser(f"clipalign {name}", find(command.options)), rest
 
 
 def problems(arguments: list[str]) -> Iterator[str]:
-    """Yield what is wrong with a command: unknown names, flags, methods, protocols or choices."""
-    overview = help_text(("--help",))
-    name = arguments[0]
-    if name.startswith("-"):
-        if not re.search(rf"(?<![\w-]){re.escape(name)}(?![\w-])", overview) and name != "--version":
-            yield name
+    """Yield what is wrong with a command: an unknown name, option, method or protocol, or an invalid value."""
+    if arguments in (["--help"], ["--version"]):
         return
-    if not re.search(rf"^ +{re.escape(name)} ", overview, re.M):
-        yield name
-        return
-    values = dict(zip(arguments, [*arguments[1:], ""], strict=True))
-    for flag, known in (("--method", list_methods()), ("--protocol", list_protocols())):
-        if flag in values and values[flag] not in known:
-            yield f"{flag} {values[flag]}"
-            return
-    text = help_text(tuple(helped(arguments)))
-    for flag in (token for token in arguments if token.startswith("--") and token != "--help"):
-        entries = re.findall(rf"(?<![\w-]){flag}(?![\w-])[ =]*(\{{[^}}\n]*\}}(?!\|))?", text)
-        choices = {choice for entry in entries if entry for choice in entry.strip("{}").split(",")}
-        if not entries:
-            yield flag
-        elif choices and values[flag] not in choices:
-            yield f"{flag} {values[flag]}"
+    try:
+        parser, tokens = parser_of(arguments)
+        with contextlib.suppress(SystemExit), contextlib.redirect_stdout(io.StringIO()):
+            values = parser.parse(tokens)
+            if values.get("protocol") not in (None, *list_protocols()):
+                yield f"unknown protocol {values['protocol']}"
+    except UserError as error:
+        yield str(error)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
@@ -123,17 +109,18 @@ def test_pages_show_commands() -> None:
 @pytest.mark.parametrize(
     ("command", "fault"),
     [
-        ("trian --data x", "trian"),
-        ("train --dat x", "--dat"),
-        ("train --method erm --margin 1", "--margin"),
-        ("train --method nope", "--method nope"),
-        ("train --protocol nope", "--protocol nope"),
-        ("train --schedule linear", "--schedule linear"),
-        ("data check x --roots y", "--roots"),
+        ("trian --data x", "unknown command trian"),
+        ("train --dat x", "unknown option --dat;"),
+        ("train --method erm --margin 1", "--margin is an option of --method"),
+        ("train --method nope", "--method: unknown"),
+        ("train --protocol nope", "unknown protocol nope"),
+        ("train --schedule linear", "--schedule must be one of cosine, constant, not linear"),
+        ("data check x --roots y", "unknown option --roots"),
     ],
 )
 def test_invalid_commands_are_found(command: str, fault: str) -> None:
-    assert list(problems(shlex.split(command))) == [fault]
+    (problem,) = problems(shlex.split(command))
+    assert fault in problem
 
 
 def test_commands_are_read_from_blocks_and_inline_code() -> None:

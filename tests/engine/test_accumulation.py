@@ -22,10 +22,10 @@ from clipalign.core.types import Batch, Episode
 from clipalign.data.batches import CaptionTrainBatches
 from clipalign.data.registry import load_source
 from clipalign.engine.accumulation import contrastive_backward, micro_batches
+from clipalign.evaluation.results import read_results
 from clipalign.methods import Method, get_method
 from clipalign.methods.shared.contrastive import ContrastiveMethod
 from clipalign.protocols import build_episode
-from clipalign.runs.results import read_results
 from tests.helpers.processes import run_processes
 
 PRECISION = Precision("fp32", torch.device("cpu"))

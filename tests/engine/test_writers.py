@@ -12,8 +12,8 @@ import pytest
 from clipalign.commands import train as training
 from clipalign.commands.cli import main
 from clipalign.engine import writers
+from clipalign.evaluation.results import read_results
 from clipalign.runs.folder import RunFolder
-from clipalign.runs.results import read_results
 
 FAKE = """
 import json

@@ -1,4 +1,4 @@
-"""The measure of masks against sets, spelt out, and on masks whose answer is known."""
+"""Disentanglement of masks: against a literal implementation with sets, and on masks with known results."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import jaccard_score, roc_auc_score
 from torch import Tensor
 
-from clipalign.evaluation.disentanglement import active, disentanglement, overlap
+from clipalign.evaluation.disentanglement import active_dimensions, disentanglement, overlap
 
 LABELS = {"kind": ("x", "x", "y", "y", "z", "z")}
 PAIRS = np.array(list(combinations(range(6), 2)))
@@ -27,7 +27,7 @@ def jaccard(a: set[int], b: set[int]) -> float:
 
 
 def literal(single: Tensor, joined: Tensor, pairs: np.ndarray) -> dict[str, tuple[float, float]]:
-    """Union and intersection, (score, chance), with sets and loops."""
+    """Return (score, chance) of union and intersection, computed with sets and loops."""
     ones, twos = sets_of(single), sets_of(joined)
     members = [set(pair) for pair in pairs.tolist()]
     union, by_chance = [], []
@@ -57,7 +57,7 @@ def hard(shape: tuple[int, int], share: float, seed: int) -> Tensor:
 
 
 def modular(width: int = 3) -> tuple[Tensor, Tensor]:
-    """Concept c owns dimensions c width ... (c + 1) width - 1; pairs are unions."""
+    """Return masks in which concept c has dimensions c * width to (c + 1) * width - 1, and unions of pairs."""
     single = torch.eye(6).repeat_interleave(width, dim=1)
     return single, torch.maximum(single[PAIRS[:, 0]], single[PAIRS[:, 1]])
 
@@ -69,12 +69,12 @@ def modular(width: int = 3) -> tuple[Tensor, Tensor]:
     st.integers(1, 9),
     st.lists(st.sampled_from(PAIRS.tolist()), min_size=1, max_size=15),
 )
-def test_it_is_what_sets_say(seed: int, share: float, width: int, chosen: list[list[int]]) -> None:
+def test_disentanglement_matches_sets(seed: int, share: float, width: int, chosen: list[list[int]]) -> None:
     pairs = np.array(chosen)
     single, joined = hard((6, width), share, seed), hard((len(pairs), width), share, seed + 1)
     found = disentanglement(single, joined, pairs, LABELS)
     with np.errstate(all="ignore"), pytest.MonkeyPatch.context() as patch:
-        patch.setattr("warnings.warn", lambda *_, **__: None)  # means over nothing
+        patch.setattr("warnings.warn", lambda *_, **__: None)  # means of empty arrays
         known = literal(single, joined, pairs)
     for name, (score, chance) in known.items():
         match = getattr(found, name)
@@ -97,7 +97,7 @@ def test_it_is_what_sets_say(seed: int, share: float, width: int, chosen: list[l
 
 @settings(max_examples=30, deadline=None)
 @given(st.integers(0, 10**6), st.booleans())
-def test_overlap(seed: int, soft: bool) -> None:
+def test_overlap_matches_definition(seed: int, soft: bool) -> None:
     a = torch.rand(4, 7, generator=torch.Generator().manual_seed(seed))
     b = torch.rand(3, 7, generator=torch.Generator().manual_seed(seed + 1))
     if not soft:
@@ -113,10 +113,10 @@ def test_overlap(seed: int, soft: bool) -> None:
         assert float(overlap(a, b)[0, 0]) == pytest.approx(float(peer) if (a[0] + b[0]).any() else 1.0)
 
 
-def test_perfectly_modular_masks_score_1() -> None:
+def test_modular_masks_score_1() -> None:
     for soften in (False, True):
         single, joined = modular()
-        if soften:  # the same order of entries, less sharp
+        if soften:  # the same order of entries, not binary
             single, joined = 0.7 * single, 0.7 * joined
         found = disentanglement(single, joined, PAIRS, LABELS)
         for match in (found.union, found.intersection):
@@ -125,17 +125,17 @@ def test_perfectly_modular_masks_score_1() -> None:
         assert found.single.mean == 3 and found.joined.mean == 6
 
 
-def test_random_masks_of_any_width_have_no_excess() -> None:
+def test_random_masks_have_no_excess() -> None:
     for share in (0.1, 0.5, 0.95):
         single, joined = hard((6, 20000), share, 0), hard((15, 20000), share, 1)
         found = disentanglement(single, joined, PAIRS, LABELS)
         for match in (found.union, found.intersection):
             assert abs(match.excess or 0.0) < 0.03
-        # Wide masks match well all the same, which is why the excess is reported.
+        # Wide random masks have a high score, which is why the excess is reported.
         assert share < 0.9 or (found.union.score or 0) > 0.9
 
 
-def test_dimensions_that_every_text_has_add_nothing() -> None:
+def test_shared_dimensions_do_not_change_the_excess() -> None:
     single, joined = modular()
     found = disentanglement(
         torch.cat([single, torch.ones(6, 500)], 1), torch.cat([joined, torch.ones(15, 500)], 1), PAIRS, LABELS
@@ -144,7 +144,7 @@ def test_dimensions_that_every_text_has_add_nothing() -> None:
     assert (found.union.chance or 0) > 0.9
 
 
-def test_a_mask_that_reads_one_concept_alone_is_between() -> None:
+def test_masks_of_only_one_concept_have_intermediate_excess() -> None:
     single, _ = modular()
     found = disentanglement(single, single[PAIRS[:, 0]], PAIRS, LABELS)
     assert found.union.score == 0.5 and 0 < (found.union.excess or 0) < 1
@@ -152,7 +152,7 @@ def test_a_mask_that_reads_one_concept_alone_is_between() -> None:
 
 
 @pytest.mark.parametrize(("value", "empty", "full"), [(0.0, 1.0, 0.0), (1.0, 0.0, 1.0)])
-def test_masks_that_say_nothing(value: float, empty: float, full: float) -> None:
+def test_constant_masks_have_no_excess(value: float, empty: float, full: float) -> None:
     single, joined = torch.full((6, 8), value), torch.full((15, 8), value)
     found = disentanglement(single, joined, PAIRS, LABELS)
     for match in (found.union, found.intersection):
@@ -162,7 +162,7 @@ def test_masks_that_say_nothing(value: float, empty: float, full: float) -> None
     assert (found.single.empty, found.single.full, found.single.mean) == (empty, full, 8 * value)
 
 
-def test_related_concepts_are_found_by_their_overlap() -> None:
+def test_relations_compare_related_and_unrelated_overlap() -> None:
     single = torch.tensor([[1, 1, 0, 0, 0, 0], [0, 1, 1, 0, 0, 0], [0, 0, 0, 1, 1, 0], [0, 0, 0, 0, 1, 1.0]])
     found = disentanglement(single, single[:0], PAIRS[:0], {"kind": "xxyy", "all": "xxxx", "each": "abcd"})
     kind, together, apart = (found.relations[name] for name in ("kind", "all", "each"))
@@ -173,14 +173,14 @@ def test_related_concepts_are_found_by_their_overlap() -> None:
     assert found.union.score is None and found.intersection.count == 0 and found.joined.mean == 0
 
 
-def test_without_foreign_texts_there_is_no_chance() -> None:
+def test_chance_is_none_without_foreign_texts() -> None:
     single = modular()[0][:3]
     found = disentanglement(single, single[:1], np.array([[0, 1]]), {})
     assert found.union.score == 0.5 and found.union.chance is None and found.union.excess is None
 
 
-def test_widths() -> None:
-    found = active(torch.tensor([[0.0, 0.0, 0.0], [0.5, 0.2, 1.0], [0.9, 1.0, 0.6]]))
+def test_active_dimensions_are_counted() -> None:
+    found = active_dimensions(torch.tensor([[0.0, 0.0, 0.0], [0.5, 0.2, 1.0], [0.9, 1.0, 0.6]]))
     assert (found.mean, found.minimum, found.maximum, found.dimensions) == (pytest.approx(5 / 3), 0, 3, 3)
     assert found.size == pytest.approx(4.2 / 3) and found.empty == found.full == pytest.approx(1 / 3)
 
@@ -196,7 +196,9 @@ def test_widths() -> None:
         (torch.rand(3, 4), torch.rand(1, 4), [[0, 3]], "two different"),
     ],
 )
-def test_what_does_not_fit_is_refused(single: Tensor, joined: Tensor, pairs: list, message: str) -> None:
+def test_invalid_masks_pairs_or_labels_raise(
+    single: Tensor, joined: Tensor, pairs: list, message: str
+) -> None:
     with pytest.raises(ValueError, match=message):
         disentanglement(single, joined, np.array(pairs), {})
     with pytest.raises(ValueError, match="labels"):

@@ -1,4 +1,4 @@
-"""Masks of named concepts: which texts are asked for, and what the report says of a method that is right."""
+"""Masks of named concepts, and the report of a method with modular masks."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ LABELS = {"kind": ("animal", "animal", "food", "food", "toy", "toy")}
 
 
 class Words(ZeroShot):
-    """Masks that are the union of what the words own: two dimensions of each concept."""
+    """A method whose masks are unions of two dimensions per concept."""
 
     def caption_masks(self, texts: Sequence[str]) -> Tensor:
         masks = torch.zeros(len(texts), 2 * len(CONCEPTS))
@@ -41,7 +41,7 @@ def words(tiny: Backbone) -> Words:
     return method
 
 
-def test_the_report_of_modular_masks(words: Words) -> None:
+def test_report_of_modular_masks_has_excess_1(words: Words) -> None:
     found = mask_report(words, CONCEPTS, LABELS)
     assert found["union"]["excess"] == found["intersection"]["excess"] == 1
     assert found["single"]["mean"] == 2 and found["joined"]["mean"] == 4
@@ -50,12 +50,12 @@ def test_the_report_of_modular_masks(words: Words) -> None:
     assert json.loads(json.dumps(found)) == found
 
 
-def test_texts_that_are_too_long_are_counted(words: Words) -> None:
+def test_report_counts_truncated_texts(words: Words) -> None:
     form = "{} " + "and so on " * 40
     assert mask_report(words, CONCEPTS, LABELS, single=form)["cut_texts"] == 6
 
 
-def test_pairs_are_of_other_labels_and_repeatable() -> None:
+def test_draw_pairs_joins_other_labels_reproducibly() -> None:
     labels = LABELS["kind"]
     pairs = draw_pairs(labels, 3, seed=4)
     assert pairs.shape == (18, 2) and (draw_pairs(labels, 3, seed=4) == pairs).all()
@@ -68,7 +68,7 @@ def test_pairs_are_of_other_labels_and_repeatable() -> None:
     assert draw_pairs((), 2).shape == draw_pairs(("x",), 2).shape == (0, 2)
 
 
-def test_concepts_of_pictograms() -> None:
+def test_pictogram_concepts_have_subgroups_and_groups() -> None:
     phrases, labels = pictogram_concepts()
     assert len(phrases) == len(set(phrases)) == len(labels["group"]) == len(labels["subgroup"])
     assert {"a dog", "an octopus"} <= set(phrases)
@@ -76,7 +76,7 @@ def test_concepts_of_pictograms() -> None:
     assert list(labels) == ["subgroup", "group"]
 
 
-def test_masks_of_smartclip(tiny: Backbone) -> None:
+def test_masks_of_smartclip_are_binary(tiny: Backbone) -> None:
     method = get_method("smartclip")()
     torch.manual_seed(0)
     method.setup(tiny, names_episode(NamesOnly("", (), ("a",), ("{}",))), ("{}",))
@@ -88,6 +88,6 @@ def test_masks_of_smartclip(tiny: Backbone) -> None:
     assert mask_report(method, CONCEPTS, LABELS)["single"]["dimensions"] == 24
 
 
-def test_a_method_without_masks_says_so(tiny: Backbone) -> None:
+def test_masks_of_method_without_masks_raises(tiny: Backbone) -> None:
     with pytest.raises(UserError, match="zeroshot has no masks"):
         masks_of(zeroshot(tiny), ["a dog"])

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from tests.helpers.backbones import write_backbone
 
 
 class KnownTokens:
-    """Stands for a tower with 2 x 3 patches: patch 4 (row 1, column 1) carries text 0, patch 2 text 1."""
+    """A fake tower with 2 x 3 patches: patch 4 (row 1, column 1) matches text 0, patch 2 matches text 1."""
 
     grid = (2, 3)
     num_blocks = 6
@@ -23,27 +24,27 @@ class KnownTokens:
     def dense(
         self, images: Tensor, attention_layers: Sequence[int], guide: str, dual_blocks: int | None
     ) -> DenseFeatures:
-        self.asked = (tuple(attention_layers), guide, dual_blocks)
+        self.arguments = (tuple(attention_layers), guide, dual_blocks)
         tokens = torch.zeros(len(images), 6, 4)
-        tokens[:, 4, 0], tokens[:, 2, 1] = 7.0, 0.5  # lengths must not matter
+        tokens[:, 4, 0], tokens[:, 2, 1] = 7.0, 0.5  # norms must not matter
         attention = torch.tensor([[0.1, 0.1, 0.1, 0.1, 0.1, 0.5], [0.0, 0.0, 0.0, 0.0, 0.0, 1.0]])
         return DenseFeatures(tokens[:, 0], tokens, attention[:, None].expand(-1, len(images), -1), -tokens)
 
 
-def test_maps_are_laid_out_row_by_row() -> None:
+def test_maps_have_row_major_layout() -> None:
     backbone = KnownTokens()
     maps = make_maps(backbone, torch.zeros(2, 3, 8, 12), torch.eye(4)[:2])  # type: ignore[arg-type]
-    assert backbone.asked == ((0, 1), "dv", None)
+    assert backbone.arguments == ((0, 1), "dv", None)
     assert maps.attention.shape == (2, 2, 3) and maps.patches.shape == (2, 2, 2, 3)
     expected = torch.zeros(2, 2, 3)
     expected[0, 1, 1], expected[1, 0, 2] = 1, 1
     torch.testing.assert_close(maps.patches[0], expected)
     torch.testing.assert_close(maps.guide[1], -expected)
-    # Mean over the layers.
+    # averaged over layers
     torch.testing.assert_close(maps.attention[0, 1], torch.tensor([0.05, 0.05, 0.75]))
 
 
-def test_one_class_per_image() -> None:
+def test_maps_of_classes_select_one_text_per_image() -> None:
     maps = make_maps(KnownTokens(), torch.zeros(2, 3, 8, 12), torch.eye(4)[:2])  # type: ignore[arg-type]
     chosen = maps.of(torch.tensor([1, 0]))
     assert chosen.patches[0, 0, 2] == 1 and chosen.patches[1, 1, 1] == 1
@@ -56,7 +57,7 @@ def test_aligned_layers_are_the_first_third(blocks: int, layers: tuple[int, ...]
 
 
 @pytest.mark.parametrize("kind", ["tiny_spec", "resnet_spec", "wide_spec"])
-def test_maps_of_any_tower(kind: str, request: pytest.FixtureRequest) -> None:
+def test_maps_of_every_tower_have_grid_shape(kind: str, request: pytest.FixtureRequest) -> None:
     backbone = load(request.getfixturevalue(kind))
     images = torch.randn(3, 3, *backbone.image_size, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
@@ -75,7 +76,7 @@ def wide_spec(tmp_path_factory: pytest.TempPathFactory) -> str:
     return write_backbone(tmp_path_factory.mktemp("wide") / "vit", vision={"image_size": (16, 48)})
 
 
-def test_a_picture_has_a_cell_for_each_map_and_is_written(tmp_path) -> None:
+def test_grid_figure_has_a_cell_per_map(tmp_path: Path) -> None:
     image, heat = np.full((6, 8, 3), 0.5), np.linspace(0, 1, 48).reshape(6, 8)
     blocks = [Block("", ("image",)), Block("before", ("attention", "similarity"))]
     rows = [[Panel(image, caption="bell"), Panel(image, (heat, heat), "tent", right=False)]] * 2
@@ -87,7 +88,7 @@ def test_a_picture_has_a_cell_for_each_map_and_is_written(tmp_path) -> None:
     assert path.read_bytes()[:4] == b"\x89PNG"
 
 
-def test_overlay_is_bright_where_the_map_is_high() -> None:
+def test_overlay_is_brighter_for_high_values() -> None:
     image = np.random.default_rng(0).uniform(0, 1, (4, 4, 3))
     high, low = overlay(image, np.ones((4, 4))), overlay(image, np.zeros((4, 4)))
     assert (high.sum(axis=-1) > low.sum(axis=-1)).all()

@@ -1,4 +1,4 @@
-"""What `explain --masks` draws and writes, on a method whose masks are known."""
+"""`explain --masks` on a method with known masks."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from clipalign.commands import explain as command
 from clipalign.commands.cli import main
 from clipalign.commands.explain import explain
 from clipalign.core.errors import UserError
 from clipalign.explain.masks import mask_figure, view_masks
 from clipalign.methods.zeroshot import ZeroShot
+from clipalign.runs import opening
 from clipalign.runs.run import zeroshot
 
 OWNED = {"red": (0, 1), "apple": (1, 2, 3), "guitar": (8,)}
 
 
 class Words(ZeroShot):
-    """A mask is the union of what its words own."""
+    """The mask of a text is the union of the dimensions of its words."""
 
     def caption_masks(self, texts: Sequence[str]) -> Tensor:
         masks = torch.zeros(len(texts), 24)
@@ -37,25 +37,25 @@ class Words(ZeroShot):
 
 @pytest.fixture
 def masked(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Every backbone comes with those masks."""
+    """Open every backbone as a method with those masks."""
 
     def with_masks(*arguments: Any) -> Words:
         method = Words()
         method.__dict__.update(zeroshot(*arguments).__dict__)
         return method
 
-    monkeypatch.setattr(command, "zeroshot", with_masks)
+    monkeypatch.setattr(opening, "zeroshot", with_masks)
     yield
 
 
-def test_numbers_and_picture(
+def test_masks_are_drawn_printed_and_written(
     masked: None, tiny_spec: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "masks"
     texts = ["a red apple", "a guitar", "an apple", "a $5 or $6 thing", "a guitar"]
     assert main(["explain", tiny_spec, "--masks", *texts, "--out", str(out), "--device", "cpu"]) == 0
-    said = capsys.readouterr().out
-    assert "4 of 24" in said and "0.75" in said and "1 texts were given more than once" in said
+    output = capsys.readouterr().out
+    assert "4 of 24" in output and "0.75" in output and "1 duplicate texts were dropped" in output
     assert sorted(path.name for path in out.iterdir()) == ["masks.json", "masks.png"]
     facts = json.loads((out / "masks.json").read_text())
     assert [t["text"] for t in facts["texts"]] == texts[:4]
@@ -67,7 +67,7 @@ def test_numbers_and_picture(
         assert picture.width > picture.height > 100
 
 
-def test_one_text_and_one_that_is_cut(
+def test_truncated_text_is_reported(
     masked: None, tiny_spec: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     text = "red " + "word " * 98
@@ -78,16 +78,14 @@ def test_one_text_and_one_that_is_cut(
     assert facts["jaccard_overlap"] == [[1]]
 
 
-def test_many_texts(masked: None, tiny_spec: str) -> None:
-    from clipalign.backbone import load
-
-    view = view_masks(command.zeroshot(load(tiny_spec)), [f"red {i}" for i in range(30)])
+def test_figure_of_many_texts_has_no_numbers(masked: None, tiny_spec: str) -> None:
+    view = view_masks(opening.open_model(tiny_spec).method, [f"red {i}" for i in range(30)])
     figure = mask_figure(view)
     assert not any("0.0" in text.get_text() or "1.00" in text.get_text() for text in figure.axes[0].texts)
     assert figure.axes[1].images[0].get_array().shape == (30, 24)
 
 
-def test_with_an_image_and_the_measure(
+def test_masks_with_image_and_disentanglement_write_all_files(
     masked: None, tiny_spec: str, squares_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     image = squares_folder / "dark" / "red_square" / "0.png"
@@ -105,7 +103,9 @@ def test_with_an_image_and_the_measure(
     assert "union against the joined mask" in capsys.readouterr().out
 
 
-def test_a_method_without_masks_writes_nothing(tiny_spec: str, squares_folder: Path, tmp_path: Path) -> None:
+def test_method_without_masks_raises_and_writes_nothing(
+    tiny_spec: str, squares_folder: Path, tmp_path: Path
+) -> None:
     image = squares_folder / "dark" / "red_square" / "0.png"
     for given in ({"masks": ["a dog"]}, {"disentanglement": True}):
         with pytest.raises(UserError, match="zeroshot has no masks"):
@@ -121,7 +121,7 @@ def test_a_method_without_masks_writes_nothing(tiny_spec: str, squares_folder: P
         ({}, "--text"),
     ],
 )
-def test_bad_input_is_named(tiny_spec: str, tmp_path: Path, change: dict, message: str) -> None:
+def test_invalid_options_raise(tiny_spec: str, tmp_path: Path, change: dict, message: str) -> None:
     with pytest.raises(UserError, match=message):
         explain(tiny_spec, out=tmp_path / "out", **change)
     assert not (tmp_path / "out").exists()

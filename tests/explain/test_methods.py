@@ -1,4 +1,4 @@
-"""The maps are those of the model that predicts: with its prompts, and beside its logits."""
+"""`explain` uses the towers and texts of the predictions, prompts included."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ PROMPTED = ("maple", "promptsrc")
 
 
 def moved(name: str, **options: Any) -> Any:
-    """A prompt learner whose vectors are somewhere."""
-    # Six blocks: attention is drawn from a third of them, and in the first one no prompt has been seen yet.
+    """Return a prompt learner with vectors away from their initial values."""
+    # Attention comes from the first third of the blocks; the first block has not seen a prompt yet, so six are needed.
     method = ready(get_method(name), backbone(vision_layers=6), **options)
     with torch.no_grad():
         for parameter in method.parameters():
@@ -34,7 +34,7 @@ def moved(name: str, **options: Any) -> Any:
 
 
 @pytest.mark.parametrize("name", [*PROMPTED, "coop", "cocoop", "dpl"])
-def test_the_cosines_shown_are_the_logits_of_the_classifier(name: str, squares_folder: Path) -> None:
+def test_explain_cosines_match_classifier_logits(name: str, squares_folder: Path) -> None:
     method = moved(name)
     picture = read_image(squares_folder / "dark" / "red_square" / "0.png")
     shown = _explain("after", method, picture, NAMES)
@@ -42,7 +42,7 @@ def test_the_cosines_shown_are_the_logits_of_the_classifier(name: str, squares_f
     images = preprocess.normalise(evaluation_view(picture, preprocess)[None])
     with torch.no_grad():
         logits = method.classifier(NAMES)(images)[0]
-        # Neither the bare towers nor the texts as they stand would give them.
+        # The towers without prompts give other logits.
         bare = F.normalize(method.backbone.encode_image(images), dim=-1)
         plain = bare @ F.normalize(method.backbone.encode_text(list(NAMES)), dim=-1).T
     torch.testing.assert_close(
@@ -51,7 +51,7 @@ def test_the_cosines_shown_are_the_logits_of_the_classifier(name: str, squares_f
     assert not torch.allclose(method.scale * plain[0], logits, atol=0.1)
 
 
-def test_kept_prompts_of_dpl_are_shown_too(squares_folder: Path) -> None:
+def test_explain_uses_stored_prompts_of_dpl(squares_folder: Path) -> None:
     method = moved("dpl", prompt_from="training")
     method.generator.remember(torch.randn_like(method.generator.mean))
     picture = read_image(squares_folder / "dark" / "red_square" / "0.png")
@@ -64,7 +64,7 @@ def test_kept_prompts_of_dpl_are_shown_too(squares_folder: Path) -> None:
 
 
 @pytest.mark.parametrize("name", PROMPTED)
-def test_maps_are_of_the_prompted_tower(name: str, squares_folder: Path) -> None:
+def test_maps_come_from_the_prompted_tower(name: str, squares_folder: Path) -> None:
     method = moved(name)
     picture = read_image(squares_folder / "dark" / "red_square" / "0.png")
     shown = _explain("after", method, picture, NAMES).maps
@@ -79,7 +79,9 @@ def test_maps_are_of_the_prompted_tower(name: str, squares_folder: Path) -> None
         assert not torch.allclose(getattr(shown, part), getattr(bare, part), atol=1e-4), part
 
 
-def test_a_run_with_prompts_end_to_end(tiny_spec: str, squares_folder: Path, tmp_path: Path) -> None:
+def test_explain_of_prompted_run_differs_from_zero_shot(
+    tiny_spec: str, squares_folder: Path, tmp_path: Path
+) -> None:
     out = tmp_path / "maple"
     arguments = ["train", "--method", "maple", "--data", str(squares_folder), "--target", "grey"]
     arguments += ["--protocol", "domain-shift", "--backbone", tiny_spec, "--steps", "2"]
@@ -88,7 +90,7 @@ def test_a_run_with_prompts_end_to_end(tiny_spec: str, squares_folder: Path, tmp
     files = explain(out, image, ["red square", "green square"], out=tmp_path / "maps")
     with np.load(files[1]) as maps:
         assert np.abs(maps["maple_patches"] - maps["zero-shot_patches"]).max() > 1e-4
-    # Texts reach the zero-shot model as they are, and the run as class names.
+    # The zero-shot model encodes texts as they are, the run as class names.
     run = open_run(out)
     images = torch.zeros(1, 3, *run.backbone.image_size)
     own, plain = (m.spoken(["red square"], images) for m in (run.method, zeroshot(run.backbone)))

@@ -32,7 +32,7 @@ def preprocess(height: int, width: int) -> Preprocess:
         ((1, 1), (64, 64), (1, 1)),
     ],
 )
-def test_what_is_shown_is_what_the_model_sees(
+def test_visible_part_has_the_shape_of_the_model_input(
     image: tuple[int, int], model: tuple[int, int], shape: tuple[int, int]
 ) -> None:
     part = visible_part(Image.new("RGB", image, "white"), preprocess(*model))
@@ -40,18 +40,18 @@ def test_what_is_shown_is_what_the_model_sees(
     assert part.min() > 0.99  # nothing from outside the image
 
 
-def test_the_part_is_the_centre() -> None:
+def test_visible_part_is_the_centre() -> None:
     pixels = np.zeros((40, 100, 3), np.uint8)
     pixels[:, 30:70] = 255
     assert visible_part(Image.fromarray(pixels), preprocess(64, 64)).mean() > 0.95
 
 
-def test_heat_fills_its_range() -> None:
+def test_heat_spans_zero_to_one() -> None:
     shown = heat(torch.rand(3, 5, generator=torch.Generator().manual_seed(0)), (30, 50))
     assert shown.shape == (30, 50) and shown.min() == 0 and shown.max() == 1
 
 
-def test_a_backbone_is_shown_alone(
+def test_backbone_is_explained_without_a_second_model(
     tmp_path: Path, image_file: Path, tiny_spec: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     files = run_explain([tiny_spec, str(image_file), "--text", "a bell", "--out", str(tmp_path / "maps")])
@@ -73,7 +73,7 @@ def test_a_backbone_is_shown_alone(
         ({"out": "full"}, "--out"),
     ],
 )
-def test_bad_input_is_named(
+def test_invalid_options_raise(
     tmp_path: Path, image_file: Path, tiny_spec: str, change: dict, message: str
 ) -> None:
     (tmp_path / "text.png").write_text("not an image", encoding="utf-8")

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from clipalign.core.errors import UserError
-from clipalign.core.types import Episode
-from clipalign.data.splits import FixedSplits, hold_out, seed_hash
+from clipalign.core.types import Episode, FixedSplits
+from clipalign.data.splits import hold_out, seed_hash
 from clipalign.protocols import build_episode, list_protocols
 from tests.helpers.sources import TableSource
 

@@ -10,16 +10,19 @@ import yaml
 from rich.console import Console
 
 from clipalign.commands.report import run_report
-from clipalign.data.captions.sets import caption_sets
+from clipalign.data.published.declarations import caption_sets
+from clipalign.evaluation.metrics import METRICS
+from clipalign.evaluation.results import ResultRow, write_results
 from clipalign.report.accuracy import accuracy_tables
 from clipalign.report.document import Grid
 from clipalign.report.published import published_recall_section, published_recalls
 from clipalign.report.render import print_tables
 from clipalign.report.result_table import ResultTable
-from clipalign.report.retrieval import COLUMNS, recall_tables
+from clipalign.report.retrieval import recall_tables
 from clipalign.report.rows import ReportRow
 from clipalign.report.tables import all_tables
-from clipalign.runs.results import ResultRow, write_results
+
+COLUMNS = [field.name for field in METRICS.get("recall").fields if not field.variant]
 
 
 def numbers(value: float, *prefixes: str) -> dict[str, float]:
@@ -131,7 +134,7 @@ def test_published_recalls_match_known_data_and_fields() -> None:
     names = set(caption_sets())
     for number in published_recalls():
         assert number.data in names and number.recall in COLUMNS and 0 < float(number.percent) < 100
-        test = caption_sets()[number.data].tests
+        test = caption_sets()[number.data].test
         assert number.test == test and number.source and number.backbone.startswith("CLIP ViT-")
     places = [(n.source, n.data, n.test, n.method, n.backbone, n.recall) for n in published_recalls()]
     assert len(set(places)) == len(places)

@@ -13,7 +13,8 @@ import yaml
 
 from clipalign.commands.report import write_report
 from clipalign.core.errors import UserError
-from clipalign.data.published.tables import declarations
+from clipalign.data.published.declarations import image_sets
+from clipalign.evaluation.results import ResultRow, write_results
 from clipalign.methods import all_methods
 from clipalign.protocols import list_protocols
 from clipalign.report.bootstrap import Estimate, UnitValues, bootstrap
@@ -23,7 +24,6 @@ from clipalign.report.document import Grid
 from clipalign.report.published import published_accuracies, published_accuracy_section
 from clipalign.report.rows import ReportRow
 from clipalign.report.sections import difference_section
-from clipalign.runs.results import ResultRow, write_results
 
 
 def write_run(
@@ -136,7 +136,7 @@ def test_unknown_baseline_raises_with_the_known_lines(tmp_path: Path) -> None:
 
 
 def test_published_accuracies_match_known_methods_data_and_protocols() -> None:
-    methods, data = {m.name for m in all_methods()}, {*declarations(), "imagenet-shift"}
+    methods, data = {m.name for m in all_methods()}, {*image_sets(), "imagenet-shift"}
     for p in published_accuracies():
         assert 0 < float(p.percent) <= 100 and p.protocol in list_protocols()
         assert p.method in methods
@@ -186,7 +186,7 @@ def difference(value: float, low: float, high: float) -> tuple[str, ...]:
 
 
 def test_difference_of_zero_is_printed_without_sign() -> None:
-    assert difference(0, 0, 0) == ("0.0", "same predictions", "no")
+    assert difference(0, 0, 0) == ("0.0", "equal on all units", "no")
     assert difference(-0.0004, -0.02, 0.0002) == ("0.0", "-2.0 to 0.0", "no")
     assert difference(0.0003, 0.0001, 0.0004) == ("0.0", "+0.01 to +0.04", "yes")
     assert difference(0.05, 0.01, 0.09) == ("+5.0", "+1.0 to +9.0", "yes")

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from clipalign.evaluation.results import ResultRow
 from clipalign.report.accuracy import accuracy_tables
 from clipalign.report.forgetting import forgetting
 from clipalign.report.html import table_html
@@ -16,7 +17,6 @@ from clipalign.report.markdown import table_markdown
 from clipalign.report.render import print_tables, tables_csv
 from clipalign.report.result_table import Cell, ResultTable
 from clipalign.report.rows import ReportRow
-from clipalign.runs.results import ResultRow
 
 
 def row(

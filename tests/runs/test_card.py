@@ -8,8 +8,8 @@ import pytest
 from huggingface_hub import ModelCard
 
 from clipalign.commands.cli import main
+from clipalign.evaluation.results import ResultRow
 from clipalign.runs.card import base_model, card_data, licences, limits, model_card
-from clipalign.runs.results import ResultRow
 
 RECORD: dict[str, Any] = {
     "command": "clipalign train --method erm",
@@ -69,7 +69,8 @@ def test_card_of_captions_has_recalls(
     arguments += ["--data-root", str(squares_folder), "--backbone", tiny_spec, "--batch-size", "4"]
     assert main([*arguments, "--out", str(tmp_path / "run")]) == 0
     text = (tmp_path / "run" / "README.md").read_text()
-    assert "text to image @1" in text and "| long |" in text and "Protocol: retrieval." in text
+    assert "| T2I R@1 |" in text and "T2I: captions whose image is" in text
+    assert "| long |" in text and "Protocol: retrieval." in text
     assert "Trained classes" not in text and "None" not in text
     results = ModelCard(text).data.eval_results
     assert {"text to image recall@1 (%)", "image to text recall@10 (%)"} <= {r.metric_name for r in results}
@@ -87,10 +88,12 @@ def test_metadata_holds_base_model_data_and_every_accuracy() -> None:
 
 
 def test_card_shortens_lists_and_escapes_cells() -> None:
-    text = model_card(RECORD, [row(test="a|b", domain_accuracy={"noto": 0.5, "twemoji": 0.25})]).content
+    text = model_card(
+        RECORD, [row(test="a|b", domain_accuracy={"noto": 0.5, "twemoji": 0.25}), row(top5=0.5, classes=9)]
+    ).content
     assert "class 11 and 8 more." in text and "class 12" not in text
     assert "a photo of a {}. | a | b and 1 more." in text
-    assert "| a\\|b | 25.0 | – | – | – | 10 |  |  |" in text
+    assert "| a\\|b | 25.0 | – | 10 |  |  |" in text and "| new | 25.0 | 50.0 | 10 | 9 |  |" in text
     assert "Its worst domain in a|b is twemoji: 25.0 %." in text
     assert not re.search(r"\n{3,}", text)
 

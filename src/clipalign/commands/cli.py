@@ -1,49 +1,71 @@
-"""The command line. Nothing heavy is imported before a command is known, so that help comes at once."""
+"""The command line. A command's module is imported when the command is chosen, so that `--help` is quick."""
 
 from __future__ import annotations
 
+import difflib
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Any
 
 from ..core.errors import UserError
 from ..core.version import __version__
 
-# Command -> (what it does, module, function of (arguments, prog)). A new command is one line here.
-COMMANDS: dict[str, tuple[str, str, str]] = {
-    "demo": (
-        "fine-tune the shipped model on the shipped data and write a report",
-        "clipalign.commands.demo",
-        "run",
+
+@dataclass(frozen=True)
+class Command:
+    """One command.
+
+    Attributes:
+        summary: one line for `clipalign --help`.
+        run: "module:function", relative to this package; the function takes tokens and the command's name.
+        options: "module:class" of the dataclass of its options; empty for a group of commands.
+        members: commands of a group, by name.
+    """
+
+    summary: str
+    run: str
+    options: str = ""
+    members: Mapping[str, Command] = field(default_factory=dict)
+
+
+DATA = {
+    "check": Command("check a data set before training", "data:run_check", "data:CheckConfig"),
+    "prepare": Command("lay out a published set from its archives", "data:run_prepare", "data:PrepareConfig"),
+    "list": Command("list published sets, their licences and sources", "data:run_list", "data:ListConfig"),
+}
+# A new command is one entry.
+COMMANDS = {
+    "demo": Command(
+        "fine-tune the shipped model on the shipped data and write a report", "demo:run", "demo:DemoConfig"
     ),
-    "train": ("fine-tune a backbone and score it on a protocol", "clipalign.commands.train", "run_training"),
-    "eval": ("score a run, or a backbone zero-shot", "clipalign.commands.eval", "run_evaluation"),
-    "data": ("check images before training; lay out published sets", "clipalign.commands.data", "run_data"),
-    "predict": ("name what is on images", "clipalign.commands.predict", "run_prediction"),
-    "explain": ("draw where a model looks", "clipalign.commands.explain", "run_explain"),
-    "sweep": (
-        "do all runs of a study, several at once, through kills",
-        "clipalign.commands.sweep",
-        "run_sweep",
+    "train": Command(
+        "fine-tune a backbone and score it on a protocol", "train:run_training", "..core.config:TrainConfig"
     ),
-    "export": (
-        "write a model for open_clip, Hugging Face or ONNX",
-        "clipalign.commands.export",
-        "run_export",
+    "eval": Command("score a run, or a backbone zero-shot", "eval:run_evaluation", "eval:EvalConfig"),
+    "data": Command("check data before training; lay out published sets", "data:run_data", members=DATA),
+    "predict": Command("classify images", "predict:run_prediction", "predict:PredictConfig"),
+    "explain": Command("draw where a model looks", "explain:run_explain", "explain:ExplainConfig"),
+    "sweep": Command(
+        "run a study, several runs at a time, and resume it", "sweep:run_sweep", "sweep:SweepConfig"
     ),
-    "report": ("tables and pictures from runs", "clipalign.commands.report", "run_report"),
-    "bench": ("what a step of each method costs, side by side", "clipalign.commands.bench", "run_bench"),
-    "list": (
-        "print the methods, data sets, backbones or protocols there are",
-        "clipalign.commands.list",
-        "run_list",
+    "export": Command(
+        "write a model for open_clip, Hugging Face or ONNX", "export:run_export", "export:ExportConfig"
+    ),
+    "report": Command("write tables and plots of runs", "report:run_report", "report:ReportConfig"),
+    "bench": Command("measure the cost of a step of each method", "bench:run_bench", "bench:BenchConfig"),
+    "list": Command("list methods, data sets, backbones or protocols", "list:run_list", "list:ListConfig"),
+    "completion": Command(
+        "print a script that completes commands in a shell",
+        "completion:run_completion",
+        "completion:CompletionConfig",
     ),
 }
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; returns the exit status: 0, or 2 for input that the user can mend."""
+    """Run a command; returns the exit status: 0, or 2 for invalid input."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     name = arguments[0] if arguments else "--help"
     if name in ("-h", "--help"):
@@ -54,37 +76,42 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     try:
         if name not in COMMANDS:
-            raise UserError(f'unknown command "{name}"; choose one of: {", ".join(COMMANDS)}')
-        if name == "train" and {"-h", "--help"} & set(arguments):
-            from ..runs.options import (
-                train_options,  # needs no towers, whose import takes longer than all the rest
-            )
+            near = difflib.get_close_matches(name, COMMANDS, n=1)
+            hint = f"; did you mean {near[0]}?" if near else f"; choose one of: {', '.join(COMMANDS)}"
+            raise UserError(f'unknown command "{name}"{hint}')
+        if name == "train" and {"-h", "--help", "--help-all"} & set(arguments):
+            from ..runs.options import train_options
 
-            train_options(arguments[1:])
-        _, module, function = COMMANDS[name]
-        run: Callable[[Sequence[str], str], Any] = getattr(import_module(module), function)
+            train_options(arguments[1:])  # prints help without importing the towers
+        run: Callable[[Sequence[str], str], Any] = find(COMMANDS[name].run)
         run(arguments[1:], f"clipalign {name}")
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    except BrokenPipeError:  # the reader of a pipe has seen enough
+    except BrokenPipeError:  # the reader of a pipe has closed it
         sys.stderr.close()
         return 1
     return 0
 
 
+def find(target: str) -> Any:
+    """Return a function or class of a command's module, given as "module:name"."""
+    module, _, name = target.partition(":")
+    return getattr(import_module(module if module.startswith(".") else f".{module}", __package__), name)
+
+
 def overview() -> str:
-    """The text of `clipalign --help`."""
+    """Return the text of `clipalign --help`."""
     width = max(map(len, COMMANDS))
-    lines = [f"  {name:{width}}  {summary}" for name, (summary, _, _) in COMMANDS.items()]
+    lines = [f"  {name:{width}}  {command.summary}" for name, command in COMMANDS.items()]
     return "\n".join(
         [
             "usage: clipalign COMMAND [OPTIONS]",
             "",
-            "Fine-tune CLIP-like models so that they stay right in new domains and on new classes.",
+            "Fine-tune CLIP-like models so that they generalise to new domains and new classes.",
             "",
             *lines,
             "",
-            "clipalign COMMAND --help shows a command's options; --config FILE reads them from YAML.",
+            "clipalign COMMAND --help prints a command's options; --config FILE reads them from YAML.",
         ]
     )

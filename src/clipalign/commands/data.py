@@ -12,9 +12,8 @@ from ..core.errors import UserError
 from ..core.parsing import make_config, parse_config
 from ..data.check import report
 from ..data.published.archives import prepare
-from ..data.published.tables import declarations, declared
+from ..data.published.declarations import find_image_set, image_sets
 from ..data.registry import source_from
-from ..data.sources.table import any_names
 
 USAGE = """usage: clipalign data check DATA [OPTIONS]     check a data set before training
        clipalign data prepare NAME [OPTIONS]   lay out a published set from its archives
@@ -69,19 +68,21 @@ class PrepareConfig:
             raise UserError("data prepare needs --archive FILE [FILE ...]")
 
 
+@dataclass(frozen=True)
+class ListConfig:
+    """Print the published sets, their licences and where to get them."""
+
+
 def run_data(tokens: Sequence[str], prog: str = "clipalign data") -> None:
-    """Run a sub-command."""
-    what = tokens[0] if tokens else "--help"
-    if what in ("-h", "--help"):
+    """Run one of the commands of this group."""
+    commands = {"check": run_check, "prepare": run_prepare, "list": run_list}
+    name = tokens[0] if tokens else "--help"
+    if name in ("-h", "--help"):
         print(USAGE)
-    elif what == "check":
-        run_check(tokens[1:], f"{prog} check")
-    elif what == "prepare":
-        run_prepare(tokens[1:], f"{prog} prepare")
-    elif what == "list":
-        list_published()
+    elif name in commands:
+        commands[name](tokens[1:], f"{prog} {name}")
     else:
-        raise UserError(f'data: unknown command "{what}"; choose one of: check, prepare, list')
+        raise UserError(f'data: unknown command "{name}"; choose one of: {", ".join(commands)}')
 
 
 def check_data(
@@ -118,8 +119,7 @@ def run_check(tokens: Sequence[str], prog: str = "clipalign data check") -> list
 def check(config: CheckConfig) -> list[str]:
     """Check a data set; see `check_data`."""
     options = config.source_options()
-    with any_names():
-        source = source_from(options)
+    source = source_from(options, check_names=False)
     return report(source, options, config.sheet, config.seed)
 
 
@@ -130,10 +130,10 @@ def run_prepare(tokens: Sequence[str], prog: str = "clipalign data prepare") -> 
         UserError: invalid input, or counts that differ from the published ones; the files are kept then.
     """
     config = parse_config(PrepareConfig, tokens, prog)
-    declaration = declared(config.name)
+    declaration = find_image_set(config.name)
     if declaration is None:
         raise UserError(
-            f'data prepare: unknown set "{config.name}"; choose one of: {", ".join(declarations())}'
+            f'data prepare: unknown set "{config.name}"; choose one of: {", ".join(image_sets())}'
         )
     problems = prepare(declaration, config.archive, config.root, config.exclude)
     where = f"{declaration.title} is laid out in {config.root / declaration.folder}"
@@ -146,8 +146,9 @@ def run_prepare(tokens: Sequence[str], prog: str = "clipalign data prepare") -> 
     print(f"To check:\n  clipalign data check {declaration.name} --data-root {config.root}")
 
 
-def list_published() -> None:
+def run_list(tokens: Sequence[str], prog: str = "clipalign data list") -> None:
     """Print the published sets, their licences and where to get them."""
+    parse_config(ListConfig, tokens, prog)
     from rich.console import Console
     from rich.table import Table as RichTable
 
@@ -156,12 +157,12 @@ def list_published() -> None:
         lines = RichTable(
             "name", "folder", "classes", "images", "template", "licence", "get it from", show_lines=True
         )
-        for d in declarations().values():
+        for d in image_sets().values():
             images = " or ".join(str(sum(counts)) for counts in d.counts)
             lines.add_row(d.name, d.folder, str(d.classes), images, d.template, d.licence, d.obtain)
         console.print(lines)
         return
-    for d in declarations().values():
+    for d in image_sets().values():
         images = " or ".join("/".join(map(str, counts)) for counts in d.counts)
         parts = ", ".join(d.domains) or "train, validation, test"
         print(f"{d.name}: {d.title}, {d.classes} classes; {parts}: {images} images")

@@ -22,13 +22,13 @@ from ..data.registry import name_of, opened, source_from
 from ..engine.console import result_lines
 from ..engine.progress import Reporter
 from ..evaluation import EvalLoader
-from ..evaluation.captions import caption_rows, found_by_caption
-from ..evaluation.rows import domain_tests, result_rows, score, write_predictions
+from ..evaluation.results import FILE, ResultRow, write_results
+from ..evaluation.retrieval import retrieval_outputs, retrieval_rows
+from ..evaluation.scoring import domain_tests, result_rows, score, write_predictions
 from ..protocols import RETRIEVAL, episode_from
 from ..runs.folder import check_out
 from ..runs.opening import OpenedModel, open_model
 from ..runs.options import row_facts
-from ..runs.results import FILE, ResultRow, write_results
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,12 +140,13 @@ def score_model(config: EvalConfig, command: str, source: Source | None = None) 
     extra = {**facts.get("extra", {}), "interpolation": preprocess.interpolation}
     facts |= {"data": config.data.data, "extra": extra}
     if episode is not None and episode.caption_tests:
-        rows = caption_rows(found_by_caption(views, method, episode.caption_tests, "test"), facts)
+        outputs = retrieval_outputs(views, method, episode.caption_tests, "test")
+        rows = retrieval_rows(episode.caption_tests, outputs, facts)
         config.out.mkdir(parents=True, exist_ok=True)
     else:
         tests = domain_tests(source) if episode is None else episode.tests
         scores = score(views, lambda names: method.classifier(names, templates), tests)
-        if all(scored.accuracy is None for scored in scores):
+        if all(one.outputs is None for one in scores):
             raise UserError(f"MODEL {config.model}: {scores[0].reason}")
         rows = result_rows(scores, source, facts)
         config.out.mkdir(parents=True, exist_ok=True)

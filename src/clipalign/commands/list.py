@@ -31,11 +31,11 @@ def run_list(tokens: Sequence[str], prog: str = "clipalign list") -> None:
 
         print("\n".join(list_protocols()))
     elif what == "data":
-        from ..data.registry import summaries
+        from ..data.registry import SOURCES
 
-        by_name = summaries()
-        width = max(map(len, by_name))
-        print("\n".join(f"{name:{width}}  {summary}" for name, summary in by_name.items()))
+        width = max(map(len, SOURCES.names()))
+        for name, source in SOURCES.all().items():
+            print(f"{name:{width}}  {source.summary}")
     else:
         print_methods()
 

@@ -24,7 +24,7 @@ from ..core.config import Options, facts
 from ..core.errors import UserError
 from ..core.parsing import make_config, parse_config
 from ..core.precision import Precision, select_device
-from ..data.decode import evaluation_view, fault, printable, read_image
+from ..data.decode import decode_error, evaluation_view, printable, read_image
 from ..data.sources.folder import images_in
 from ..protocols.names_only import NamesOnly
 from ..runs.opening import open_model
@@ -183,7 +183,7 @@ def find_images(paths: Sequence[Path]) -> tuple[list[Path], frozenset[Path]]:
                 raise UserError(f"predict: no images in {path}")
             found += inside
         else:
-            if fault(path):
+            if decode_error(path):
                 read_image(path)  # raises, with the file's name
             found.append(path)
     return found, frozenset(path for path in paths if not path.is_dir())

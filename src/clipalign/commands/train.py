@@ -24,11 +24,11 @@ from ..engine.log import RunLog
 from ..engine.progress import Reporter
 from ..engine.setup import PreparedRun, RunCache, prepare
 from ..engine.writers import Writers, check_writers
+from ..evaluation.results import ResultRow, read_results, write_results
 from ..protocols import write_skipped, write_split
 from ..runs.card import write_card
 from ..runs.folder import RunFolder, check_out, check_same, write_config
 from ..runs.options import TrainOptions, row_facts, train_command, train_options, train_options_from
-from ..runs.results import ResultRow, read_results, write_results
 from ..runs.run import Run, open_run
 
 

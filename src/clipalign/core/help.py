@@ -16,7 +16,9 @@ COLUMNS = 80
 INDENT = 28  # columns before help texts
 
 
-class _Formatter(argparse.HelpFormatter):
+class HelpFormatter(argparse.HelpFormatter):
+    """Formatter of help texts of fixed width, with one entry for both flags of a switch."""
+
     def __init__(self, prog: str) -> None:
         super().__init__(prog, max_help_position=INDENT, width=COLUMNS)
 
@@ -54,7 +56,7 @@ def make_parser(
             [prog, *(usage(option) for option in options if option.facts.positional), "[OPTIONS]"]
         ),
         description=description,
-        formatter_class=_Formatter,
+        formatter_class=HelpFormatter,
         add_help=False,
         allow_abbrev=False,
         exit_on_error=False,

@@ -1,1 +1,1 @@
-"""Data sets: shipped, published, or the user's own, each as one table of rows."""
+"""Data sets: built in, published, or the user's own, each as one `Source`."""

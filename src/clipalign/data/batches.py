@@ -1,4 +1,4 @@
-"""Training batches as a function of (seed, step): the same whoever makes them, wherever a run starts."""
+"""Training batches as a function of (seed, step), independent of processes, workers and resumption."""
 
 from __future__ import annotations
 
@@ -13,38 +13,40 @@ from torch.utils.data import DataLoader, Dataset
 from ..core.distributed import Ranks
 from ..core.errors import UserError
 from ..core.types import Batch, CaptionSource, CaptionUse, Episode, Preprocess
-from .captions.sentences import choose
+from .captions.sentences import choose_text
 
 
 def plan_batch(rows_by_domain: list[np.ndarray], batch_size: int, seed: int, step: int) -> np.ndarray:
-    """Rows of the global batch of a step (from 0).
+    """Draw the rows of the global batch of a step.
 
-    Each source domain gives an equal share, drawn uniformly with replacement as in DomainBed; what does not
-    divide goes to the domains in turn.
+    Each source domain gives an equal share, drawn uniformly with replacement as in DomainBed. The remainder goes to
+    the domains in turn.
 
     Args:
         rows_by_domain: rows of each source domain, none empty.
         batch_size: images over all processes.
+        seed: of the run.
+        step: from 0.
 
     Returns:
-        [batch_size] int64.
+        [batch_size] int64, domain by domain.
     """
     rng = np.random.default_rng([seed, step, 0])
     domains = len(rows_by_domain)
-    share, rest = divmod(batch_size, domains)
-    extra = {(step * rest + i) % domains for i in range(rest)}
+    share, remainder = divmod(batch_size, domains)
+    extra = {(step * remainder + i) % domains for i in range(remainder)}
     return np.concatenate([rng.choice(rows, share + (d in extra)) for d, rows in enumerate(rows_by_domain)])
 
 
 class TrainBatches(Dataset[Batch]):
-    """A map from step to batch; a process sees its own share of each.
+    """Map from step to batch. Each process gets its share of the global batch.
 
     Args:
         episode: training rows and label space.
         batch_size: images per step over all processes.
         seed: of rows and views.
-        preprocess: what the backbone wants to see.
-        ranks: which share.
+        preprocess: input size and normalisation of the backbone.
+        ranks: this process among all.
     """
 
     def __init__(
@@ -54,18 +56,24 @@ class TrainBatches(Dataset[Batch]):
         self.ranks = ranks or Ranks()
         rows, domains = episode.train_rows, episode.source.domains[episode.train_rows]
         self.rows_by_domain = [rows[domains == d] for d in episode.train_domains]
+        # Class of the source -> position in the training label space; -1: not in it.
         self.position = np.full(len(episode.source.class_names), -1)
         self.position[list(episode.train_classes)] = np.arange(len(episode.train_classes))
 
     def __getitem__(self, step: int) -> Batch:
         rows = plan_batch(self.rows_by_domain, self.batch_size, self.seed, step)
-        # A view depends on where it stands in the whole run, not on which process shows it.
-        draws = step * self.batch_size + np.arange(self.batch_size)
-        mine = self.ranks.share(self.batch_size)
-        return self.batch(rows[mine], draws[mine])
+        local = self.ranks.share(self.batch_size)
+        return self.batch(rows[local], self.draws(step)[local])
+
+    def draws(self, step: int) -> np.ndarray:
+        """Return the positions of a step's views in the whole run, [batch_size] int64.
+
+        Random views depend on them, not on the process that makes the view.
+        """
+        return step * self.batch_size + np.arange(self.batch_size)
 
     def batch(self, rows: np.ndarray, draws: np.ndarray) -> Batch:
-        """Training views of rows; `draws` tells the views of a row apart."""
+        """Return the random views `draws` of `rows`, both [n] int64."""
         source = self.episode.source
         captions = source.captions
         return Batch(
@@ -77,25 +85,25 @@ class TrainBatches(Dataset[Batch]):
         )
 
     def iterate(self, first: int, end: int, workers: int = 0) -> Iterator[Batch]:
-        """Batches of steps first to end - 1, prepared ahead by `workers` processes (0: none)."""
+        """Yield the batches of steps `first` to `end - 1`, prepared by `workers` processes (0: in this one)."""
         if workers == 0:
             return (self[step] for step in range(first, end))
-        return iter(
-            DataLoader(
-                self, batch_size=None, sampler=range(first, end), num_workers=workers, collate_fn=_same
-            )
+        # batch_size=None: each item is a whole batch already.
+        loader = DataLoader(
+            self, batch_size=None, sampler=range(first, end), num_workers=workers, collate_fn=_identity
         )
+        return iter(loader)
 
 
 class CaptionTrainBatches(TrainBatches):
-    """Steps of images with one caption each, all images of a step different.
+    """Batches of distinct images with one caption each.
 
-    Images come in a fresh order each epoch; what is left over at its end, less than a batch, waits for the next.
+    Images come in a new order each epoch; fewer than a batch at its end are left out.
 
     Args:
         episode: of a `CaptionSource`.
         batch_size, seed, preprocess, ranks: see `TrainBatches`.
-        use: how much of a row's first caption a step shows.
+        use: the part of a row's first caption that a step uses.
 
     Raises:
         UserError: fewer training rows than a batch.
@@ -115,27 +123,27 @@ class CaptionTrainBatches(TrainBatches):
         self.source, self.use = episode.source, use
         if len(episode.train_rows) < batch_size:
             raise UserError(
-                f"--batch-size {batch_size}: only {len(episode.train_rows)} images to train on, and a batch of a "
-                "contrastive loss shows each once"
+                f"--batch-size {batch_size}: only {len(episode.train_rows)} images to train on, and a contrastive "
+                "batch needs distinct images"
             )
+        # Number and order of the current epoch.
         self._epoch: tuple[int, np.ndarray] = (-1, np.empty(0, np.int64))
 
     def plan(self, step: int) -> tuple[np.ndarray, tuple[str, ...]]:
-        """Rows [batch_size] of a step (from 0) and the text shown of each."""
+        """Return the rows of a step's global batch, [batch_size] int64, and the text of each."""
         rows = self.episode.train_rows
         epoch, number = divmod(step, len(rows) // self.batch_size)
         if self._epoch[0] != epoch:
             self._epoch = (epoch, np.random.default_rng([self.seed, epoch, 2]).permutation(rows))
         chosen = self._epoch[1][number * self.batch_size : (number + 1) * self.batch_size]
         rng = np.random.default_rng([self.seed, step, 3])
-        return chosen, tuple(choose(self.source.texts[row][0], self.use, rng) for row in chosen.tolist())
+        return chosen, tuple(choose_text(self.source.texts[row][0], self.use, rng) for row in chosen.tolist())
 
     def __getitem__(self, step: int) -> Batch:
         rows, texts = self.plan(step)
-        mine = self.ranks.share(self.batch_size)
-        draws = step * self.batch_size + np.arange(self.batch_size)
-        return replace(self.batch(rows[mine], draws[mine]), captions=texts[mine])
+        local = self.ranks.share(self.batch_size)
+        return replace(self.batch(rows[local], self.draws(step)[local]), captions=texts[local])
 
 
-def _same(batch: Any) -> Any:
+def _identity(batch: Any) -> Any:
     return batch

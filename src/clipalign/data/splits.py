@@ -1,4 +1,4 @@
-"""Which rows train and which are held out: published rules, and splits that a data set ships as a file."""
+"""Published rules for splitting rows, and split files that ship with a data set."""
 
 from __future__ import annotations
 
@@ -16,37 +16,40 @@ from ..core.types import FixedSplits
 
 
 def seed_hash(*parts: int | str) -> int:
-    """DomainBed's seed: MD5 of the text of the tuple `parts`, modulo 2^31.
+    """Return DomainBed's seed for some values: MD5 of the text of their tuple, modulo 2^31.
 
-    `seed_hash(0, 1)` seeds the split of domain 1 in trial 0; `seed_hash(0, 1, "base")` that of its base part
-    in the wild (CLIPood).
+    `seed_hash(0, 1)` seeds the split of domain 1 in trial 0, and `seed_hash(0, 1, "base")` that of its base classes in
+    the wild (CLIPood).
+
+    >>> seed_hash(0, 1)
+    1514274641
     """
     return int(hashlib.md5(str(tuple(parts)).encode("utf-8")).hexdigest(), 16) % 2**31
 
 
 def hold_out(rows: np.ndarray, seed: int, fraction: float = 0.2) -> tuple[np.ndarray, np.ndarray]:
-    """Cut rows in two as DomainBed does, to the row and in its order.
+    """Split rows in two exactly as DomainBed does.
 
     Args:
-        rows: [n] in the source's order, which decides the split as much as the seed does.
+        rows: [n] in the order of the source, which affects the split as much as the seed.
         seed: of the shuffle; `seed_hash(...)` in the published protocols.
-        fraction: share held out, rounded down to whole rows.
+        fraction: share to hold out, rounded down to whole rows.
 
     Returns:
-        The rows kept (DomainBed's "in" split) and the rows held out ("out").
+        The rows kept (DomainBed's "in" split) and the rows held out ("out"), both shuffled.
     """
     order = np.arange(len(rows))
-    # The legacy generator: newer ones shuffle differently, and the published splits are its.
+    # The legacy generator made the published splits; newer ones shuffle differently.
     np.random.RandomState(seed).shuffle(order)
-    cut = int(len(rows) * fraction)
-    return rows[order[cut:]], rows[order[:cut]]
+    held_out = int(len(rows) * fraction)
+    return rows[order[held_out:]], rows[order[:held_out]]
 
 
 def three_way(rows: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Cut the rows of one class into about 50 % train, 20 % validation and 30 % test.
+    """Split the rows of one class into about 50 % train, 20 % validation and 30 % test.
 
-    The shares are those of CoOp's loaders for data sets that come without a split. From three rows on, no
-    part is empty; of two rows one trains and one tests; a single row tests.
+    The shares are those of CoOp's loaders for data sets without a published split. With three rows or more, no part is
+    empty; of two rows one trains and one tests; a single row tests.
     """
     n = len(rows)
     shuffled = rows[np.random.RandomState(seed).permutation(n)]
@@ -58,17 +61,16 @@ def three_way(rows: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray, np.n
 def draw_shots(
     train: np.ndarray, validation: np.ndarray, labels: np.ndarray, shots: int, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """CoOp's few-shot draw, to the row: `shots` training rows per class, then up to 4 validation rows.
+    """Draw `shots` training rows per class and up to 4 validation rows per class, exactly as CoOp does.
 
-    Classes come in the order of their first row, one generator draws for all, and a class with fewer rows gives
-    all of them. The draw is over all classes, before any of them is left out. Without validation rows, they
-    are drawn from the training rows that are left over.
+    Classes are drawn in the order of their first row with one generator, before any class is left out. A class with
+    fewer rows gives all of them. Without validation rows, they are drawn from the remaining training rows.
 
     Args:
         train, validation: rows in the order of the published list.
-        labels: of all rows of the source.
+        labels: [N], of all rows of the source.
         shots: K.
-        seed: of Python's generator (CoOp: 1, 2 and 3).
+        seed: of Python's generator (1, 2 and 3 in CoOp).
 
     Returns:
         Rows to train on and to validate on.
@@ -86,14 +88,14 @@ def draw_shots(
         ]
         return np.array(drawn, dtype=np.int64)
 
-    kept = draw(train, shots)
+    drawn = draw(train, shots)
     if len(validation) == 0:
-        validation = train[~np.isin(train, kept)]
-    return kept, draw(validation, min(shots, 4))
+        validation = train[~np.isin(train, drawn)]
+    return drawn, draw(validation, min(shots, 4))
 
 
-class _Table:
-    """Finds the row of (class, domain) by their ids, and names the file when there is none."""
+class _RowFinder:
+    """Finds the row of a (class, domain) pair by their ids; errors name the split file."""
 
     def __init__(
         self,
@@ -104,32 +106,28 @@ class _Table:
         domains: np.ndarray,
     ) -> None:
         self.path = path
-        self.class_of = {name: i for i, name in enumerate(class_ids)}
-        self.domain_of = {name: i for i, name in enumerate(domain_ids)}
+        self.classes = {name: i for i, name in enumerate(class_ids)}
+        self.domains = {name: i for i, name in enumerate(domain_ids)}
         self.row_of = {(int(c), int(d)): row for row, (c, d) in enumerate(zip(labels, domains, strict=True))}
 
-    def fail(self, what: str) -> UserError:
-        return UserError(f"{self.path}: {what}; the split file does not belong to this data set")
+    def error(self, problem: str) -> UserError:
+        return UserError(f"{self.path}: {problem}; the split file does not belong to this data set")
 
     def class_index(self, name: str) -> int:
-        if name not in self.class_of:
-            raise self.fail(f'unknown class "{name}"')
-        return self.class_of[name]
+        if name not in self.classes:
+            raise self.error(f'unknown class "{name}"')
+        return self.classes[name]
 
     def domain_index(self, name: str) -> int:
-        if name not in self.domain_of:
-            raise self.fail(f'unknown domain "{name}"')
-        return self.domain_of[name]
+        if name not in self.domains:
+            raise self.error(f'unknown domain "{name}"')
+        return self.domains[name]
 
-    def row(self, concept: str, domain: str) -> int:
-        key = (self.class_index(concept), self.domain_index(domain))
+    def row(self, class_id: str, domain: str) -> int:
+        key = (self.class_index(class_id), self.domain_index(domain))
         if key not in self.row_of:
-            raise self.fail(f'no drawing of "{concept}" in "{domain}"')
+            raise self.error(f'no drawing of "{class_id}" in "{domain}"')
         return self.row_of[key]
-
-
-def _rows(found: list[int]) -> np.ndarray:
-    return np.sort(np.asarray(found, dtype=np.int64))
 
 
 def load_fixed_splits(
@@ -139,60 +137,64 @@ def load_fixed_splits(
     labels: np.ndarray,
     domains: np.ndarray,
 ) -> FixedSplits:
-    """Read a split file that names rows by class and domain (one row for each pair at most).
+    """Read a split file that names rows by class and domain (at most one row per pair).
 
     Args:
         path: JSON with `base`, `new` (class ids), `domain_split` (domain -> train/validation class ids),
-            `base_to_new` (class id -> train: domain ids, validation: domain id, test: domain id).
+            `base_to_new` (class id -> train: domain ids, validation: domain id, test: domain id), `rule` and `seed`.
         class_ids: id of each class, in the order of the source's labels.
         domain_ids: id of each domain, in the order of the source's domains.
-        labels, domains: [n] of the source's rows.
+        labels, domains: [N] of the source.
 
     Raises:
-        UserError: unreadable file, a name that the data set lacks, a row missing or listed twice.
+        UserError: unreadable file, unknown name, or a row that is missing or listed twice.
     """
     path = Path(path)
-    table = _Table(path, class_ids, domain_ids, labels, domains)
+    finder = _RowFinder(path, class_ids, domain_ids, labels, domains)
     try:
         data: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        base = frozenset(table.class_index(name) for name in data["base"])
-        new = frozenset(table.class_index(name) for name in data["new"])
-        parts: dict[str, dict[int, np.ndarray]] = {"train": {}, "validation": {}}
+        base = frozenset(finder.class_index(name) for name in data["base"])
+        new = frozenset(finder.class_index(name) for name in data["new"])
+        domain_parts: dict[str, dict[int, np.ndarray]] = {"train": {}, "validation": {}}
         for domain, split in data["domain_split"].items():
-            for part, found in parts.items():
-                found[table.domain_index(domain)] = _rows([table.row(c, domain) for c in split[part]])
-        crossed: dict[str, list[int]] = {"train": [], "validation": [], "test": []}
-        for concept, split in data["base_to_new"].items():
-            crossed["train"] += [table.row(concept, domain) for domain in split["train"]]
-            crossed["validation"].append(table.row(concept, split["validation"]))
-            crossed["test"].append(table.row(concept, split["test"]))
+            for part, by_domain in domain_parts.items():
+                rows = [finder.row(class_id, domain) for class_id in split[part]]
+                by_domain[finder.domain_index(domain)] = _sorted(rows)
+        parts: dict[str, list[int]] = {"train": [], "validation": [], "test": []}
+        for class_id, split in data["base_to_new"].items():
+            parts["train"] += [finder.row(class_id, domain) for domain in split["train"]]
+            parts["validation"].append(finder.row(class_id, split["validation"]))
+            parts["test"].append(finder.row(class_id, split["test"]))
         splits = FixedSplits(
             base=base,
             new=new,
-            domain_train=parts["train"],
-            domain_validation=parts["validation"],
-            base_to_new_train=_rows(crossed["train"]),
-            base_to_new_validation=_rows(crossed["validation"]),
-            base_to_new_test=_rows(crossed["test"]),
+            domain_train=domain_parts["train"],
+            domain_validation=domain_parts["validation"],
+            base_to_new_train=_sorted(parts["train"]),
+            base_to_new_validation=_sorted(parts["validation"]),
+            base_to_new_test=_sorted(parts["test"]),
             rule=str(data["rule"]),
             seed=int(data["seed"]),
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path}: not a readable split file ({type(error).__name__}: {error})") from error
-    _check_partitions(splits, table, len(class_ids), len(labels), domains)
+    _check_partitions(splits, finder, len(class_ids), domains)
     return splits
 
 
-def _check_partitions(
-    splits: FixedSplits, table: _Table, classes: int, rows: int, domains: np.ndarray
-) -> None:
-    """No class and no row in two parts, none forgotten: a leak here would spoil every table made from it."""
+def _check_partitions(splits: FixedSplits, finder: _RowFinder, classes: int, domains: np.ndarray) -> None:
+    """Check that the parts are disjoint and complete; a leak here would invalidate all results."""
     if splits.base & splits.new or len(splits.base) + len(splits.new) != classes:
-        raise table.fail("base and new must share the classes without overlap")
-    for name, domain in table.domain_of.items():
-        parts = [found.get(domain, _rows([])) for found in (splits.domain_train, splits.domain_validation)]
-        if not np.array_equal(np.sort(np.concatenate(parts)), np.flatnonzero(domains == domain)):
-            raise table.fail(f'train and validation of "{name}" must share its rows without overlap')
-    crossed = (splits.base_to_new_train, splits.base_to_new_validation, splits.base_to_new_test)
-    if not np.array_equal(np.sort(np.concatenate(crossed)), np.arange(rows)):
-        raise table.fail("base_to_new must give each row to one of train, validation and test")
+        raise finder.error("base and new are not a partition of the classes")
+    for name, domain in finder.domains.items():
+        by_domain = (splits.domain_train, splits.domain_validation)
+        rows = np.concatenate([part.get(domain, _sorted([])) for part in by_domain])
+        if not np.array_equal(np.sort(rows), np.flatnonzero(domains == domain)):
+            raise finder.error(f'train and validation of "{name}" are not a partition of its rows')
+    parts = (splits.base_to_new_train, splits.base_to_new_validation, splits.base_to_new_test)
+    if not np.array_equal(np.sort(np.concatenate(parts)), np.arange(len(domains))):
+        raise finder.error("train, validation and test of base_to_new are not a partition of the rows")
+
+
+def _sorted(rows: list[int]) -> np.ndarray:
+    return np.sort(np.asarray(rows, dtype=np.int64))

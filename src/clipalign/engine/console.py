@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from ..runs.results import DIRECTIONS, RECALLS, ResultRow, recall_field
+from ..evaluation.metrics import headline
+from ..evaluation.results import ResultRow
 from .setup import PreparedRun
 
 
@@ -41,18 +42,14 @@ def format_value(value: Any) -> str:
 def result_lines(rows: Sequence[ResultRow]) -> Iterator[str]:
     """Yield the scores of a run, then what it forgot on classes it was not trained on."""
     for row in rows:
-        if RECALLS[0] in row.extra:
-            to_image, to_text = (100 * (row.value(recall_field(way, 1)) or 0.0) for way in DIRECTIONS)
-            yield (
-                f"{row.test}: recall@1 {to_image:.1f} % text to image, {to_text:.1f} % image to text, "
-                f"{row.n} images, {row.extra['texts']} texts"
-            )
-            continue
-        if row.accuracy is None:
+        if row.reason is not None:
             yield f"{row.test}: not scored, {row.reason}"
             continue
-        h = "" if row.h is None else f", h {100 * row.h:.1f} %"
-        yield f"{row.test}: {100 * row.accuracy:.1f} % of {row.n} images among {row.classes} classes{h}"
+        values = ", ".join(
+            f"{field.title} {field.format(value)} {field.unit}" for field, value in headline(row)
+        )
+        among = f"{row.classes} classes" if row.classes is not None else f"{row.extra['texts']} texts"
+        yield f"{row.test}: {values}; {row.n} images, {among}"
     for row in rows:
         if row.zeroshot is not None and row.accuracy is not None:
             change = 100 * (row.accuracy - row.zeroshot)

@@ -17,12 +17,11 @@ from ..core.precision import Precision
 from ..core.types import Source
 from ..data.batches import TrainBatches
 from ..data.captions.sentences import captions_only
-from ..data.registry import checked, source_from
-from ..evaluation import EvalLoader
-from ..evaluation.kept import KeptViews
+from ..data.registry import require_captions, source_from
+from ..evaluation import EvalLoader, ViewCache
 from ..methods import Method
 from ..methods.shared.contrastive import ContrastiveMethod
-from ..protocols import RETRIEVAL, episode_from, usual_protocol
+from ..protocols import RETRIEVAL, episode_from, default_protocol
 from ..runs.options import TrainOptions
 from .averaging import average_kind
 from .tasks import Task, check_task, make_task
@@ -41,7 +40,7 @@ class RunCache:
 
     sources: dict[Hashable, Source] = field(default_factory=dict)
     zero_shot: dict[Hashable, dict[str, float]] = field(default_factory=dict)
-    views: KeptViews = field(default_factory=lambda: KeptViews(0))
+    views: ViewCache = field(default_factory=lambda: ViewCache(0))
     texts: dict[Hashable, Tensor] = field(default_factory=dict)
 
     def source(self, options: DataOptions, captions: bool = False) -> Source:
@@ -94,9 +93,12 @@ def prepare(
     """
     config, method_class = options.config, options.method
     wants_captions = method_class.learns_from == "captions"
-    retrieval = (config.split.protocol or usual_protocol(wants_captions)) == RETRIEVAL
-    source = cache.source(config.data, retrieval) if source is None else checked(source, retrieval)
-    protocol = config.split.protocol or usual_protocol(wants_captions or captions_only(source))
+    retrieval = (config.split.protocol or default_protocol(wants_captions)) == RETRIEVAL
+    if source is None:
+        source = cache.source(config.data, retrieval)
+    elif retrieval:
+        require_captions(source)
+    protocol = config.split.protocol or default_protocol(wants_captions or captions_only(source))
     episode = episode_from(replace(config.split, protocol=protocol), source)
     method_class.check_template(config.model.template)
     templates = choose_templates(config.model.template, source)

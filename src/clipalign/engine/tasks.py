@@ -16,10 +16,10 @@ from ..core.errors import UserError
 from ..core.types import Episode
 from ..data.batches import CaptionTrainBatches, TrainBatches
 from ..evaluation import EvalLoader
-from ..evaluation.captions import caption_rows, found_by_caption
-from ..evaluation.rows import result_rows, score, write_predictions
+from ..evaluation.results import ResultRow
+from ..evaluation.retrieval import retrieval_outputs, retrieval_rows
+from ..evaluation.scoring import result_rows, score, write_predictions
 from ..methods import Method
-from ..runs.results import ResultRow
 from ..runs.run import zeroshot
 from .validation import CaptionValidation, ClassValidation, RunValidation
 
@@ -101,8 +101,9 @@ class ClassTask:
         episode = self.episode
         labels = episode.source.labels
         tests = [t for t in episode.tests if not np.isin(labels[t.rows], episode.train_classes).any()]
-        scores = score(self.loader, zeroshot(backbone, self.templates).classifier, tests)
-        return {scored.test.name: scored.accuracy.top1 for scored in scores if scored.accuracy}
+        classifier_of = zeroshot(backbone, self.templates).classifier
+        scores = score(self.loader, classifier_of, tests, metrics=())
+        return {one.test.name: one.accuracy for one in scores if one.accuracy is not None}
 
     def describe(self, batches: TrainBatches | None) -> Iterator[str]:
         """Yield the numbers of rows, domains and classes."""
@@ -170,7 +171,8 @@ class CaptionTask:
         predictions: Path | None,
     ) -> list[ResultRow]:
         """Return one row of recalls per test."""
-        return caption_rows(found_by_caption(self.loader, method, self.episode.caption_tests, "test"), facts)
+        tests = self.episode.caption_tests
+        return retrieval_rows(tests, retrieval_outputs(self.loader, method, tests, "test"), facts)
 
 
 def make_task(episode: Episode, loader: EvalLoader, templates: tuple[str, ...]) -> Task:

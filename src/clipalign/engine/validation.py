@@ -17,9 +17,9 @@ from ..core.errors import UserError
 from ..core.types import Batch, Episode
 from ..data.batches import TrainBatches
 from ..evaluation import EvalLoader
-from ..evaluation.captions import found_by_caption
+from ..evaluation.metrics.recall import recalls
+from ..evaluation.retrieval import retrieval_loss, retrieval_outputs
 from ..methods.base import Classifier, Method, Validation
-from ..runs.results import DIRECTIONS, recall_field
 
 
 class RunValidation(Validation, Protocol):
@@ -116,11 +116,10 @@ class CaptionValidation:
         """
         if not self.episode.caption_validation:
             return {}
-        found = found_by_caption(self.loader, method, self.episode.caption_validation, "validation")
-        names = {recall_field(direction, 1) for direction in DIRECTIONS}
-        recalls = [value for test in found for name, value in test.numbers.items() if name in names]
-        losses = [test.loss for test in found]
+        tests = retrieval_outputs(self.loader, method, self.episode.caption_validation, "validation")
+        recall = [value for o in tests for value in recalls(o.images, o.texts, o.owner, ks=(1,)).values()]
+        losses = [retrieval_loss(outputs) for outputs in tests]
         return {
-            "validation_recall": sum(recalls) / len(recalls),
+            "validation_recall": sum(recall) / len(recall),
             "validation_loss": sum(losses) / len(losses),
         }

@@ -19,9 +19,8 @@ from typing import Any, ClassVar, Protocol
 from ..core.errors import UserError
 from ..core.registry import Registry
 from ..core.yaml_files import plain
-from ..runs.results import ResultRow
-
-SHARES = ("accuracy", "top5", "class_accuracy", "h", "zeroshot")  # fields of a result row, in [0, 1]
+from ..evaluation.metrics import metric_fields
+from ..evaluation.results import ResultRow
 
 
 class Writer(Protocol):
@@ -121,9 +120,14 @@ def result_scalars(rows: Sequence[ResultRow]) -> dict[str, float]:
     tagged: dict[str, Any] = {}
     for row in rows:
         here = f"test/{row.test}"
-        tagged |= {f"{here}/{name}": getattr(row, name) for name in SHARES}
-        tagged |= {f"{here}/domain/{domain}": value for domain, value in row.domain_accuracy.items()}
-        tagged |= {f"{here}/{name}": value for name, value in row.extra.items() if "recall@" in name}
+        values = row.as_dict()
+        for field in metric_fields():
+            value = values.get(field.name)
+            if isinstance(value, Mapping):
+                tagged |= {f"{here}/{field.by}/{group}": number for group, number in value.items()}
+            else:
+                tagged[f"{here}/{field.name}"] = value
+        tagged[f"{here}/zeroshot"] = row.zeroshot
         tagged["validation/final"] = row.validation  # the same in all rows
     return {tag: float(value) for tag, value in tagged.items() if is_number(value)}
 

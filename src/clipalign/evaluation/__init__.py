@@ -1,8 +1,9 @@
-"""Numbers from outputs: each file one function of what a classifier says of fixed views."""
+"""Evaluation of models: outputs on test sets, metrics, and masks of texts."""
 
 from __future__ import annotations
 
-from .accuracy import Accuracy, accuracy
-from .outputs import EvalLoader, Outputs, outputs_by_test
+from .loader import EvalLoader, outputs_by_test
+from .outputs import Outputs, RetrievalOutputs
+from .view_cache import ViewCache
 
-__all__ = ["Accuracy", "EvalLoader", "Outputs", "accuracy", "outputs_by_test"]
+__all__ = ["EvalLoader", "Outputs", "RetrievalOutputs", "ViewCache", "outputs_by_test"]

@@ -1,1 +1,1 @@
-"""Where a model looks, and where it finds a text: maps, their scores, their pictures."""
+"""Maps of attention and of similarity to texts: computation, scores and figures."""

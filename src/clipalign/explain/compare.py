@@ -1,4 +1,4 @@
-"""Several models on the same test images: pictures, and scores of their maps against exact masks."""
+"""Comparison of several models on the same test images: figures, and scores of their maps."""
 
 from __future__ import annotations
 
@@ -19,16 +19,18 @@ from .maps import Maps, make_maps
 from .photo import heat
 from .scores import MapScores, score
 
+BATCH = 64  # images per forward pass
+
 
 @dataclass(frozen=True)
 class Model:
-    """One of the models to compare.
+    """A model to compare.
 
     Attributes:
-        title: above its pictures.
-        backbone: gives the maps.
-        classifier: class names -> logits of images; gives the answers.
-        templates: prompts for the similarity with a class name.
+        title: title above its maps.
+        backbone: towers of the maps.
+        classifier: class names -> classifier of the predictions.
+        templates: prompt templates for the similarity to class names.
     """
 
     title: str
@@ -39,53 +41,58 @@ class Model:
 
 @dataclass(frozen=True)
 class ViewSelection:
-    """The images to compare on: view `draws[i]` of row `rows[i]`."""
+    """Images to compare on: fixed view `draws[i]` of row `rows[i]`, both [n] int64."""
 
     rows: np.ndarray
     draws: np.ndarray
 
 
 def draw_views(source: Source, rows: np.ndarray, count: int, seed: int = 0) -> ViewSelection:
-    """A seeded draw of test images, of different rows as long as there are enough.
+    """Draw test images at random; rows repeat only after all of them were drawn.
 
     Args:
-        source: gives the number of views.
-        rows: to draw from.
-        count: how many images.
-        seed: of the draw, so that pictures are neither picked by hand nor by how well they look.
+        source: data set.
+        rows: rows to draw from.
+        count: number of images.
+        seed: seed of the draw, so that no image is picked by hand.
     """
     rng = np.random.default_rng(seed)
-    order = np.concatenate([rng.permutation(rows) for _ in range(-(-count // len(rows)))])[:count]
+    order = np.concatenate([rng.permutation(rows) for _ in range(-(-count // len(rows)))])[:count]  # [count]
     return ViewSelection(order, rng.integers(source.views("test"), size=count))
 
 
 @torch.no_grad()
-def _look(
+def maps_and_predictions(
     model: Model, source: Source, test: TestSet, views: ViewSelection, preprocess: Preprocess
 ) -> tuple[Maps, Tensor, Tensor]:
-    """Maps for the true class, probabilities [n, C] and true positions [n] in the label space.
+    """Compute the maps of the true class, and the predictions.
 
-    Probabilities are NaN where a model has no answer for names it was not trained on.
+    Returns:
+        Maps with `patches` and `guide` [n, gh, gw], probabilities [n, C], and labels [n] in the label space of the
+        test set. Probabilities are NaN if the model cannot score that label space.
     """
     names = [source.class_names[c] for c in test.classes]
     position = {c: i for i, c in enumerate(test.classes)}
-    labels = torch.tensor([position[int(source.labels[row])] for row in views.rows])
+    labels = torch.tensor([position[int(source.labels[row])] for row in views.rows])  # [n]
     images = source.images(views.rows, "test", views.draws, 0, preprocess).to(model.backbone.device)
-    text = class_text_features(model.backbone, names, model.templates)
+    text = class_text_features(model.backbone, names, model.templates)  # [C, d]
     try:
-        classify = model.classifier(names)
+        classifier = model.classifier(names)
     except UnseenClasses:
-        classify = _no_answer(len(names))
-    maps, answers = [], []
-    for start in range(0, len(labels), 64):
-        part = slice(start, start + 64)
+        classifier = _unknown(len(names))
+    maps, probabilities = [], []
+    for start in range(0, len(labels), BATCH):
+        part = slice(start, start + BATCH)
         maps.append(make_maps(model.backbone, images[part], text).of(labels[part]))
-        answers.append(classify(images[part]).softmax(dim=-1).cpu())
-    together = Maps(*(torch.cat([getattr(m, f) for m in maps]) for f in ("attention", "patches", "guide")))
-    return together, torch.cat(answers), labels
+        probabilities.append(classifier(images[part]).softmax(dim=-1).cpu())  # [b, C]
+    joined = Maps(
+        *(torch.cat([getattr(m, name) for m in maps]) for name in ("attention", "patches", "guide"))
+    )
+    return joined, torch.cat(probabilities), labels
 
 
-def _no_answer(classes: int) -> Callable[[Tensor], Tensor]:
+def _unknown(classes: int) -> Callable[[Tensor], Tensor]:
+    """Return a classifier whose logits are NaN."""
     return lambda images: torch.full((len(images), classes), torch.nan)
 
 
@@ -97,37 +104,39 @@ def compare_figure(
     preprocess: Preprocess,
     notes: Sequence[str] = (),
 ) -> Figure:
-    """A row per image: the image, then per model its attention, the D-V map of the true class, its answer.
+    """Draw a row per image: the image, then per model its attention, the D-V map of the true class, its prediction.
 
     Args:
-        models: from left to right; all take images of `preprocess`.
-        source, test, views: what is shown, and the names to choose from.
-        preprocess: of the backbones.
-        notes: what to add to the true name of each image, such as "new class".
+        models: models from left to right.
+        source: data set.
+        test: test set, whose class names the models choose from.
+        views: images of the test set.
+        preprocess: preprocessing of all models.
+        notes: remark on each image, added to its class name, such as "new class".
     """
     size = preprocess.size
-    images = source.images(views.rows, "test", views.draws, 0, preprocess)
+    images = source.images(views.rows, "test", views.draws, 0, preprocess)  # [n, 3, H, W]
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (preprocess.mean, preprocess.std))
-    pixels = (images * std + mean).clamp(0, 1).permute(0, 2, 3, 1).double().numpy()
+    pixels = (images * std + mean).clamp(0, 1).permute(0, 2, 3, 1).double().numpy()  # [n, H, W, 3]
     rows: list[list[Panel]] = []
     for i, row in enumerate(views.rows):
         name = source.class_names[source.labels[row]]
         rows.append([Panel(pixels[i], caption=f"{name} ({notes[i]})" if notes else name)])
     for model in models:
-        maps, answers, labels = _look(model, source, test, views, preprocess)
+        maps, probabilities, labels = maps_and_predictions(model, source, test, views, preprocess)
         for i, row in enumerate(rows):
             heats = (heat(maps.attention[i], size), heat(maps.guide[i], size))
-            answer = int(answers[i].argmax())
-            if answers[i].isnan().any():
-                row.append(Panel(pixels[i], heats, "no answer among these names"))
+            predicted = int(probabilities[i].argmax())
+            if probabilities[i].isnan().any():
+                row.append(Panel(pixels[i], heats, "cannot score these names"))
                 continue
-            name = source.class_names[test.classes[answer]]
-            caption = f"{name} ({100 * float(answers[i, answer]):.0f} %)"
-            row.append(Panel(pixels[i], heats, caption, right=answer == int(labels[i])))
+            name = source.class_names[test.classes[predicted]]
+            caption = f"{name} ({100 * float(probabilities[i, predicted]):.0f} %)"
+            row.append(Panel(pixels[i], heats, caption, right=predicted == int(labels[i])))
     heads = ("class-token attention", "D-V similarity")
     blocks = [Block("", ("image",)), *(Block(model.title, heads) for model in models)]
     footer = (
-        "Each map is scaled to its own range; bright is high. Below the maps: the model's answer among "
+        "Each map is scaled to its range; bright is high. Below the maps: prediction among "
         f"{len(test.classes)} names, with its probability."
     )
     return grid_figure(blocks, rows, footer)
@@ -136,24 +145,24 @@ def compare_figure(
 def compare_maps(
     models: Sequence[Model], source: Source, test: TestSet, views: ViewSelection, preprocess: Preprocess
 ) -> dict[str, dict[str, MapScores]]:
-    """Score attention, patch tokens and D-V tokens of each model against the masks.
+    """Score the attention, patch and D-V maps of each model against the masks of the data set.
 
     Returns:
-        Model title -> "attention", "patches", "guide" -> scores; last, under "", the attention of a model that
-        looks everywhere alike. Empty where the source has no masks.
+        Title of the model -> "attention", "patches", "guide" -> scores; and "" -> scores of uniform attention. Empty if
+        the data set has no masks.
     """
     if not isinstance(source, MaskedSource):
         return {}
     pairs = zip(views.rows.tolist(), views.draws.tolist(), strict=True)
-    masks = torch.stack([source.sample(row, "test", draw).silhouette for row, draw in pairs])
-    found = {}
+    masks = torch.stack([source.sample(row, "test", draw).silhouette for row, draw in pairs])  # [n, H, W]
+    scores = {}
     for model in models:
-        maps, _, _ = _look(model, source, test, views, preprocess)
-        found[model.title] = {
+        maps, _, _ = maps_and_predictions(model, source, test, views, preprocess)
+        scores[model.title] = {
             "attention": score(maps.attention, masks, attention=True),
             "patches": score(maps.patches, masks, attention=False),
             "guide": score(maps.guide, masks, attention=False),
         }
     rows, columns = models[0].backbone.grid
-    uniform = torch.full((len(masks), rows, columns), 1 / (rows * columns))
-    return found | {"": {"attention": score(uniform, masks, attention=True)}}
+    uniform = torch.full((len(masks), rows, columns), 1 / (rows * columns))  # [n, gh, gw]
+    return scores | {"": {"attention": score(uniform, masks, attention=True)}}

@@ -1,4 +1,4 @@
-"""Pictures of maps: a row per image, a block of columns per model."""
+"""Figures of maps: a row per image, a block of columns per model."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from matplotlib import colormaps
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-# Ink on white, so that a picture reads the same on light and dark pages.
+# Dark text on white, which is readable on light and dark pages.
 INK, FAINT, RIGHT, WRONG = "#1a1a1a", "#6b6b6b", "#1b7a3d", "#b3261e"
-CELL = 1.15  # inches; seven of them fill the width of a README
-FONT = "DejaVu Sans"  # comes with matplotlib, so that pictures do not depend on the machine
+CELL = 1.15  # inches; seven cells fill the width of a README
+FONT = "DejaVu Sans"  # ships with matplotlib, so figures do not depend on the machine
 
 
 @dataclass(frozen=True)
 class Block:
-    """Columns that belong together.
+    """Columns of one model.
 
     Attributes:
-        title: above them.
-        heads: one per column.
+        title: title above the columns.
+        heads: one head per column.
     """
 
     title: str
@@ -33,13 +33,13 @@ class Block:
 
 @dataclass(frozen=True)
 class Panel:
-    """One image's part of a block.
+    """Cells of one image in one block.
 
     Attributes:
         image: [H, W, 3] in [0, 1].
-        heats: one per column of the block: [H, W] in [0, 1] to draw over the image, or None for it alone.
-        caption: below them.
-        right: whether the caption is right (green, ticked), wrong (red, crossed), or neither (None).
+        heats: one heat map per column of the block: [H, W] in [0, 1], or None to draw only the image.
+        caption: text below the cells.
+        right: True for a correct answer (green, ticked), False for a wrong one (red, crossed), None for other text.
     """
 
     image: np.ndarray
@@ -49,27 +49,29 @@ class Panel:
 
 
 def overlay(image: np.ndarray, heat: np.ndarray, strength: float = 0.75) -> np.ndarray:
-    """A map over a greyed image: [H, W, 3] in [0, 1].
+    """Draw a heat map over a grey image.
 
     Args:
         image: [H, W, 3] in [0, 1].
         heat: [H, W] in [0, 1].
-        strength: share of the map's colour.
+        strength: opacity of the heat map.
+
+    Returns:
+        [H, W, 3] in [0, 1].
     """
-    grey = image @ np.array([0.299, 0.587, 0.114])
-    # Lifted and flattened, or dark images would drown the map.
-    ground = (0.25 + 0.75 * grey)[..., None]
-    colour = colormaps["inferno"](heat)[..., :3]
+    grey = image @ np.array([0.299, 0.587, 0.114])  # [H, W]
+    ground = (0.25 + 0.75 * grey)[..., None]  # [H, W, 1]; brighter, so that dark images do not hide the map
+    colour = colormaps["inferno"](heat)[..., :3]  # [H, W, 3]
     return np.clip((1 - strength) * ground + strength * colour, 0, 1)
 
 
 def grid_figure(blocks: Sequence[Block], rows: Sequence[Sequence[Panel]], footer: str = "") -> Figure:
-    """Lay panels out.
+    """Arrange panels in a grid.
 
     Args:
-        blocks: from left to right.
-        rows: one per image, each with one panel per block.
-        footer: a line below all.
+        blocks: blocks from left to right.
+        rows: one row per image, with one panel per block.
+        footer: text below the grid.
     """
     gap, space, caption, edge = 0.06, 0.16, 0.22, 0.06  # inches: between cells, between blocks, below cells
     top, bottom = 0.52, 0.28 if footer else edge
@@ -97,14 +99,14 @@ def grid_figure(blocks: Sequence[Block], rows: Sequence[Sequence[Panel]], footer
             for i, heat in enumerate(panel.heats):
                 x = left + i * (CELL + gap)
                 axes = figure.add_axes((x / width, y / height, CELL / width, tall / height))
-                shown = panel.image if heat is None else overlay(panel.image, heat)
-                # Images of other shapes than the tallest keep theirs, at the top of the cell.
-                axes.imshow(np.clip(shown, 0, 1), interpolation="lanczos")
+                pixels = panel.image if heat is None else overlay(panel.image, heat)
+                # Cells fit the tallest image; others keep their aspect ratio, at the top of the cell.
+                axes.imshow(np.clip(pixels, 0, 1), interpolation="lanczos")
                 axes.set_anchor("N")
                 axes.set_axis_off()
             colour = INK if panel.right is None else (RIGHT if panel.right else WRONG)
             mark = "" if panel.right is None else ("✓ " if panel.right else "✗ ")
-            text = mark + shortened(panel.caption, 20 * len(block.heads))
+            text = mark + shorten(panel.caption, 20 * len(block.heads))
             write(left + _block_width(block, gap) / 2, y - 0.125, text, 6.5, ha="center", color=colour)
     if footer:
         write(edge, 0.09, footer, 6, ha="left", color=FAINT)
@@ -115,13 +117,17 @@ def _block_width(block: Block, gap: float) -> float:
     return len(block.heads) * (CELL + gap) - gap
 
 
-def shortened(text: str, longest: int) -> str:
-    """A text of at most `longest` characters, with an ellipsis where something is missing."""
+def shorten(text: str, longest: int) -> str:
+    """Cut a text to at most `longest` characters, ellipsis included.
+
+    >>> shorten("a red apple", 6)
+    'a red…'
+    """
     return text if len(text) <= longest else text[: longest - 1].rstrip() + "…"
 
 
 def save(figure: Figure, path: Path) -> Path:
-    """Write a PNG."""
+    """Write a figure as PNG; returns the path."""
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, format="png", facecolor=figure.get_facecolor(), metadata={"Software": None})
     return path

@@ -1,4 +1,4 @@
-"""Where a model looks, and where it finds a text: maps over the patches, from one dense pass."""
+"""Maps over the patches of an image: class-token attention, and similarity to texts."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Maps:
-    """Maps on the grid of patches, gh x gw, float32 on the CPU. None is scaled for display.
+    """Maps on the grid of patches, float32 on the CPU, not scaled for display.
 
     Attributes:
-        attention: [B, gh, gw], the class token's attention over the patches, mean over heads and layers;
-            each map sums to 1.
-        patches: [B, C, gh, gw], cosine of patch tokens and class text. In CLIP they often point away from the
-            object.
-        guide: [B, C, gh, gw], the same of the tokens of the second path (D-V), which AlignCLIP aligns to.
+        attention: [B, gh, gw], attention of the class token to the patches, averaged over heads and layers; each map
+            sums to 1.
+        patches: [B, C, gh, gw], cosine between patch tokens and text features. In CLIP they often highlight the
+            background instead of the object.
+        guide: [B, C, gh, gw], the same for the tokens of the dual path (D-V), with which AlignCLIP aligns attention.
     """
 
     attention: Tensor
@@ -31,17 +31,24 @@ class Maps:
     guide: Tensor
 
     def of(self, classes: Tensor) -> Maps:
-        """One class per image: patches and guide become [B, gh, gw].
+        """Select one text per image.
 
         Args:
-            classes: [B] int64, positions on the class axis.
+            classes: [B] int64, positions on the text axis.
+
+        Returns:
+            Maps whose `patches` and `guide` are [B, gh, gw].
         """
         rows = torch.arange(len(classes))
         return Maps(self.attention, self.patches[rows, classes], self.guide[rows, classes])
 
 
 def aligned_layers(num_blocks: int) -> tuple[int, ...]:
-    """The layers whose attention AlignCLIP aligns: the first third (published: 4 of 12)."""
+    """Return the layers whose attention AlignCLIP aligns: the first third (published: 4 of 12).
+
+    >>> aligned_layers(12)
+    (0, 1, 2, 3)
+    """
     return tuple(range(max(1, round(num_blocks / 3))))
 
 
@@ -55,15 +62,15 @@ def make_maps(
     guide: str = "dv",
     dual_blocks: int | None = None,
 ) -> Maps:
-    """Maps of a batch for every text.
+    """Compute the maps of a batch in one forward pass.
 
     Args:
-        backbone: any tower with patches; its grid need not be square.
+        backbone: tower with patches; its grid need not be square.
         images: [B, 3, H, W], normalised for the backbone.
-        text: [C, d], unit rows.
-        layers: whose attention is averaged. Default: those AlignCLIP aligns.
-        guide: structure of the second path.
-        dual_blocks: number of blocks it runs in. Default: half of them.
+        text: [C, d], L2-normalised.
+        layers: layers whose attention is averaged. Default: `aligned_layers`.
+        guide: structure of the dual path.
+        dual_blocks: number of blocks of the dual path. Default: half of all blocks.
     """
     layers = aligned_layers(backbone.num_blocks) if layers is None else tuple(layers)
     dense = backbone.dense(images, attention_layers=layers, guide=guide, dual_blocks=dual_blocks)
@@ -71,8 +78,8 @@ def make_maps(
     grid = backbone.grid
 
     def similarity(tokens: Tensor) -> Tensor:
-        cosine = F.normalize(tokens.float(), dim=-1) @ text.float().T
-        return cosine.transpose(1, 2).unflatten(-1, grid).cpu()
+        cosine = F.normalize(tokens.float(), dim=-1) @ text.float().T  # [B, N, C]
+        return cosine.transpose(1, 2).unflatten(-1, grid).cpu()  # [B, C, gh, gw]
 
-    attention = dense.cls_attention.float().mean(dim=0).unflatten(-1, grid).cpu()
+    attention = dense.cls_attention.float().mean(dim=0).unflatten(-1, grid).cpu()  # [L, B, N] -> [B, gh, gw]
     return Maps(attention, similarity(dense.patches), similarity(dense.guide))

@@ -1,4 +1,4 @@
-"""Which dimensions a method opens for each text, and how far two texts share them."""
+"""Masks of texts: active dimensions, overlaps, table and figure."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ from rich.table import Table as RichTable
 from torch import Tensor
 
 from ..core.checkpoint import write_text
-from ..evaluation.disentanglement import active, overlap
+from ..evaluation.disentanglement import active_dimensions, overlap
 from ..evaluation.masks import masks_of
 from ..methods import Method
-from .figures import FAINT, FONT, INK, save, shortened
+from .figures import FAINT, FONT, INK, save, shorten
 
-NUMBERED = 12  # texts up to which the overlaps are written as numbers too
+MAX_NUMBERED = 12  # texts; with more, overlaps are not printed as numbers
 DOTS = 2  # pixels per dimension of the strip
 ROW, DPI = 0.3, 160  # inches per text; dots per inch
 
 
 @dataclass(frozen=True)
 class MaskView:
-    """Masks of some texts.
+    """Masks of T different texts.
 
     Attributes:
         method: name of the method.
-        texts: T different ones.
-        tokens: of each, before cutting.
-        window: tokens that the text tower reads.
+        texts: T texts.
+        tokens: number of tokens of each text, before truncation.
+        window: context length of the text tower.
         masks: [T, D] in [0, 1].
         overlaps: [T, T] Jaccard overlaps.
     """
@@ -49,12 +49,12 @@ class MaskView:
 
     @property
     def widths(self) -> list[int]:
-        """Active dimensions of each text."""
-        return (self.masks >= 0.5).sum(dim=1).tolist()
+        """Number of active dimensions of each text."""
+        return (self.masks >= 0.5).sum(dim=1).tolist()  # [T]
 
 
 def view_masks(method: Method, texts: Sequence[str]) -> MaskView:
-    """Masks of texts; ones given twice are looked at once.
+    """Compute the masks of texts; duplicates are dropped.
 
     Raises:
         UserError: the method has no masks.
@@ -66,12 +66,12 @@ def view_masks(method: Method, texts: Sequence[str]) -> MaskView:
 
 
 def write_masks(view: MaskView, out: Path) -> list[Path]:
-    """Write masks.png and masks.json into a folder that is there."""
+    """Write masks.png and masks.json to an existing folder; returns the files."""
     files = [save(mask_figure(view), out / "masks.png"), out / "masks.json"]
-    widths = active(view.masks)
+    active = active_dimensions(view.masks)
     facts = {
         "method": view.method,
-        "dimensions": widths.dimensions,
+        "dimensions": active.dimensions,
         "window": view.window,
         "texts": [
             {
@@ -86,9 +86,9 @@ def write_masks(view: MaskView, out: Path) -> list[Path]:
                 view.texts, view.tokens, view.widths, view.masks, strict=True
             )
         ],
-        "active_mean": widths.mean,
-        "active_min": widths.minimum,
-        "active_max": widths.maximum,
+        "active_mean": active.mean,
+        "active_min": active.minimum,
+        "active_max": active.maximum,
         "jaccard_overlap": view.overlaps.tolist(),
     }
     write_text(files[1], json.dumps(facts, indent=1, ensure_ascii=False) + "\n")
@@ -96,8 +96,8 @@ def write_masks(view: MaskView, out: Path) -> list[Path]:
 
 
 def mask_table(view: MaskView) -> RichTable:
-    """A line per text: tokens, active dimensions, and overlaps with the others where they are few."""
-    numbered = len(view.texts) <= NUMBERED
+    """Return a table with a line per text: tokens, active dimensions and, for few texts, overlaps."""
+    numbered = len(view.texts) <= MAX_NUMBERED
     columns = [str(i + 1) for i in range(len(view.texts))] if numbered else []
     table = RichTable("", Column("text", overflow="fold"), "tokens", "active", *columns)
     for i, (text, tokens, width) in enumerate(zip(view.texts, view.tokens, view.widths, strict=True)):
@@ -108,17 +108,17 @@ def mask_table(view: MaskView) -> RichTable:
 
 
 def print_masks(view: MaskView, given: int) -> None:
-    """The table, and how many texts were given twice."""
+    """Print the table, and the number of duplicates among the `given` texts."""
     console = Console()
-    if not console.is_terminal:  # a file has no width to keep to
-        console.width = 60 + max(map(len, view.texts)) + 8 * min(len(view.texts), NUMBERED)
+    if not console.is_terminal:  # files and pipes need no wrapping
+        console.width = 60 + max(map(len, view.texts)) + 8 * min(len(view.texts), MAX_NUMBERED)
     console.print(mask_table(view))
     if given > len(view.texts):
-        print(f"--masks: {given - len(view.texts)} texts were given more than once; each is shown once")
+        print(f"--masks: {given - len(view.texts)} duplicate texts were dropped")
 
 
 def mask_figure(view: MaskView) -> Figure:
-    """Left the matrix of overlaps, right a strip per text with a mark for each active dimension."""
+    """Draw the matrix of overlaps and, to its right, a strip per text with a mark for each active dimension."""
     count, dimensions = view.masks.shape
     names, side, gap, edge = 2.4, ROW * count, 0.45, 0.1
     strip = max(3.0, DOTS * dimensions / DPI)
@@ -140,11 +140,11 @@ def mask_figure(view: MaskView) -> Figure:
     matrix.imshow(view.overlaps.numpy(), vmin=0, vmax=1, cmap="Blues")
     numbers = [str(i + 1) for i in range(count)]
     matrix.set_xticks(range(count), numbers, family=FONT)
-    labels = [f"{shortened(text, 34)}  {n}" for text, n in zip(view.texts, numbers, strict=True)]
+    labels = [f"{shorten(text, 34)}  {n}" for text, n in zip(view.texts, numbers, strict=True)]
     matrix.set_yticks(range(count), labels, family=FONT)
     for label in matrix.get_yticklabels():
-        label.set_parse_math(False)  # a text may hold two dollar signs
-    if count <= NUMBERED:
+        label.set_parse_math(False)  # two dollar signs in a text would start a formula
+    if count <= MAX_NUMBERED:
         for i in range(count):
             for j in range(count):
                 value = float(view.overlaps[i, j])
@@ -156,7 +156,7 @@ def mask_figure(view: MaskView) -> Figure:
     figure.text(
         edge / width,
         0.12 / height,
-        "Overlap: Jaccard, shared over all dimensions that two texts have. Beside each strip: how many are active.",
+        "Overlap: Jaccard index of the masks of two texts. Left of each strip: number of active dimensions.",
         fontsize=6,
         family=FONT,
         color=FAINT,

@@ -1,4 +1,4 @@
-"""How well a map finds an object whose exact mask is known."""
+"""Scores of maps against exact masks of the object."""
 
 from __future__ import annotations
 
@@ -12,92 +12,106 @@ from torch.nn import functional as F
 
 
 def upsample(maps: Tensor, size: tuple[int, int]) -> Tensor:
-    """Maps of patches [B, gh, gw] -> maps of pixels [B, H, W], bilinear between patch centres."""
+    """Interpolate maps of patches to pixels, bilinearly between patch centres: [B, gh, gw] -> [B, H, W]."""
     return F.interpolate(maps[:, None].float(), size=size, mode="bilinear", align_corners=False)[:, 0]
 
 
 def min_max(maps: Tensor) -> Tensor:
-    """Each map [..., H, W] shifted and scaled to [0, 1]; a constant map becomes 0."""
-    low = maps.amin(dim=(-2, -1), keepdim=True)
-    span = maps.amax(dim=(-2, -1), keepdim=True) - low
+    """Scale each map [..., H, W] to [0, 1]; a constant map becomes 0.
+
+    >>> min_max(torch.tensor([[1.0, 3.0], [2.0, 5.0]]))
+    tensor([[0.0000, 0.5000],
+            [0.2500, 1.0000]])
+    """
+    low = maps.amin(dim=(-2, -1), keepdim=True)  # [..., 1, 1]
+    span = maps.amax(dim=(-2, -1), keepdim=True) - low  # [..., 1, 1]
     return torch.where(span > 0, (maps - low) / span.clamp_min(torch.finfo(maps.dtype).tiny), 0.0)
 
 
 def coverage(masks: Tensor, grid: tuple[int, int]) -> Tensor:
-    """Masks of pixels [B, H, W] -> the share of each patch that the object covers, [B, gh, gw]."""
+    """Return the share of each patch that the object covers: [B, H, W] -> [B, gh, gw]."""
     return F.adaptive_avg_pool2d(masks[:, None].float(), grid)[:, 0]
 
 
 def correlation(maps: Tensor, masks: Tensor) -> Tensor:
-    """Pearson correlation of map and mask over pixels, in [-1, 1].
+    """Return the Pearson correlation of map and mask over pixels.
 
     Args:
-        maps, masks: [B, H, W].
+        maps: [B, H, W].
+        masks: [B, H, W] in [0, 1].
 
     Returns:
-        [B]; 0 for a constant map, NaN where the mask is empty or full.
+        [B] in [-1, 1]; 0 for a constant map, NaN for an empty or full mask.
     """
-    a = (maps.double() - maps.double().mean(dim=(1, 2), keepdim=True)).flatten(1)
-    b = (masks.double() - masks.double().mean(dim=(1, 2), keepdim=True)).flatten(1)
-    scale = a.norm(dim=1) * b.norm(dim=1)
-    value = torch.where(scale > 0, (a * b).sum(dim=1) / scale.clamp_min(1e-300), 0.0)
+    a = (maps.double() - maps.double().mean(dim=(1, 2), keepdim=True)).flatten(1)  # [B, H * W]
+    b = (masks.double() - masks.double().mean(dim=(1, 2), keepdim=True)).flatten(1)  # [B, H * W]
+    scale = a.norm(dim=1) * b.norm(dim=1)  # [B]
+    value = torch.where(scale > 0, (a * b).sum(dim=1) / scale.clamp_min(1e-300), 0.0)  # [B]
     return torch.where(b.norm(dim=1) > 0, value, torch.nan).float()
 
 
 def pointing(maps: Tensor, masks: Tensor) -> Tensor:
-    """Pointing game: does the highest pixel lie on the object?
+    """Return whether the highest pixel lies on the object (pointing game, Zhang et al., IJCV 2018).
+
+    Args:
+        maps: [B, H, W].
+        masks: [B, H, W] in [0, 1].
 
     Returns:
-        [B] in [0, 1]: 1 or 0, or among equally high pixels the share that lies on it; NaN without an object.
+        [B] in [0, 1]: 1 or 0, or the share of equally high pixels that lies on the object; NaN without an object.
     """
-    flat, inside = maps.flatten(1), masks.flatten(1) > 0.5
-    top = flat == flat.amax(dim=1, keepdim=True)
-    hits = (top & inside).sum(dim=1) / top.sum(dim=1)
+    values, inside = maps.flatten(1), masks.flatten(1) > 0.5  # [B, H * W] each
+    top = values == values.amax(dim=1, keepdim=True)  # [B, H * W]
+    hits = (top & inside).sum(dim=1) / top.sum(dim=1)  # [B]
     return torch.where(inside.any(dim=1), hits, torch.nan)
 
 
 def lift(maps: Tensor, masks: Tensor) -> Tensor:
-    """Share of the map's mass on the object, relative to the object's share of the area.
+    """Return the share of the map's mass on the object, divided by the object's share of the area.
 
-    Uniform attention has 1; all attention on an object of a quarter of the area has 4. Counted on patches,
-    each by the part of it that the object covers, so that no interpolation enters.
+    Uniform attention has lift 1; attention only on an object that covers a quarter of the image has lift 4. Mass is
+    counted by patch, weighted by the share of the patch that the object covers, so nothing is interpolated.
 
     Args:
-        maps: [B, gh, gw], not negative, such as attention.
-        masks: [B, H, W].
+        maps: [B, gh, gw], non-negative, such as attention.
+        masks: [B, H, W] in [0, 1].
 
     Returns:
         [B]; NaN without an object.
     """
-    covered = coverage(masks, (maps.shape[1], maps.shape[2]))
-    area = covered.mean(dim=(1, 2))
-    on_object = (maps * covered).sum(dim=(1, 2)) / maps.sum(dim=(1, 2)).clamp_min(1e-12)
+    covered = coverage(masks, (maps.shape[1], maps.shape[2]))  # [B, gh, gw]
+    area = covered.mean(dim=(1, 2))  # [B]
+    on_object = (maps * covered).sum(dim=(1, 2)) / maps.sum(dim=(1, 2)).clamp_min(1e-12)  # [B]
     return torch.where(area > 0, on_object / area.clamp_min(1e-12), torch.nan)
 
 
 def average_precision(maps: Tensor, masks: Tensor) -> Tensor:
-    """Area under precision over recall of the pixels, ranked by the map, as detectors of the object.
+    """Return the average precision of the map as a detector of the object's pixels.
+
+    Args:
+        maps: [B, H, W].
+        masks: [B, H, W] in [0, 1].
 
     Returns:
-        [B] in [0, 1]; a map that knows nothing has the object's share of the area. NaN without an object.
+        [B] in [0, 1]; the object's share of the area for a constant map, NaN without an object.
     """
     values = []
-    for pixels, inside in zip(maps.flatten(1), masks.flatten(1) > 0.5, strict=True):
-        found = bool(inside.any())
-        values.append(float(average_precision_score(inside.numpy(), pixels.numpy())) if found else np.nan)
+    for scores, inside in zip(maps.flatten(1), masks.flatten(1) > 0.5, strict=True):  # [H * W] each
+        known = bool(inside.any())
+        values.append(float(average_precision_score(inside.numpy(), scores.numpy())) if known else np.nan)
     return torch.tensor(values)
 
 
 @dataclass(frozen=True)
 class MapScores:
-    """Means over images of one kind of map against exact masks.
+    """Scores of one kind of map, averaged over images.
 
     Attributes:
-        correlation: Pearson, in [-1, 1].
+        correlation: Pearson correlation, in [-1, 1].
         pointing: share of images whose highest pixel lies on the object.
-        average_precision: mean average precision of pixels, in [0, 1].
-        lift: mass on the object over its share of the area; None for maps with negative values.
-        images: how many had an object.
+        average_precision: mean average precision over pixels, in [0, 1].
+        lift: mass on the object relative to its share of the area; None for maps with negative values.
+        images: number of images with an object.
     """
 
     correlation: float
@@ -108,14 +122,18 @@ class MapScores:
 
 
 def score(maps: Tensor, masks: Tensor, *, attention: bool) -> MapScores:
-    """Score maps of patches [B, gh, gw] against masks of pixels [B, H, W].
+    """Score maps of patches against masks of pixels.
 
     Args:
-        attention: whether the maps are shares of attention, for which the lift is defined.
+        maps: [B, gh, gw].
+        masks: [B, H, W] in [0, 1].
+        attention: whether the maps are non-negative shares of attention, for which lift is defined.
     """
-    pixels = upsample(maps, (masks.shape[1], masks.shape[2])).cpu()
-    # To 5 digits, or rounding errors of the interpolation would put equal pixels in an order.
-    largest = pixels.abs().amax(dim=(1, 2), keepdim=True).clamp_min(torch.finfo(torch.float32).tiny)
+    pixels = upsample(maps, (masks.shape[1], masks.shape[2])).cpu()  # [B, H, W]
+    # Round to 5 digits: rounding errors of the interpolation would break ties.
+    largest = (
+        pixels.abs().amax(dim=(1, 2), keepdim=True).clamp_min(torch.finfo(torch.float32).tiny)
+    )  # [B, 1, 1]
     pixels = (1e5 * pixels / largest).round()
     masks = masks.float().cpu()
     return MapScores(

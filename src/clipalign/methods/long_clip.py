@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .. import losses
 from ..core.errors import UserError
-from ..data.captions.sentences import joined, sentences_of
+from ..data.captions.sentences import join_sentences, split_sentences
 from . import register
 from .infonce import InfoNce, InfoNceConfig
 from .shared.captioned import LONG_CLIP, cut_statistics
@@ -61,7 +61,7 @@ class LongClip(InfoNce):
     def features(self, batch: Batch) -> dict[str, Tensor]:
         found = super().features(batch)
         assert batch.captions is not None
-        short = tuple(joined(sentences_of(caption)[:1]) for caption in batch.captions)
+        short = tuple(join_sentences(split_sentences(caption)[:1]) for caption in batch.captions)
         return found | {"short": self.unit_text(self.tokens(batch, short))}
 
     def loss_from_features(self, local: Features, everyone: Features, first: int = 0) -> dict[str, Tensor]:

@@ -9,8 +9,8 @@ from typing import Any
 
 from ..core.errors import UserError
 from ..core.yaml_files import read_yaml
+from ..evaluation.results import FILE, ResultRow, read_results
 from ..runs.folder import RESULT_NEUTRAL, MetricLine, RunFolder
-from ..runs.results import FILE, ResultRow, read_results
 from .rows import ReportRow, is_retrieval, order_labels
 
 # Options that are fields of a row already, or that distinguish seeds of one table line.

@@ -15,9 +15,10 @@ from .collect import StoredRun
 from .comparison import LineAccuracy, line_accuracies
 from .document import Heading, Part, Picture
 from .rows import order_labels
-from .style import FAINT, INK, LineStyle, legend_above, new_figure
+from .style import INK, LineStyle, legend_above, new_figure
 
 Styles = Mapping[str, LineStyle]
+GREY = "#8f8f8f"
 CONTOURS = 6  # lines of equal harmonic mean, at most
 
 
@@ -129,7 +130,7 @@ def _harmonic_contours(axes: Axes) -> None:
     levels = contour_levels(float(h.min()), float(h.max()))
     if not levels:
         return
-    contours = axes.contour(x, y, h, levels=levels, colors=FAINT, linewidths=0.8, zorder=0)
+    contours = axes.contour(x, y, h, levels=levels, colors=GREY, linewidths=0.8, zorder=0)
     # As many decimals as the levels need, so that no two contours have the same label.
     decimals = next(d for d in range(6) if len({f"{level:.{d}f}" for level in levels}) == len(levels))
     axes.clabel(contours, fontsize=7, fmt=f"%.{decimals}f")

@@ -10,8 +10,8 @@ from functools import cache
 from pathlib import Path
 from typing import TypeVar
 
+from ..evaluation.metrics import METRICS
 from .document import Grid, Heading, Part
-from .retrieval import COLUMNS
 from .rows import ReportRow, is_retrieval
 
 ASSETS = Path(__file__).resolve().parents[1] / "assets"
@@ -121,8 +121,9 @@ def published_accuracy_section(rows: Sequence[ReportRow]) -> list[Part]:
 def published_recall_section(rows: Sequence[ReportRow]) -> list[Part]:
     """Return measured means over seeds next to the published recalls of the same method and test set."""
     measured: dict[tuple[str, str, str, str, str], list[float]] = {}
+    titles = {field.name: field.title for field in METRICS.get("recall").fields if not field.variant}
     for row in (row.result for row in rows if is_retrieval(row)):
-        for name in COLUMNS:
+        for name in titles:
             if (value := row.value(name)) is not None:
                 key = (row.data, row.test, row.method, row.backbone, name)
                 measured.setdefault(key, []).append(value)
@@ -132,7 +133,7 @@ def published_recall_section(rows: Sequence[ReportRow]) -> list[Part]:
             if (number.data, number.test, number.method, number.recall) == (data, test, method, name):
                 mean = f"{100 * statistics.fmean(values):.1f}"
                 source = number.source + (f"; {number.note}" if number.note else "")
-                facts = (data, COLUMNS[name], method, backbone)
+                facts = (data, titles[name], method, backbone)
                 lines.append((*facts, mean, number.percent, number.backbone, source))
     if not lines:
         return []

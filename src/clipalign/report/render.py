@@ -33,8 +33,8 @@ def tables_csv(tables: Sequence[ResultTable]) -> str:
             target = line.labels[0] if len(line.labels) > 1 else ""
             for column, cell in zip(table.columns, line.cells, strict=True):
                 if cell is not None:
-                    std = "" if cell.std is None else f"{100 * cell.std:.4f}"
-                    numbers = (f"{100 * cell.mean:.4f}", std, cell.seeds)
+                    std = "" if cell.std is None else f"{cell.scale * cell.std:.4f}"
+                    numbers = (f"{cell.scale * cell.mean:.4f}", std, cell.seeds)
                     writer.writerow((table.title, target, line.labels[-1], column, *numbers))
     return out.getvalue()
 

@@ -13,19 +13,24 @@ SIGNIFICANT = 2.0
 
 @dataclass(frozen=True)
 class Cell:
-    """Mean of a share in [0, 1] over seeds.
+    """Mean of a metric over seeds; by default of a share in [0, 1], printed in percent.
 
     Attributes:
         mean: mean over seeds.
         std: sample standard deviation over seeds; None for one seed.
         seeds: number of seeds.
         sampling: variance of the mean over test sets of the same size, as if images were independent.
+        scale, digits: factor and decimals of the printed value.
+        higher_is_better: None if neither direction is.
     """
 
     mean: float
     std: float | None
     seeds: int
     sampling: float = 0.0
+    scale: float = 100.0
+    digits: int = 1
+    higher_is_better: bool | None = True
 
     @classmethod
     def of(cls, values: Sequence[float], sampling: float = 0.0) -> Cell:
@@ -39,15 +44,19 @@ class Cell:
         return (self.std or 0.0) ** 2 / self.seeds + self.sampling
 
     def exceeds(self, other: Cell) -> bool:
-        """Return whether this mean is higher by more than `SIGNIFICANT` standard errors of the difference.
+        """Return whether this mean is better by more than `SIGNIFICANT` standard errors of the difference.
 
         Both cells are taken as independent. Methods are tested on the same images, so this errs towards False.
         """
-        return self.mean - other.mean > SIGNIFICANT * sqrt(self.variance + other.variance)
+        if self.higher_is_better is None:
+            return False
+        gain = self.mean - other.mean if self.higher_is_better else other.mean - self.mean
+        return gain > SIGNIFICANT * sqrt(self.variance + other.variance)
 
     def __str__(self) -> str:
-        """Format in percent: "41.3" or "41.3 ± 0.8"."""
-        return f"{100 * self.mean:.1f}" + ("" if self.std is None else f" ± {100 * self.std:.1f}")
+        """Format in percent or another unit: "41.3" or "41.3 ± 0.8"."""
+        mean = f"{self.scale * self.mean:.{self.digits}f}"
+        return mean + ("" if self.std is None else f" ± {self.scale * self.std:.{self.digits}f}")
 
 
 def sampling_variance(share: float, n: int) -> float:

@@ -11,8 +11,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from ..evaluation.metrics import metric_fields
+from ..evaluation.results import ResultRow
 from ..protocols import RETRIEVAL
-from ..runs.results import ResultRow
 
 # Fields of a result row that are settings; all other settings come from the options of the run.
 SETTINGS = ("steps", "lr", "average", "template")
@@ -157,8 +158,7 @@ def _fingerprint(row: ReportRow) -> str:
 def _values(row: ReportRow) -> tuple[float | None, ...]:
     """Return the numbers in which copies of a result agree."""
     result = row.result
-    recalls = (result.value(name) for name in sorted(result.extra) if "_recall@" in name)
-    return (result.accuracy, result.h, *recalls)
+    return tuple(result.value(field.name) for field in metric_fields() if not field.by)
 
 
 def _text(value: object) -> str:

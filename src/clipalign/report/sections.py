@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+from ..evaluation.metrics import arrange, measured_fields, row_cells
 from ..explain.figures import save
 from ..runs.folder import MetricLine
 from ..runs.options import is_pocket
@@ -51,13 +52,7 @@ def accuracy_section(tables: Sequence[ResultTable]) -> list[Part]:
 
 def difference_section(differences: Sequence[Difference]) -> list[Part]:
     """Return a table of differences from the baseline per task, with their intervals."""
-    parts: list[Part] = []
-    tasks = list(dict.fromkeys(d.task for d in differences))
-    heads = ("target", "test", "comparison", "difference", "95 % interval", "beyond 0", "detectable", "n")
-    for task in tasks:
-        lines = tuple(_difference(d) for d in differences if d.task == task)
-        parts.append(Grid(heads, lines, labels=3, title=task))
-    if not parts:
+    if not differences:
         return []
     note = (
         "In percentage points, on the same images, averaged over seeds. Interval: bootstrap over the n independent "
@@ -65,13 +60,18 @@ def difference_section(differences: Sequence[Difference]) -> list[Part]:
         "which one in twenty does by chance. Detectable: the smallest true difference that a test of this size detects "
         f"with a power of 80 % ({POWER:.1f} standard errors)."
     )
-    return [Heading("Differences"), *parts, Paragraph(note)]
+    heads = ("target", "test", "comparison", "difference", "95 % interval", "beyond 0", "detectable", "n")
+    grids = []
+    for task in dict.fromkeys(d.task for d in differences):
+        lines = tuple(_difference(d) for d in differences if d.task == task)
+        grids.append(Grid(heads, lines, note, labels=3, title=task))
+    return [Heading("Differences"), *grids]
 
 
 def _difference(difference: Difference) -> tuple[str, ...]:
     d, e = difference, difference.estimate
     if e.low == e.high == 0:
-        interval = "same predictions"
+        interval = "equal on all units"
     else:
         # Two decimals if one would print both ends alike.
         decimals = 1 if f"{100 * e.low:.1f}" != f"{100 * e.high:.1f}" else 2
@@ -135,26 +135,29 @@ def row_section(rows: Sequence[ReportRow]) -> list[Part]:
     """Return every result row, and accuracy by domain for test sets of several domains."""
     if not rows:
         return []
-    heads = ("run", "target", "test", "seed", "steps", "n", "accuracy", "top-5", "class mean", "h", "seconds")
+    fields = measured_fields(row.result for row in rows)
+    heads = ("run", "target", "test", "seed", "steps", "n", *arrange(fields)[0], "seconds")
     lines = []
     for row in rows:
         r = row.result
-        facts = (row.run, r.target or "", r.test, r.seed, r.steps, r.n)
-        shares = (_percent(value) for value in (r.accuracy, r.top5, r.class_accuracy, r.h))
-        lines.append((*map(str, facts), *shares, "" if r.seconds is None else f"{r.seconds:.0f}"))
-    note = "In percent. Class mean: accuracy within each class, averaged. n: images (rows times fixed views)."
+        for variant, cells in row_cells(r, fields):
+            test = f"{r.test}, {variant}" if variant else r.test
+            facts = (row.run, r.target or "", test, r.seed, r.steps, r.n)
+            lines.append((*map(str, facts), *cells, "" if r.seconds is None else f"{r.seconds:.0f}"))
+    notes = ["In percent if no unit is given.", *dict.fromkeys(field.note for field in fields if field.note)]
+    note = " ".join([*notes, "n: images (rows times fixed views)."])
     parts: list[Part] = [Heading("Every row"), Grid(heads, tuple(lines), note, labels=3)]
     several = [row for row in rows if len(row.result.domain_accuracy) > 1]
     if several:
         domains = tuple(dict.fromkeys(name for row in several for name in row.result.domain_accuracy))
-        cells = tuple(
+        by_domain = tuple(
             (
                 f"{row.run}: {row.result.test}",
                 *(_percent(row.result.domain_accuracy.get(name)) for name in domains),
             )
             for row in several
         )
-        parts.append(Grid(("run: test", *domains), cells, "Accuracy in percent by domain."))
+        parts.append(Grid(("run: test", *domains), by_domain, "Accuracy in percent by domain."))
     return parts
 
 

@@ -12,16 +12,15 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from ..backbone.loading import split_size
 from ..core.checkpoint import write_text
-from ..data.captions.sets import caption_sets
-from ..data.published.tables import declarations
-from ..data.registry import BUILT_IN
+from ..data.registry import SOURCES
+from ..data.request import SHIPPED
+from ..evaluation.metrics import METRICS, arrange, measured_fields, row_cells
+from ..evaluation.results import ResultRow
 from ..methods import get_method
 from .folder import RunFolder
 from .options import is_pocket
-from .results import RECALLS, ResultRow
 
 TEMPLATE = Path(__file__).with_name("templates") / "card.md.jinja"
-SHIPPED = "ships with clipalign; the licences of its sources are in the package's NOTICE"
 MAX_NAMES = 12  # class names that a card lists
 MAX_PROMPTS = 3
 DASH = "–"
@@ -51,7 +50,7 @@ def model_card(record: Mapping[str, Any], rows: Sequence[ResultRow]) -> ModelCar
         record=record,
         class_names=_some(record["class_names"], MAX_NAMES, ", "),
         prompts=_some(templates, MAX_PROMPTS, " | "),
-        table=recall_table(rows) if is_retrieval(first) else accuracy_table(rows),
+        table=result_table(rows),
         limits=list(limits(rows)),
         licences=licences(record["data"], first),
     )
@@ -66,6 +65,7 @@ def card_data(record: Mapping[str, Any], rows: Sequence[ResultRow]) -> ModelCard
     first = rows[0]
     base = base_model(first.backbone)
     data = first.data.removeprefix("hf:") if first.data.startswith("hf:") else str(record["data"])
+    evaluations = list(_evaluations(record, rows, data))
     return ModelCardData(
         library_name="clipalign",
         pipeline_tag="zero-shot-image-classification",
@@ -76,30 +76,37 @@ def card_data(record: Mapping[str, Any], rows: Sequence[ResultRow]) -> ModelCard
         base_model_relation="finetune" if base else None,
         datasets=[data],
         tags=["clip", "fine-tuned", first.method],
-        metrics=["recall@1" if is_retrieval(first) else "accuracy"],
+        metrics=list(dict.fromkeys(result.metric_type for result in evaluations)) or None,
         model_name=f"{first.backbone}, {first.method}",
-        eval_results=list(_evaluations(record, rows, data)) or None,
+        eval_results=evaluations or None,
     )
 
 
 def _evaluations(record: Mapping[str, Any], rows: Sequence[ResultRow], data: str) -> Iterator[EvalResult]:
-    """Yield the accuracy, or the recalls, of each test set in percent."""
+    """Yield the metrics of each test set that reports have tables of."""
     protocol = ", ".join(str(value) for value in (record["protocol"], record.get("target")) if value)
-    retrieval = is_retrieval(rows[0])
-    names = {name: name for name in RECALLS} if retrieval else {"accuracy": "top-1 accuracy"}
+    metrics = {field.name: name for name, metric in METRICS.all().items() for field in metric.fields}
+    fields = [field for field in measured_fields(rows) if field.table and not field.variant]
     for row in rows:
-        for name, title in names.items():
-            if (value := row.value(name)) is not None:
+        for field in fields:
+            if (value := row.value(field.name)) is not None:
                 yield EvalResult(
-                    task_type="image-text-retrieval" if retrieval else "zero-shot-image-classification",
+                    task_type="image-text-retrieval"
+                    if is_retrieval(row)
+                    else "zero-shot-image-classification",
                     dataset_type=data,
                     dataset_name=f"{record['data']} ({protocol}), {row.test}",
                     dataset_config=protocol,
                     dataset_split=row.test,
-                    metric_type="recall" if retrieval else name,
-                    metric_name=f"{title.replace('_', ' ')} (%)",
-                    metric_value=round(100 * value, 2),
+                    metric_type=metrics[field.name],
+                    metric_name=f"{field.name.replace('_', ' ')} ({field.unit})",
+                    metric_value=round(field.scale * value, field.digits + 1),
                 )
+
+
+def is_retrieval(row: ResultRow) -> bool:
+    """Return whether a row is of a test set of captions."""
+    return "texts" in row.extra
 
 
 def base_model(backbone: str) -> str | None:
@@ -126,38 +133,32 @@ class CardTable:
     note: str
 
 
-def is_retrieval(row: ResultRow) -> bool:
-    """Return whether a row holds recalls instead of an accuracy."""
-    return RECALLS[0] in row.extra
-
-
-def accuracy_table(rows: Sequence[ResultRow]) -> CardTable:
-    """Return the accuracies of a run."""
-    heads = ("test", "accuracy", "top-5", "class mean", "h", "images", "class names", "zero-shot before")
+def result_table(rows: Sequence[ResultRow]) -> CardTable:
+    """Return all metrics of a run."""
+    fields = measured_fields(rows)
+    classes, texts = any(row.classes for row in rows), any("texts" in row.extra for row in rows)
+    heads = ["test", *arrange(fields)[0], "images"]
+    heads += ["class names", "zero-shot before"] if classes else []
+    heads += ["texts"] if texts else []
     lines = []
     for row in rows:
-        shares = (_percent(value) for value in (row.accuracy, row.top5, row.class_accuracy, row.h))
-        counts = (str(row.n), "" if row.classes is None else str(row.classes))
-        before = "" if row.zeroshot is None else _percent(row.zeroshot)
-        lines.append((_escaped(row.test), *shares, *counts, before))
-    note = (
-        "In percent, from a single run: another seed gives other numbers. Class mean: accuracy within each class, "
-        "averaged. h: harmonic mean of base and new classes. Zero-shot before: accuracy of the backbone before "
-        "training, on classes that were not trained."
-    )
-    return CardTable(heads, tuple(lines), note)
-
-
-def recall_table(rows: Sequence[ResultRow]) -> CardTable:
-    """Return the recalls of a run."""
-    heads = ("test", "text to image @1", "@5", "@10", "image to text @1", "@5", "@10", "images", "texts")
-    lines = []
-    for row in rows:
-        recalls = (_percent(row.value(name)) for name in RECALLS)
-        lines.append((_escaped(row.test), *recalls, str(row.n), str(row.extra["texts"])))
-    return CardTable(
-        heads, tuple(lines), "Recall in percent, from a single run: another seed gives other numbers."
-    )
+        counts = [str(row.n)]
+        if classes:
+            counts += ["" if row.classes is None else str(row.classes)]
+            counts += ["" if row.zeroshot is None else f"{100 * row.zeroshot:.1f}"]
+        if texts:
+            counts += [str(row.extra.get("texts", ""))]
+        for variant, cells in row_cells(row, fields):
+            test = f"{row.test}, {variant}" if variant else row.test
+            lines.append((_escaped(test), *(cell or DASH for cell in cells), *counts))
+    notes = ["In percent, from a single run: another seed gives other numbers."]
+    notes += [f"{field.title}: in {field.unit}." for field in fields if field.unit != "%"]
+    notes += dict.fromkeys(field.note for field in fields if field.note)
+    if classes:
+        notes.append(
+            "Zero-shot before: accuracy of the backbone before training, on classes that were not trained."
+        )
+    return CardTable(tuple(heads), tuple(lines), " ".join(notes))
 
 
 def limits(rows: Sequence[ResultRow]) -> Iterator[str]:
@@ -191,16 +192,10 @@ def licences(data_name: str, row: ResultRow) -> list[str]:
         SHIPPED if is_pocket(row.backbone) else "the licence of its weights applies to the fine-tuned ones"
     )
     backbone = f"Backbone {row.backbone}: {terms}."
-    if row.data in BUILT_IN:
-        return [backbone, f"Data {row.data}: {SHIPPED}."]
-    declared = declarations().get(row.data) or caption_sets().get(row.data)
-    if declared is not None:
-        return [backbone, f"Data {declared.title}: {declared.licence}."]
+    if row.data in SOURCES:
+        data = SOURCES.get(row.data)
+        return [backbone, f"Data {data.title}: {data.licence}."]
     return [backbone, f"Data {data_name}: unknown to clipalign; state here under which terms it was used."]
-
-
-def _percent(share: float | None) -> str:
-    return DASH if share is None else f"{100 * share:.1f}"
 
 
 def _escaped(text: str) -> str:

@@ -16,8 +16,8 @@ from ..core.config import TrainConfig
 from ..core.errors import UserError
 from ..core.fields import options_of
 from ..core.yaml_files import RECORD, dump_yaml, plain, read_yaml
+from ..evaluation.results import FILE as RESULTS
 from .options import TrainOptions
-from .results import FILE as RESULTS
 
 if TYPE_CHECKING:
     pass

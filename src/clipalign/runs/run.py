@@ -14,11 +14,11 @@ from ..backbone.text.features import DEFAULT_TEMPLATES
 from ..core.checkpoint import load_weights
 from ..core.errors import UserError
 from ..core.types import Episode
+from ..evaluation.results import ResultRow, read_results
 from ..methods import Method, get_method
 from ..protocols.names_only import NamesOnly, names_episode
 from .folder import RunFolder
 from .options import TrainOptions, train_options_from
-from .results import ResultRow, read_results
 
 
 @dataclass(frozen=True)

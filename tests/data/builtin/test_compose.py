@@ -34,10 +34,10 @@ def test_clutter_of_other_drawings_is_another_picture() -> None:
 
 
 def test_clutter_forgets_when_it_is_full(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Clutter, "KEPT", 2 * 3 * 16 * 16)
+    monkeypatch.setattr(Clutter, "CACHE_BYTES", 2 * 3 * 16 * 16)
     clutter = Clutter(torch.full((1, 4, 8, 8), 255, dtype=torch.uint8))
     before = [clutter.background(Background("clutter", i), 16) for i in range(5)]
-    assert len(clutter._made) <= 2
+    assert len(clutter._cache) <= 2
     after = [clutter.background(Background("clutter", i), 16) for i in range(5)]
     assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
 

@@ -19,7 +19,7 @@ from clipalign.data.builtin.scene_grammar import COLOURS
 from clipalign.data.builtin.scene_layout import OBJECTS, PARTS, STYLE
 from clipalign.data.builtin.scene_pixels import draw
 from clipalign.data.builtin.scene_truth import holds
-from clipalign.data.captions.sentences import sentences_of
+from clipalign.data.captions.sentences import split_sentences
 from clipalign.data.registry import list_data, load_source
 
 PLAIN = Preprocess((96, 96), (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
@@ -80,12 +80,12 @@ def test_images_do_not_depend_on_batch_stage_draw_or_seed(source: Pictoscenes) -
 
 
 def test_remembered_pictures_are_the_drawn_ones(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("clipalign.data.builtin.pictoscenes.REMEMBERED", 3 * 3 * 96 * 96)
+    monkeypatch.setattr("clipalign.data.builtin.pictoscenes.CACHE_BYTES", 3 * 3 * 96 * 96)
     few, rows = Pictoscenes(train_rows=5), np.array([1, 1, 4, 9, 2, 1])
     first = few.images(rows, "train", rows, 0, PLAIN)
-    assert len(few._pictures) == 3 and torch.equal(first[0], first[5])
+    assert len(few._pixels) == 3 and torch.equal(first[0], first[5])
     again = few.images(rows[::-1].copy(), "train", rows, 0, PLAIN)
-    assert torch.equal(again.flip(0), first) and len(few._pictures) == 3
+    assert torch.equal(again.flip(0), first) and len(few._pixels) == 3
 
 
 def test_no_drawing_is_in_two_parts(source: Pictoscenes) -> None:
@@ -122,7 +122,7 @@ def test_own_sentences_are_true_and_of_their_object(source: Pictoscenes) -> None
         scene = source.scene(row).facts
         sentences = source.sentences(row)
         assert len(sentences) == len(scene.things) + 1
-        assert tuple(s.text for s in sentences) == sentences_of(source.texts[row][0])
+        assert tuple(s.text for s in sentences) == split_sentences(source.texts[row][0])
         for sentence in sentences:
             claim = source.grammar.parse(sentence.text)
             assert holds(claim, scene)
@@ -218,7 +218,7 @@ def test_caption_tests(source: Pictoscenes, part: str) -> None:
         unseen = set(source.domains[test.rows]) == {source.domain_names.index(STYLE)}
         assert unseen == name_says_style(test.name)
         if test.name.startswith("short"):
-            assert all(len(sentences_of(text)) == 1 for text in test.texts)
+            assert all(len(split_sentences(text)) == 1 for text in test.texts)
             assert test.relevant.nnz > 2 * len(test.texts), "short captions are true of other scenes too"
 
 

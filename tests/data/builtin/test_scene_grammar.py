@@ -26,7 +26,7 @@ from clipalign.data.builtin.scene_grammar import (
     Thing,
 )
 from clipalign.data.builtin.scene_truth import Truth, describe, holds
-from clipalign.data.captions.sentences import joined
+from clipalign.data.captions.sentences import join_sentences
 
 # Names within names, plural ones, vowels and signs.
 NAMES = (
@@ -188,7 +188,7 @@ def test_a_caption_is_true_where_all_its_sentences_are(shown: list[Facts], seed:
     truth = Truth(shown, len(NAMES))
     for i, scene in enumerate(shown):
         said = [GRAMMAR.say(claim, rng) for claim, _ in describe(scene, rng)]
-        whole = truth.relevance([joined(said)], GRAMMAR).toarray()[0]
+        whole = truth.relevance([join_sentences(said)], GRAMMAR).toarray()[0]
         assert np.array_equal(whole, truth.relevance(said, GRAMMAR).toarray().all(0)) and whole[i]
 
 

@@ -16,12 +16,13 @@ from PIL import Image
 from clipalign.commands.data import run_check
 from clipalign.core.errors import UserError
 from clipalign.core.types import CaptionSource, Preprocess
-from clipalign.data.captions import files as module
-from clipalign.data.captions.files import entries
-from clipalign.data.captions.table import CaptionRecord, CaptionTable, Texts, complete
-from clipalign.data.decode import evaluation_view, read_image, stack
+from clipalign.data.captions import files, json_list
+from clipalign.data.captions.buffer import CaptionBuffer
+from clipalign.data.captions.json_list import json_entries
+from clipalign.data.captions.table import CaptionRecord, CaptionTable, complete_parts
+from clipalign.data.decode import evaluation_view, read_image, stack_views
 from clipalign.data.registry import load_source
-from clipalign.data.sources.table import FilesUnder, ImageTable
+from clipalign.data.sources.table import FilesBelow, ImageTable
 
 PREPROCESS = Preprocess((16, 16), (0.5, 0.5, 0.5), (0.2, 0.2, 0.2), "bicubic")
 
@@ -70,7 +71,7 @@ def test_images_are_shown_as_clip_does_and_never_augmented(drawn: Path) -> None:
     rows, draws = np.array([0, 0]), np.array([4, 5])
     shown = source.images(rows, "train", draws, 9, PREPROCESS)
     wanted = evaluation_view(read_image(drawn / "images" / "3.png"), PREPROCESS)
-    assert torch.equal(shown, stack([wanted, wanted], PREPROCESS))
+    assert torch.equal(shown, stack_views([wanted, wanted], PREPROCESS))
 
 
 def test_parts_are_those_of_the_split_column(drawn: Path) -> None:
@@ -106,7 +107,7 @@ def test_no_image_is_in_two_parts(names: set[str], given: bool) -> None:
     parts = (
         {"train": np.arange(len(keys)), "validation": np.arange(0), "test": np.arange(0)} if given else None
     )
-    found = complete(parts, keys)
+    found = complete_parts(parts, keys)
     assert sorted(np.concatenate(list(found.values())).tolist()) == list(range(len(keys)))
     if len(keys) > 2:
         assert all(len(rows) for part, rows in found.items() if part != "test" or not given)
@@ -144,8 +145,8 @@ def test_a_column_may_have_another_name(drawn: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("path,caption\nimages/0.png,one\nimages/1.png,\n", r"line 3: the caption is empty"),
-        ('path,caption\nimages/0.png,"one\ntwo"\nimages/1.png," "\n', r"line 4: the caption is empty"),
+        ("path,caption\nimages/0.png,one\nimages/1.png,\n", r"line 3: empty caption"),
+        ('path,caption\nimages/0.png,"one\ntwo"\nimages/1.png," "\n', r"line 4: empty caption"),
         ("path,caption\n,one\n", r"line 2: no path"),
         ("path,caption,split\nimages/0.png,one,later\n", r'line 2: split is "later"'),
         (
@@ -196,7 +197,7 @@ def test_a_json_list(drawn: Path) -> None:
 
 
 def test_sharegpt4v(drawn: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "SHARE_TEST", 4)
+    monkeypatch.setattr(files, "SHARE_TEST", 4)
     content = [
         {
             "id": str(i),
@@ -219,8 +220,8 @@ def test_sharegpt4v(drawn: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ('{"image": "a.png"}', "it is no list"),
-        ('[{"image": "images/0.png", "caption": "a"}', "it ends within the list"),
+        ('{"image": "a.png"}', "not a list of entries"),
+        ('[{"image": "images/0.png", "caption": "a"}', "the list has no end"),
         ('[{"image": "images/0.png"}]', "entry 1: not {image, caption}"),
         ('[{"image": "images/0.png", "caption": 3}]', "entry 1: not"),
         ('[{"image": "images/0.png", "captions": []}]', "entry 1: .* no caption"),
@@ -238,18 +239,18 @@ def test_bad_json_is_named(drawn: Path, text: str, message: str) -> None:
 
 @pytest.mark.parametrize("chunk", [1, 3, 17, 1000])
 def test_json_is_read_piece_by_piece(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chunk: int) -> None:
-    monkeypatch.setattr(module, "CHUNK", chunk)
+    monkeypatch.setattr(json_list, "CHUNK", chunk)
     content = [{"a": ["x, ]", {"b": 'é"\\'}]}, {}, {"c": 12.5}]
     (tmp_path / "a.json").write_text(f" {json.dumps(content, indent=2)} \n", encoding="utf-8")
-    assert list(entries(tmp_path / "a.json")) == content
+    assert list(json_entries(tmp_path / "a.json")) == content
 
 
 def test_damaged_json_is_not_read_to_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "CHUNK", 10)
-    monkeypatch.setattr(module, "LARGEST_ENTRY", 50)
+    monkeypatch.setattr(json_list, "CHUNK", 10)
+    monkeypatch.setattr(json_list, "LARGEST_ENTRY", 50)
     (tmp_path / "a.json").write_text("[{'a': 1}" + " " * 10000)
     with pytest.raises(UserError, match=r"cannot read .*column"):
-        list(entries(tmp_path / "a.json"))
+        list(json_entries(tmp_path / "a.json"))
 
 
 def shard(path: Path, count: int, captions: bool = True) -> None:
@@ -292,7 +293,7 @@ def test_a_sample_without_a_caption_is_named(tmp_path: Path) -> None:
 
 
 def test_captions_are_held_once() -> None:
-    texts = Texts()
+    texts = CaptionBuffer()
     for row in range(2000):
         texts.add(row, "long caption " * 20)
     held = (
@@ -303,7 +304,7 @@ def test_captions_are_held_once() -> None:
 
 def test_the_fingerprint_covers_captions(drawn: Path) -> None:
     def source(text: str, key: str = "images/0.png") -> CaptionTable:
-        return CaptionTable("a", [CaptionRecord(key, [text], "here")], lambda keys: FilesUnder(drawn, keys))
+        return CaptionTable("a", [CaptionRecord(key, [text], "here")], lambda keys: FilesBelow(drawn, keys))
 
     assert source("one").fingerprint() == source("one").fingerprint() != source("two").fingerprint()
     assert source("one").fingerprint() != source("one", "images/1.png").fingerprint()

@@ -12,7 +12,7 @@ from PIL import Image
 from clipalign.commands.cli import main
 from clipalign.core.errors import UserError
 from clipalign.data.published.archives import prepare
-from clipalign.data.published.tables import declarations
+from clipalign.data.published.declarations import image_sets
 
 
 def picture() -> bytes:
@@ -40,7 +40,7 @@ def write_tar(path: Path, files: dict[str, bytes], *special: tarfile.TarInfo) ->
 
 
 def pacs(top: str) -> dict[str, bytes]:
-    facts = declarations()["pacs"]
+    facts = image_sets()["pacs"]
     files = {f"{top}/{d}/class{k}/pic_1.jpg": picture() for d in facts.domains for k in range(7)}
     return files | {f"__MACOSX/{top}/photo/._pic.jpg": b"", f"{top}/.DS_Store": b""}
 
@@ -48,18 +48,18 @@ def pacs(top: str) -> dict[str, bytes]:
 @pytest.mark.parametrize("write", [write_zip, write_tar])
 def test_an_archive_is_laid_out_and_counted(write, tmp_path: Path) -> None:
     archive = write(tmp_path / "a", pacs("kfold"))  # as PACS comes
-    problems = prepare(declarations()["pacs"], [archive], tmp_path / "root")
+    problems = prepare(image_sets()["pacs"], [archive], tmp_path / "root")
     assert len(problems) == 1 and "7/7/7/7 images, 2048/2344/1670/3929 published" in problems[0]
     files = sorted(
         p.relative_to(tmp_path / "root").as_posix() for p in (tmp_path / "root").rglob("*") if p.is_file()
     )
     assert len(files) == 28 and files[0] == "PACS/art_painting/class0/pic_1.jpg"
     with pytest.raises(UserError, match="exists already"):
-        prepare(declarations()["pacs"], [archive], tmp_path / "root")
+        prepare(image_sets()["pacs"], [archive], tmp_path / "root")
 
 
 def test_several_archives_and_files_go_together(tmp_path: Path) -> None:
-    facts = declarations()["domain-net"]
+    facts = image_sets()["domain-net"]
     archives = [
         write_zip(tmp_path / f"{d}.zip", {f"{d}/cat/{i}.jpg": picture() for i in "12"}) for d in facts.domains
     ]
@@ -70,7 +70,7 @@ def test_several_archives_and_files_go_together(tmp_path: Path) -> None:
     outer = write_zip(tmp_path / "c.zip", {"caltech-101/101_ObjectCategories.tar.gz": inner.read_bytes()})
     split = tmp_path / "split_zhou_Caltech101.json"
     split.write_text('{"train": [["ant/1.jpg", 0, "ant"]], "val": [], "test": []}')
-    prepare(declarations()["caltech-101"], [outer, split], tmp_path / "root")
+    prepare(image_sets()["caltech-101"], [outer, split], tmp_path / "root")
     assert (tmp_path / "root/caltech-101/101_ObjectCategories/ant/1.jpg").is_file()
 
 
@@ -81,7 +81,7 @@ def test_several_archives_and_files_go_together(tmp_path: Path) -> None:
 def test_names_that_lead_out_are_refused(write, name: str, tmp_path: Path) -> None:
     archive = write(tmp_path / "a", pacs("PACS") | {name: b"evil"})
     with pytest.raises(UserError, match="leads out"):
-        prepare(declarations()["pacs"], [archive], tmp_path / "deep" / "root")
+        prepare(image_sets()["pacs"], [archive], tmp_path / "deep" / "root")
     assert not list(tmp_path.rglob("evil*")) and not list((tmp_path / "deep" / "root").iterdir())
 
 
@@ -91,7 +91,7 @@ def test_links_and_devices_are_refused(kind: bytes, tmp_path: Path) -> None:
     member.type, member.linkname = kind, "/etc/passwd"
     archive = write_tar(tmp_path / "a", pacs("PACS"), member)
     with pytest.raises(UserError, match="is a link or a device"):
-        prepare(declarations()["pacs"], [archive], tmp_path / "root")
+        prepare(image_sets()["pacs"], [archive], tmp_path / "root")
 
 
 def test_links_in_zips_are_refused(tmp_path: Path) -> None:
@@ -101,23 +101,23 @@ def test_links_in_zips_are_refused(tmp_path: Path) -> None:
         info.external_attr = 0o120777 << 16
         opened.writestr(info, "/etc/passwd")
     with pytest.raises(UserError, match="is a link"):
-        prepare(declarations()["pacs"], [archive], tmp_path / "root")
+        prepare(image_sets()["pacs"], [archive], tmp_path / "root")
 
 
 def test_damaged_and_wrong_archives(tmp_path: Path) -> None:
     whole = write_zip(tmp_path / "a.zip", pacs("PACS")).read_bytes()
     (tmp_path / "b.zip").write_bytes(whole[:300] + b"\0" * 40 + whole[340:])
     with pytest.raises(UserError, match=r"b\.zip cannot be unpacked"):
-        prepare(declarations()["pacs"], [tmp_path / "b.zip"], tmp_path / "root")
+        prepare(image_sets()["pacs"], [tmp_path / "b.zip"], tmp_path / "root")
     cut = write_tar(tmp_path / "c.tgz", {f"PACS/photo/dog/{i}.jpg": bytes(range(256)) * 99 for i in range(9)})
     cut.write_bytes(cut.read_bytes()[: cut.stat().st_size // 2])
     with pytest.raises(UserError, match=r"c\.tgz cannot be unpacked"):
-        prepare(declarations()["pacs"], [cut], tmp_path / "root")
+        prepare(image_sets()["pacs"], [cut], tmp_path / "root")
     other = write_zip(tmp_path / "d.zip", {"cats/1.jpg": picture()})
-    with pytest.raises(UserError, match="holds no art_painting or cartoon"):
-        prepare(declarations()["pacs"], [other], tmp_path / "root")
+    with pytest.raises(UserError, match="has no art_painting or cartoon"):
+        prepare(image_sets()["pacs"], [other], tmp_path / "root")
     with pytest.raises(UserError, match="no file"):
-        prepare(declarations()["pacs"], [tmp_path / "nowhere.zip"], tmp_path / "root")
+        prepare(image_sets()["pacs"], [tmp_path / "nowhere.zip"], tmp_path / "root")
 
 
 def test_an_archive_larger_than_the_disk_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -125,8 +125,8 @@ def test_an_archive_larger_than_the_disk_is_refused(tmp_path: Path, monkeypatch:
 
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=1000))
-    with pytest.raises(UserError, match="has room for"):
-        prepare(declarations()["pacs"], [write_zip(tmp_path / "a.zip", pacs("PACS"))], tmp_path / "root")
+    with pytest.raises(UserError, match="exceeds the free disk space"):
+        prepare(image_sets()["pacs"], [write_zip(tmp_path / "a.zip", pacs("PACS"))], tmp_path / "root")
 
 
 def test_the_command(
@@ -136,7 +136,7 @@ def test_the_command(
     tokens = ["data", "prepare", "PACS", "--archive", str(archive), "--root", str(tmp_path / "root")]
     assert main(tokens) == 2  # seven images a domain are not PACS
     assert "will not compare" in capsys.readouterr().err
-    monkeypatch.setattr("clipalign.data.published.archives.differences", lambda *_: [])
+    monkeypatch.setattr("clipalign.data.published.archives.count_differences", lambda *_: [])
     assert main([*tokens[:-1], str(tmp_path / "other")]) == 0
     assert "data check pacs --data-root" in capsys.readouterr().out
     assert main(["data", "prepare", "pics", "--archive", str(archive)]) == 2
@@ -170,8 +170,8 @@ def test_imagenet_comes_as_a_tar_of_tars_and_a_heap(listed: str, tmp_path: Path)
     mapping.write_text("".join(line.format(*pair) for pair in of.items()))
     names = tmp_path / "classnames.txt"
     names.write_text("n01440764 tench\nn01443537 goldfish\n")
-    root, facts = tmp_path / "root", declarations()["imagenet"]
-    with pytest.raises(UserError, match="which class ILSVRC2012_val_00000003"):
+    root, facts = tmp_path / "root", image_sets()["imagenet"]
+    with pytest.raises(UserError, match="the class of ILSVRC2012_val_00000003"):
         prepare(facts, [train, val, mapping, names], root)
     mapping.write_text(mapping.read_text() + line.format("ILSVRC2012_val_00000003", wnids[0]))
     root = tmp_path / "second"
@@ -188,7 +188,7 @@ def test_imagenet_comes_as_a_tar_of_tars_and_a_heap(listed: str, tmp_path: Path)
 def test_an_inner_archive_cannot_lead_out_either(tmp_path: Path) -> None:
     train = write_tar(tmp_path / "t.tar", {"n01440764.tar": tar_bytes({"../../../../../out.JPEG": b"x"})})
     with pytest.raises(UserError, match="leads out"):
-        prepare(declarations()["imagenet"], [train], tmp_path / "root")
+        prepare(image_sets()["imagenet"], [train], tmp_path / "root")
     assert not list(tmp_path.rglob("out.JPEG"))
 
 
@@ -208,8 +208,8 @@ def test_terra_is_chosen_by_its_annotations(tmp_path: Path) -> None:
     archive = write_tar(
         tmp_path / "sm.tar.gz", {f"eccv_18_all_images_sm/{name}.jpg": picture() for name in "abcde"}
     )
-    root, facts = tmp_path / "root", declarations()["terra-incognita"]
-    with pytest.raises(UserError, match="give the annotations too"):
+    root, facts = tmp_path / "root", image_sets()["terra-incognita"]
+    with pytest.raises(UserError, match="add the annotations"):
         prepare(facts, [archive], root)
     prepare(facts, [archive, told], root)
     base = root / facts.folder

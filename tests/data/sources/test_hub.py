@@ -78,7 +78,7 @@ def test_text_labels_domains_and_captions(datasets, tmp_path: Path) -> None:  # 
 
 def test_data_without_labels_are_refused(datasets, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     make(datasets, 4).remove_columns("label").save_to_disk(tmp_path / "d")
-    with pytest.raises(UserError, match="no column that is surely the label"):
+    with pytest.raises(UserError, match="cannot tell which column holds the label"):
         opened(tmp_path / "d")
     make(datasets, 4).remove_columns("label").add_column("label", [0, None, 1, 0]).save_to_disk(
         tmp_path / "e"

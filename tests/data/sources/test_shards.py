@@ -104,7 +104,7 @@ def test_shards_of_the_library_are_read(tmp_path: Path) -> None:
         ("none.tar", "no shard"),
         ("https://example.org/a.tar", "download them first"),
         ("pipe:curl a.tar", "download them first"),
-        ("packed.tar", "not compressed"),
+        ("packed.tar", "uncompressed"),
         ("text.tar", "not a plain tar file"),
         ("nolabel.tar", r"a has no \.cls file"),
         ("badjson.tar", "not a plain tar file"),

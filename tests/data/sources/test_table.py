@@ -11,8 +11,9 @@ from PIL import Image
 from clipalign.core.errors import UserError
 from clipalign.core.types import Preprocess
 from clipalign.data.registry import load_source
+from clipalign.data.sources.class_names import looks_like_id, read_class_names
 from clipalign.data.sources.folder import ImageFolder
-from clipalign.data.sources.table import ImageTable, looks_like_id, read_names
+from clipalign.data.sources.table import ImageTable
 from clipalign.protocols import build_episode, read_split, write_skipped, write_split
 
 PREPROCESS = Preprocess((16, 16), (0.5, 0.5, 0.5), (0.2, 0.2, 0.2), "bilinear")
@@ -228,7 +229,7 @@ def test_files_of_a_table_that_are_missing_are_broken(drawn: Path) -> None:
 def test_classes_get_other_names(tmp_path: Path) -> None:
     root = grow(tmp_path / "d", "n01440764", "n02", images=1)
     file = table(tmp_path / "names.txt", "n01440764 tench, Tinca tinca\nn02 great white shark\nn03 hen\n")
-    assert read_names(file)["n01440764"] == "tench, Tinca tinca"
+    assert read_class_names(file)["n01440764"] == "tench, Tinca tinca"
     file = table(tmp_path / "names.csv", "n01440764,tench\n")
     assert load_source(str(root), class_names=file).class_names == ("tench", "n02")
     file = table(tmp_path / "names.json", '{"n02": "hen"}')

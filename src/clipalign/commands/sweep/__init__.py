@@ -1,4 +1,4 @@
-"""Studies: many runs from one file, several at once, over machines, through kills."""
+"""Studies: many runs from one file, in parallel or on several machines, resumed after interruptions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Worker processes, and the runs given to them."""
+"""Worker processes of a sweep, and the queue of runs that they serve."""
 
 from __future__ import annotations
 
@@ -12,17 +12,28 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ...core.yaml_files import plain
 from ...runs.folder import RunFolder
 from .study import Job
 
+if TYPE_CHECKING:
+    from .worker import Task  # the module is run by `python -m`, which must not find it imported
+
 LOGS = "logs"
+POLL = 0.5  # seconds without an event after which `run_all` yields None
 
 
 @dataclass(frozen=True)
 class Event:
-    """Something happened to a run: it was started, or ended (with `error` None where it went well)."""
+    """Start or end of a run.
+
+    Attributes:
+        job: the run.
+        started: True at the start, False at the end.
+        error: at the end, what went wrong; None if nothing did.
+    """
 
     job: Job
     started: bool
@@ -30,76 +41,73 @@ class Event:
 
 
 def run_all(jobs: Sequence[Job], out: Path, processes: int, devices: Sequence[str]) -> Iterator[Event | None]:
-    """Do all runs; a failing one stops no other.
+    """Run all jobs in worker processes; a failing job does not stop the others.
 
     Args:
-        jobs: what is to be done, in order.
+        jobs: runs, in order.
         out: folder of the study.
-        processes: how many at once.
-        devices: given to the processes in turn; none leaves the choice to the runs.
+        processes: number of workers.
+        devices: assigned to the workers in turn; empty: each run selects its device.
 
     Yields:
-        Events as they come, and None every half second in between.
+        Events as they happen, and None if there was none for half a second.
     """
     waiting: queue.SimpleQueue[Job] = queue.SimpleQueue()
     for job in jobs:
         waiting.put(job)
     events: queue.SimpleQueue[Event] = queue.SimpleQueue()
     count = max(1, min(processes, len(jobs)))
-    threads = [
-        threading.Thread(
-            target=_serve,
-            args=(waiting, events.put, out, devices[i % len(devices)] if devices else None, count),
-            daemon=True,
-        )
-        for i in range(count)
-    ]
-    for thread in threads:
-        thread.start()
-    left = len(jobs)
-    while left:
+    for i in range(count):
+        device = devices[i % len(devices)] if devices else None
+        threading.Thread(target=_serve, args=(waiting, events.put, out, device, count), daemon=True).start()
+    unfinished = len(jobs)
+    while unfinished:
         try:
-            event = events.get(timeout=0.5)
+            event = events.get(timeout=POLL)
         except queue.Empty:
             yield None
             continue
-        left -= not event.started
+        unfinished -= not event.started
         yield event
 
 
 def _serve(
-    waiting: queue.SimpleQueue[Job], tell: Callable[[Event], None], out: Path, device: str | None, count: int
+    waiting: queue.SimpleQueue[Job],
+    report: Callable[[Event], None],
+    out: Path,
+    device: str | None,
+    processes: int,
 ) -> None:
-    """One worker process at a time; a new one after one that died."""
+    """Run jobs one after the other in a worker process; a worker that died is replaced."""
     worker: subprocess.Popen[str] | None = None
     while True:
         try:
             job = waiting.get_nowait()
         except queue.Empty:
             break
-        tell(Event(job, started=True))
+        report(Event(job, started=True))
         if worker is None or worker.poll() is not None:
-            worker = _start(count)
-        tell(Event(job, started=False, error=_ask(worker, job, out, device)))
+            worker = _start_worker(processes)
+        report(Event(job, started=False, error=_run(worker, job, out, device)))
     if worker is not None and worker.stdin is not None:
         worker.stdin.close()
         worker.wait()
 
 
-def _start(count: int) -> subprocess.Popen[str]:
-    threads = str(max(1, (os.cpu_count() or 1) // count))
-    environment = {"OMP_NUM_THREADS": threads, **os.environ}
+def _start_worker(processes: int) -> subprocess.Popen[str]:
+    """Start a worker, with its share of the cores unless OMP_NUM_THREADS is set."""
+    threads = str(max(1, (os.cpu_count() or 1) // processes))
     return subprocess.Popen(
         [sys.executable, "-m", "clipalign.commands.sweep.worker"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
-        env=environment,
+        env={"OMP_NUM_THREADS": threads, **os.environ},
     )
 
 
-def _ask(worker: subprocess.Popen[str], job: Job, out: Path, device: str | None) -> str | None:
-    """Have a worker do a run; returns what went wrong."""
+def _run(worker: subprocess.Popen[str], job: Job, out: Path, device: str | None) -> str | None:
+    """Run a job in a worker; return what went wrong, or None."""
     assert worker.stdin is not None and worker.stdout is not None
     folder = RunFolder(out / job.name)
     options = {name: plain(value) for name, value in job.values(out).items()}
@@ -108,18 +116,17 @@ def _ask(worker: subprocess.Popen[str], job: Job, out: Path, device: str | None)
     if folder.config.is_file():
         options["resume"] = True
     elif folder.path.is_dir() and all(path.name.startswith(".") for path in folder.path.iterdir()):
-        shutil.rmtree(folder.path)  # killed before it had written anything
-    task = {"name": job.name, "options": options, "log": str(out / LOGS / f"{job.name}.txt")}
+        shutil.rmtree(folder.path)  # killed before it had written a file; only temporary files are left
+    task: Task = {"name": job.name, "options": options, "log": str(out / LOGS / f"{job.name}.txt")}
     answer = ""
     try:
         worker.stdin.write(json.dumps(task) + "\n")
         worker.stdin.flush()
         answer = worker.stdout.readline()
-    except OSError:  # it died between two runs
+    except OSError:  # the worker died between two runs
         pass
     if not answer:
-        return (
-            f"its process ended with status {worker.wait()} (killed, or out of memory?); log: {task['log']}"
-        )
+        status = worker.wait()
+        return f"its process ended with status {status} (killed, or out of memory?); log: {task['log']}"
     error: str | None = json.loads(answer)["error"]
     return error

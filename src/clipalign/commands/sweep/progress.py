@@ -1,4 +1,4 @@
-"""What a sweep shows while it goes: one live table on a terminal, a line per run elsewhere."""
+"""Progress of a sweep: a live table on a terminal, otherwise one line per finished run."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 import statistics
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich import box
@@ -14,8 +15,9 @@ from rich.live import Live
 from rich.table import Table as RichTable
 from rich.text import Text
 
+from ...evaluation.metrics import headline
+from ...evaluation.results import read_results
 from ...runs.folder import RunFolder
-from ...runs.results import RECALLS, read_results
 from .pool import Event
 from .study import Job
 
@@ -23,25 +25,28 @@ TAIL = 4000  # bytes at the end of metrics.jsonl that hold its last line
 
 
 class Progress:
-    """Follows the runs of a study.
+    """Shows the state of all runs of a study; a context manager.
 
     Args:
-        jobs: all of them.
+        jobs: all runs, finished ones included.
         out: folder of the study.
+
+    Attributes:
+        scores: name of a finished run -> its score in [0, 1]; None if it has no accuracy.
+        failed: name of a failed run -> what went wrong.
+        started: name of a running run -> when it was started, in seconds.
     """
 
-    def __init__(self, jobs: list[Job], out: Path) -> None:
+    def __init__(self, jobs: Sequence[Job], out: Path) -> None:
         self.jobs, self.out = jobs, out
-        self.headline = {job.name: _headline(out / job.name) for job in jobs if _done(out / job.name)}
-        self.before = len(self.headline)
+        self.scores = {job.name: _score(out / job.name) for job in jobs if RunFolder(out / job.name).done}
         self.failed: dict[str, str] = {}
-        self.running: dict[str, float] = {}
+        self.started: dict[str, float] = {}
         self.console = Console(file=sys.stderr, highlight=False, soft_wrap=True)
         self.live: Live | None = None
 
     def __enter__(self) -> Progress:
-        line = f"{len(self.jobs)} runs, {self.before} of them done"
-        self.console.print(line, markup=False)
+        self.console.print(f"{len(self.jobs)} runs, {len(self.scores)} of them done", markup=False)
         if self.console.is_terminal:
             self.live = Live(self.table(), console=self.console, refresh_per_second=2)
             self.live.start()
@@ -52,84 +57,66 @@ class Progress:
             self.live.update(self.table())
             self.live.stop()
 
-    def follow(self, event: Event | None) -> None:
-        """Take note of an event."""
+    def update(self, event: Event | None) -> None:
+        """Record an event and refresh the table; None refreshes only."""
         if event is not None and event.started:
-            self.running[event.job.name] = time.monotonic()
+            self.started[event.job.name] = time.monotonic()
         elif event is not None:
-            self._ended(event)
+            self._finish(event)
         if self.live is not None:
             self.live.update(self.table())
 
-    def _ended(self, event: Event) -> None:
+    def _finish(self, event: Event) -> None:
         name = event.job.name
-        seconds = time.monotonic() - self.running.pop(name)
+        seconds = time.monotonic() - self.started.pop(name)
         if event.error is None:
-            self.headline[name] = _headline(self.out / name)
-            said = f"{name}: {_percent(self.headline[name])} ({seconds:.0f} s)"
+            self.scores[name] = score = _score(self.out / name)
+            outcome = "not scored" if score is None else f"{100 * score:.1f} %"
+            message = f"{name}: {outcome} ({seconds:.0f} s)"
         else:
             self.failed[name] = event.error
-            said = f"{name}: failed: {event.error}"
+            message = f"{name}: failed: {event.error}"
         if self.live is None:
-            count = len(self.headline) + len(self.failed)
-            self.console.print(f"[{count}/{len(self.jobs)}] {said}", markup=False)
+            count = len(self.scores) + len(self.failed)
+            self.console.print(f"[{count}/{len(self.jobs)}] {message}", markup=False)
 
     def table(self) -> Group:
-        """Places down, methods across: seeds done and the mean of their headline. Below: what runs and what failed."""
-        methods = list(dict.fromkeys(_variant(job) for job in self.jobs))
-        places = list(dict.fromkeys(_place(job) for job in self.jobs))
+        """Return a table of finished seeds and mean scores, tasks by methods; then running and failed runs."""
+        methods = list(dict.fromkeys(job.label for job in self.jobs))
         table = RichTable(box=box.SIMPLE_HEAD, pad_edge=False)
         table.add_column("")
         for method in methods:
             table.add_column(method, justify="right")
-        for place in places:
-            cells = []
-            for method in methods:
-                mine = [job.name for job in self.jobs if _place(job) == place and _variant(job) == method]
-                done = [self.headline[name] for name in mine if name in self.headline]
-                known = [value for value in done if value is not None]
-                mean = f"  {100 * statistics.fmean(known):.1f} %" if known else ""
-                cells.append(f"{len(done)}/{len(mine)}{mean}" if mine else "")
-            table.add_row(Text(place), *cells)
-        running = [Text(f"  {name}  {_step(self.out / name)}", style="dim") for name in self.running]
+        for task in dict.fromkeys(job.task for job in self.jobs):
+            table.add_row(Text(task), *(self._cell(task, method) for method in methods))
+        running = [Text(f"  {name}  {_last_step(self.out / name)}", style="dim") for name in self.started]
         failed = [Text(f"  {name}: {error}", style="red") for name, error in self.failed.items()]
         return Group(table, *running, *failed)
 
-
-def _place(job: Job) -> str:
-    return f"{job.data}, {job.protocol}" + (f", {job.target}" if job.target else "")
-
-
-def _variant(job: Job) -> str:
-    return job.name.split("/")[-2]
-
-
-def _done(folder: Path) -> bool:
-    return RunFolder(folder).done
+    def _cell(self, task: str, method: str) -> str:
+        names = [job.name for job in self.jobs if (job.task, job.label) == (task, method)]
+        done = [self.scores[name] for name in names if name in self.scores]
+        scored = [score for score in done if score is not None]
+        mean = f"  {100 * statistics.fmean(scored):.1f} %" if scored else ""
+        return f"{len(done)}/{len(names)}{mean}" if names else ""
 
 
-def _headline(folder: Path) -> float | None:
-    """Accuracy on the first test set; of captions, recall@1 from text to image."""
+def _score(folder: Path) -> float | None:
+    """Return the first headline metric of the first test set."""
     rows = read_results(folder)
-    if not rows:
-        return None
-    recall = rows[0].value(RECALLS[0])
-    return rows[0].accuracy if recall is None else recall
+    values = headline(rows[0]) if rows else []
+    return values[0][1] if values else None
 
 
-def _percent(value: float | None) -> str:
-    return "not scored" if value is None else f"{100 * value:.1f} %"
-
-
-def _step(folder: Path) -> str:
-    """The last step a run has written down."""
+def _last_step(folder: Path) -> str:
+    """Describe the progress of a run by the last line of its metrics."""
     path = RunFolder(folder).metrics
     if not path.is_file():
-        return "starts"
+        return "starting"
     with path.open("rb") as file:
         file.seek(max(0, path.stat().st_size - TAIL))
         lines = [line for line in file.read().splitlines(keepends=True) if line.endswith(b"\n")]
     try:
         return f"step {json.loads(lines[-1])['step']}"
     except (IndexError, ValueError, KeyError):
-        return "runs"
+        return "running"

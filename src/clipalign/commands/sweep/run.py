@@ -1,4 +1,4 @@
-"""`clipalign sweep`: all runs of a study file, whatever stops it in between."""
+"""`clipalign sweep`: all runs of a study file, resumed after interruptions."""
 
 from __future__ import annotations
 
@@ -45,12 +45,12 @@ class SweepConfig(Options):
 
 @dataclass(frozen=True)
 class Sweep:
-    """What became of a study.
+    """Outcome of a study.
 
     Attributes:
-        out: its folder.
+        out: folder of the study.
         done: names of the runs with results.
-        failed: name -> what went wrong.
+        failed: name of a failed run -> what went wrong.
     """
 
     out: Path
@@ -75,46 +75,50 @@ def sweep(
     The keywords are the options of the command line; see `SweepConfig`.
 
     Raises:
-        UserError: an invalid study; nothing has been started then.
+        UserError: the study is invalid; no run has been started then.
     """
     return _sweep(make_config(SweepConfig, locals()))
 
 
 def run_sweep(tokens: Sequence[str], prog: str = "clipalign sweep") -> Sweep | None:
-    """Run a study as a command line says, and print the table.
+    """Run a study as a command line says, and print the tables.
+
+    Returns:
+        The outcome; None with --slurm or --dry-run.
 
     Raises:
-        SystemExit: with status 1, after everything else, where runs failed.
+        SystemExit: runs failed; raised at the end, with status 1.
     """
     config = parse_config(SweepConfig, tokens, prog)
     if config.slurm is not None:
         print(slurm_script(config), end="")
         return None
     if config.dry_run:
-        for job in _mine(config):
+        for job in _jobs(config):
             state = "done" if RunFolder(config.out / job.name).done else "to do"
             print(f"{state}  {job.command(config.out)}")
         return None
-    done = _sweep(config)
-    if done.done:
+    outcome = _sweep(config)
+    if outcome.done:
         print_tables(all_tables(row for run in find_runs(config.out) for row in run.rows()))
-    for name, error in done.failed.items():
+    for name, error in outcome.failed.items():
         print(f"failed: {name}: {error}")
-    if done.failed:
+    if outcome.failed:
         raise SystemExit(1)
-    return done
+    return outcome
 
 
-def _mine(config: SweepConfig) -> list[Job]:
+def _jobs(config: SweepConfig) -> list[Job]:
+    """Return the runs of the study, or of its shard."""
     part, parts = part_of(config.shard)
     return read_study(config.config)[part - 1 :: parts]
 
 
 def _sweep(config: SweepConfig) -> Sweep:
-    jobs = _mine(config)
+    jobs = _jobs(config)
     if config.out.exists() and not config.out.is_dir():
         raise UserError(f"--out: {config.out} is a file, not a folder")
-    for job in jobs:  # all options before the first run; also of the runs that are there already
+    for job in jobs:  # all options are checked before the first run starts, those of finished runs too
         try:
             job.check(config.out)
         except UserError as error:
@@ -123,16 +127,19 @@ def _sweep(config: SweepConfig) -> Sweep:
     config.out.mkdir(parents=True, exist_ok=True)
     with Progress(jobs, config.out) as progress:
         for event in run_all(waiting, config.out, config.jobs, config.devices):
-            progress.follow(event)
+            progress.update(event)
     done = tuple(job.name for job in jobs if RunFolder(config.out / job.name).done)
     return Sweep(config.out, done, progress.failed)
 
 
 def part_of(shard: str | None) -> tuple[int, int]:
-    """ "3/8" -> (3, 8).
+    """Parse a shard; None is the whole study.
 
     Raises:
-        UserError: not of that form.
+        UserError: the shard is not K/N with K from 1 to N.
+
+    >>> part_of("3/8"), part_of(None)
+    ((3, 8), (1, 1))
     """
     part, _, parts = (shard or "1/1").partition("/")
     if not (part.isdigit() and parts.isdigit() and 1 <= int(part) <= int(parts)):
@@ -141,7 +148,7 @@ def part_of(shard: str | None) -> tuple[int, int]:
 
 
 def slurm_script(config: SweepConfig) -> str:
-    """A script for `sbatch`: one shard per task. A task that is killed is submitted again as it is."""
+    """Return a script for `sbatch` with one shard per task; a killed task can be resubmitted unchanged."""
     count = min(config.slurm or 1, len(read_study(config.config)))
     command = ["clipalign", "sweep", "--config", str(config.config), "--out", str(config.out)]
     if config.jobs > 1:
@@ -153,7 +160,7 @@ def slurm_script(config: SweepConfig) -> str:
             f"#SBATCH --array=1-{count}",
             "#SBATCH --output=%x-%a.log",
             "#SBATCH --requeue",
-            "# Add what your cluster asks for: partition, time, --gres=gpu:1, --cpus-per-task.",
+            "# Add the options of your cluster: partition, time, --gres=gpu:1, --cpus-per-task.",
             f'{shlex.join(command)} --shard "${{SLURM_ARRAY_TASK_ID}}/{count}"',
             "",
         ]

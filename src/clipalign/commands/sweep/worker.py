@@ -1,12 +1,13 @@
-"""A process that takes runs one after the other: libraries are imported and data opened once.
+"""A process that runs jobs one after the other, so that libraries are imported and data opened once.
 
-It reads a JSON line {"name", "options", "log"} per run from standard input and answers with {"name", "error"}.
-What runs print goes to their log. It ends when its input does, and at once when its parent is gone: a killed
-sweep must not leave processes that write into folders which its successor takes over.
+It reads one `Task` per line from standard input, as JSON, and answers each with a line {"name", "error"}. Output of the
+runs goes to their logs. The process ends with its input, and at once if its parent is gone: workers of a killed sweep
+must not write into folders that the next sweep resumes.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -14,34 +15,52 @@ import sys
 import threading
 import time
 import traceback
+from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from ...core.errors import UserError
 
+if TYPE_CHECKING:
+    from ...engine.setup import RunCache
+
+
+class Task(TypedDict):
+    """One run.
+
+    Keys:
+        name: name of the job.
+        options: options of `clipalign train`.
+        log: file for the output of the run.
+    """
+
+    name: str
+    options: dict[str, Any]
+    log: str
+
 
 def main() -> None:
-    """Serve until the input ends."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
-    threading.Thread(target=_die_with, args=(os.getppid(),), daemon=True).start()
-    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    from ...engine.setup import RunCache
+    """Run tasks until the input ends."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent too, which ends this process
+    threading.Thread(target=_exit_without, args=(os.getppid(),), daemon=True).start()
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")  # runs redirect file descriptor 1 to their logs
+    from ...engine.setup import RunCache  # takes seconds, so the watch on the parent starts first
 
     cache = RunCache()
     for line in sys.stdin:
-        task = json.loads(line)
+        task: Task = json.loads(line)
         error = _run(task, cache)
         answers.write(json.dumps({"name": task["name"], "error": error}) + "\n")
         answers.flush()
 
 
-def _run(task: dict[str, Any], cache: Any) -> str | None:
-    """Do one run; returns what went wrong in a line."""
+def _run(task: Task, cache: RunCache) -> str | None:
+    """Run a task; return what went wrong in one line, or None."""
     log = Path(task["log"])
     log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("a", encoding="utf-8") as file, _Lock(log.with_suffix(".lock")) as mine:
-        if not mine:
-            return "another process is at it"
+    with log.open("a", encoding="utf-8") as file, _locked(log.with_suffix(".lock")) as locked:
+        if not locked:
+            return "another process runs it"
         sys.stdout.flush()
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
@@ -61,31 +80,28 @@ def _run(task: dict[str, Any], cache: Any) -> str | None:
     return None
 
 
-class _Lock:
-    """One process per run folder. The system lets go of it when the process ends, however it ends."""
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[bool]:
+    """Hold a lock file and yield True, or yield False if another process holds it.
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.file: IO[str] | None = None
-
-    def __enter__(self) -> bool:
+    The system releases the lock when the process ends, even if it is killed.
+    """
+    try:
+        import fcntl
+    except ImportError:  # Windows has no flock; do not run two sweeps on one folder there
+        yield True
+        return
+    with path.open("w") as file:
         try:
-            import fcntl
-        except ImportError:  # Windows: sweeps side by side are up to the user
-            return True
-        self.file = self.path.open("w")
-        try:
-            fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            return False
-        return True
-
-    def __exit__(self, *_: object) -> None:
-        if self.file is not None:
-            self.file.close()
+            yield False
+        else:
+            yield True
 
 
-def _die_with(parent: int) -> None:
+def _exit_without(parent: int) -> None:
+    """End this process as soon as its parent is gone."""
     while os.getppid() == parent:
         time.sleep(0.2)
     os._exit(1)

@@ -1,1 +1,1 @@
-"""The shipped data sets."""
+"""Data sets that ship with the package."""

@@ -1,7 +1,7 @@
-"""Composes drawings over procedural backgrounds, with exact object masks.
+"""Compose drawings over procedural backgrounds, with exact object masks.
 
-A scene is a handful of numbers drawn from one generator; rendering is a pure function of scenes, so that an image
-depends on its seed alone, never on the batch, the rank or the worker that it is made in.
+A scene is a few numbers drawn from one generator, and rendering is a pure function of scenes. An image therefore
+depends on its seed only, not on the batch, process or worker that renders it.
 """
 
 from __future__ import annotations
@@ -16,15 +16,18 @@ import torch.nn.functional as F
 from torch import Tensor
 
 FAMILIES = ("flat", "gradient", "noise", "stripes", "clutter")
-# The smallest mean colour difference (of 1) between a drawing's ink and the background under it.
+# Smallest mean colour difference, of 1, between a drawing's ink and the background under it.
 MIN_CONTRAST = 0.25
 
 
 @dataclass(frozen=True)
 class Background:
-    """One background: a family and the number of the instance in it. Equal numbers give equal pixels.
+    """One background; equal values give equal pixels.
 
-    `colours`, where given, take the place of the two that the number stands for.
+    Attributes:
+        family: one of `FAMILIES`.
+        instance: seed within the family.
+        colours: up to two RGB colours in [0, 1] that replace those drawn from the seed.
     """
 
     family: str
@@ -37,12 +40,12 @@ class Scene:
     """One drawing over one background.
 
     Attributes:
-        sprite: index into the sprites handed to `render`.
-        scale: side of the drawing's square over the canvas side.
-        x, y: centre of the drawing, in canvas sides from the centre (-0.5 ... 0.5).
+        sprite: index into the sprites given to `render`.
+        scale: side of the drawing's square, relative to the side of the canvas.
+        x, y: centre of the drawing relative to the centre of the canvas, in canvas sides (-0.5 ... 0.5).
         angle: rotation in degrees, counter-clockwise.
-        background: what stands behind.
-        ink: colour in [0, 1] for monotone drawings, else None (the drawing's own colours).
+        background: drawn first.
+        ink: RGB colour in [0, 1] of a monochrome drawing; None: the drawing's own colours.
     """
 
     sprite: int
@@ -56,7 +59,7 @@ class Scene:
 
 @dataclass(frozen=True)
 class Rendered:
-    """Images and where the object is.
+    """Images with object masks.
 
     Attributes:
         images: [B, 3, S, S] in [0, 1].
@@ -70,7 +73,7 @@ class Rendered:
 def draw_placement(
     rng: np.random.Generator, scales: tuple[float, float], angle: float
 ) -> tuple[float, float, float, float]:
-    """Scale, x, y and angle: the drawing's square stays inside the canvas, give or take its rotated corners."""
+    """Draw scale, x, y and angle such that the unrotated square lies inside the canvas."""
     scale = float(rng.uniform(*scales))
     room = max(0.0, (1 - scale) / 2)
     return (
@@ -84,50 +87,54 @@ def draw_placement(
 def render(
     scenes: Sequence[Scene], sprites: Tensor, size: int, clutter: Clutter | None = None, oversample: int = 2
 ) -> Rendered:
-    """Draws scenes.
+    """Render B scenes.
 
     Args:
-        scenes: what to draw.
-        sprites: [N, 4, s, s] uint8, straight alpha.
-        size: side of the canvas in pixels.
-        clutter: small drawings for the clutter family.
-        oversample: factor of the grid that drawings are sampled on before averaging down.
+        scenes: B scenes.
+        sprites: [N, 4, s, s] uint8, straight (not premultiplied) alpha.
+        size: side S of the canvas in pixels.
+        clutter: draws the backgrounds of the clutter family.
+        oversample: drawings are sampled at this multiple of `size`, then averaged.
+
+    Raises:
+        ValueError: a scene needs `clutter`, and none is given.
     """
-    placed = place(scenes, sprites, size, oversample)
-    back = torch.stack([background(s.background, size, clutter) for s in scenes]).float() / 255
-    back = contrasting(back, placed)
-    images = placed[:, :3] + (1 - placed[:, 3:]) * back
+    placed = place(scenes, sprites, size, oversample)  # [B, 4, S, S]
+    backgrounds = [background(scene.background, size, clutter) for scene in scenes]
+    back = contrasting(torch.stack(backgrounds).float() / 255, placed)  # [B, 3, S, S]
+    images = placed[:, :3] + (1 - placed[:, 3:]) * back  # [B, 3, S, S]; "over" with premultiplied colours
     return Rendered(images.clamp(0, 1), placed[:, 3])
 
 
 def place(scenes: Sequence[Scene], sprites: Tensor, size: int, oversample: int = 2) -> Tensor:
-    """Drawings where their scenes put them, over nothing: [B, 4, size, size], colours premultiplied.
+    """Return the drawings of scenes without backgrounds: [B, 4, size, size], premultiplied alpha.
 
-    Args: as for `render`.
+    Args:
+        scenes, sprites, size, oversample: as in `render`.
     """
     fine = size * oversample
-    chosen = sprites[torch.tensor([scene.sprite for scene in scenes])].float() / 255
-    ink = torch.tensor([scene.ink or (0.0, 0.0, 0.0) for scene in scenes]).view(-1, 3, 1, 1)
-    inked = torch.tensor([scene.ink is not None for scene in scenes]).view(-1, 1, 1, 1)
-    alpha = chosen[:, 3:]
-    colour = torch.where(inked, ink.expand_as(chosen[:, :3]), chosen[:, :3])
-    # Premultiplied colours: sampling straight ones would bleed in what hides under full transparency.
+    chosen = sprites[torch.tensor([scene.sprite for scene in scenes])].float() / 255  # [B, 4, s, s]
+    ink = torch.tensor([scene.ink or (0.0, 0.0, 0.0) for scene in scenes]).view(-1, 3, 1, 1)  # [B, 3, 1, 1]
+    has_ink = torch.tensor([scene.ink is not None for scene in scenes]).view(-1, 1, 1, 1)  # [B, 1, 1, 1]
+    alpha = chosen[:, 3:]  # [B, 1, s, s]
+    colour = torch.where(has_ink, ink.expand_as(chosen[:, :3]), chosen[:, :3])  # [B, 3, s, s]
+    # Premultiply before sampling: otherwise the hidden colours of transparent pixels bleed into the edges.
     grid = F.affine_grid(_inverse_affine(scenes), [len(scenes), 4, fine, fine], align_corners=False)
-    placed = F.grid_sample(torch.cat([colour * alpha, alpha], dim=1), grid, align_corners=False)
-    return F.avg_pool2d(placed, oversample) if oversample > 1 else placed
+    premultiplied = torch.cat([colour * alpha, alpha], dim=1)  # [B, 4, s, s]
+    placed = F.grid_sample(premultiplied, grid, align_corners=False)  # [B, 4, fine, fine]
+    return F.avg_pool2d(placed, oversample) if oversample > 1 else placed  # [B, 4, size, size]
 
 
 def place_masks(scenes: Sequence[Scene], masks: Tensor, size: int, oversample: int = 2) -> Tensor:
-    """Moves masks [N, s, s] in [0, 1] as `render` moves the sprites of the same numbers: [B, size, size]."""
-    chosen = masks[torch.tensor([scene.sprite for scene in scenes])].float().unsqueeze(1)
-    grid = F.affine_grid(
-        _inverse_affine(scenes), [len(scenes), 1, size * oversample, size * oversample], align_corners=False
-    )
-    return F.avg_pool2d(F.grid_sample(chosen, grid, align_corners=False), oversample)[:, 0]
+    """Transform masks [N, s, s] in [0, 1] as `place` transforms sprites: [B, size, size]."""
+    fine = size * oversample
+    chosen = masks[torch.tensor([scene.sprite for scene in scenes])].float().unsqueeze(1)  # [B, 1, s, s]
+    grid = F.affine_grid(_inverse_affine(scenes), [len(scenes), 1, fine, fine], align_corners=False)
+    return F.avg_pool2d(F.grid_sample(chosen, grid, align_corners=False), oversample)[:, 0]  # [B, size, size]
 
 
 def _inverse_affine(scenes: Sequence[Scene]) -> Tensor:
-    """[B, 2, 3]: canvas coordinates (-1 ... 1) to sprite coordinates, as `affine_grid` wants them."""
+    """Return [B, 2, 3] matrices from canvas to sprite coordinates, both in [-1, 1], as `affine_grid` expects."""
     rows = []
     for scene in scenes:
         turn = np.deg2rad(scene.angle)
@@ -138,93 +145,120 @@ def _inverse_affine(scenes: Sequence[Scene]) -> Tensor:
 
 
 def contrasting(back: Tensor, placed: Tensor) -> Tensor:
-    """Backgrounds against which the drawings can be seen: the given one, else its negative, else black or white."""
-    weak = (contrast(back, placed) < MIN_CONTRAST).nonzero()[:, 0]
+    """Replace backgrounds against which the drawing is hardly visible.
+
+    Candidates are the given background, its negative, black and white. The first with a contrast of at least
+    `MIN_CONTRAST` is used, or the one with the highest contrast if none reaches it (drawings in mid tones).
+
+    Args:
+        back: [B, 3, S, S] in [0, 1].
+        placed: [B, 4, S, S], premultiplied drawings.
+
+    Returns:
+        [B, 3, S, S].
+    """
+    weak = (contrast(back, placed) < MIN_CONTRAST).nonzero()[:, 0]  # [W], indices
     if len(weak) == 0:
         return back
-    given = back[weak]
-    options = torch.stack([1 - given, torch.zeros_like(given), torch.ones_like(given)])
-    scores = torch.stack([contrast(option, placed[weak]) for option in options])
+    given = back[weak]  # [W, 3, S, S]
+    options = torch.stack([1 - given, torch.zeros_like(given), torch.ones_like(given)])  # [3, W, 3, S, S]
+    scores = torch.stack([contrast(option, placed[weak]) for option in options])  # [3, W]
     enough = scores >= MIN_CONTRAST
-    # The first that passes; where none does (a drawing of mid tones), the strongest.
-    choice = torch.where(enough.any(0), enough.float().argmax(0), scores.argmax(0))
+    # argmax of booleans as floats: the first option that is enough
+    choice = torch.where(enough.any(0), enough.float().argmax(0), scores.argmax(0))  # [W]
     back = back.clone()
-    back[weak] = options[choice, torch.arange(len(weak))]
+    back[weak] = options[choice, torch.arange(len(weak))]  # [W, 3, S, S]
     return back
 
 
 def contrast(back: Tensor, placed: Tensor) -> Tensor:
-    """[B]: mean absolute colour difference between premultiplied drawings and backgrounds, under the ink."""
-    alpha = placed[:, 3:]
-    difference = (placed[:, :3] - alpha * back).abs().mean(1, keepdim=True)
-    return difference.sum((1, 2, 3)) / alpha.sum((1, 2, 3)).clamp_min(1e-6)
+    """Return the mean absolute colour difference between drawings and backgrounds, weighted by coverage.
+
+    Args:
+        back: [B, 3, S, S] in [0, 1].
+        placed: [B, 4, S, S], premultiplied drawings.
+
+    Returns:
+        [B] in [0, 1].
+    """
+    alpha = placed[:, 3:]  # [B, 1, S, S]
+    difference = (placed[:, :3] - alpha * back).abs().mean(1, keepdim=True)  # [B, 1, S, S]
+    return difference.sum((1, 2, 3)) / alpha.sum((1, 2, 3)).clamp_min(1e-6)  # [B]
 
 
 def background(spec: Background, size: int, clutter: Clutter | None) -> Tensor:
-    """[3, size, size] uint8. Raises ValueError for the clutter family without drawings."""
+    """Return a background of any family, [3, size, size] uint8.
+
+    Raises:
+        ValueError: the family is "clutter", and `clutter` is None.
+    """
     if spec.family != "clutter":
-        return _remembered(spec, size)
+        return _cached_background(spec, size)
     if clutter is None:
-        raise ValueError("family 'clutter' needs drawings")
+        raise ValueError('the family "clutter" needs drawings')
     return clutter.background(spec, size)
 
 
 def paint(spec: Background, size: int) -> Tensor:
-    """[3, size, size] uint8, a background of any family but clutter."""
+    """Paint a background of any family but "clutter", [3, size, size] uint8.
+
+    Raises:
+        ValueError: unknown family.
+    """
     rng = np.random.default_rng([FAMILIES.index(spec.family), spec.instance])
-    drawn = rng.uniform(0, 1, (2, 3)).astype(np.float32)
+    drawn = rng.uniform(0, 1, (2, 3)).astype(np.float32)  # drawn even if replaced: later draws must not shift
     for i, colour in enumerate(spec.colours):
         drawn[i] = colour
-    colours = torch.from_numpy(drawn).view(2, 3, 1, 1)
-    axis = (torch.arange(size, dtype=torch.float32) + 0.5) / size - 0.5
+    colours = torch.from_numpy(drawn).view(2, 3, 1, 1)  # [2, 3, 1, 1]
+    axis = (torch.arange(size, dtype=torch.float32) + 0.5) / size - 0.5  # [S], pixel centres
     turn = rng.uniform(0, 2 * np.pi)
+    # [S, S], coordinate along a random direction
     along = axis[None, :] * float(np.cos(turn)) + axis[:, None] * float(np.sin(turn))
     if spec.family == "flat":
-        picture = colours[0].expand(3, size, size)
+        picture = colours[0].expand(3, size, size)  # [3, S, S]
     elif spec.family == "gradient":
-        picture = torch.lerp(colours[0], colours[1], (along + 0.5).clamp(0, 1))
+        picture = torch.lerp(colours[0], colours[1], (along + 0.5).clamp(0, 1))  # [3, S, S]
     elif spec.family == "noise":
         cells = int(rng.integers(2, 7))
         coarse = torch.from_numpy(rng.uniform(0, 1, (1, 3, cells, cells)).astype(np.float32))
-        picture = F.interpolate(coarse, size=(size, size), mode="bicubic", align_corners=False)[0]
+        smooth = F.interpolate(coarse, size=(size, size), mode="bicubic", align_corners=False)
+        picture = smooth[0]  # [3, S, S]
     elif spec.family == "stripes":
-        period, across = (
-            float(rng.uniform(0.08, 0.3)),
-            axis[:, None] * float(np.cos(turn)) - axis[None, :] * float(np.sin(turn)),
-        )
-        bands = torch.floor(along / period)
+        period = float(rng.uniform(0.08, 0.3))
+        bands = torch.floor(along / period)  # [S, S]
         if rng.random() < 0.5:  # checks
+            across = axis[:, None] * float(np.cos(turn)) - axis[None, :] * float(np.sin(turn))  # [S, S]
             bands = bands + torch.floor(across / period)
-        picture = torch.where(bands.remainder(2) == 0, colours[0], colours[1])
+        picture = torch.where(bands.remainder(2) == 0, colours[0], colours[1])  # [3, S, S]
     else:
         raise ValueError(f"no family {spec.family!r}")
     return (picture.clamp(0, 1) * 255).round().to(torch.uint8).contiguous()
 
 
-_remembered = lru_cache(maxsize=8192)(paint)
+_cached_background = lru_cache(maxsize=8192)(paint)
 
 
 class Clutter:
-    """Small drawings for the clutter family, with the backgrounds made of them so far.
+    """Backgrounds of many small drawings, cached.
 
     Args:
         drawings: [K, 4, c, c] uint8, straight alpha.
     """
 
-    KEPT = 48 << 20  # bytes of backgrounds in memory: 4096 of 64 pixels a side
+    CACHE_BYTES = 48 << 20  # 4096 backgrounds of 64 x 64 pixels
 
     def __init__(self, drawings: Tensor) -> None:
         self.drawings = drawings
-        self._made: dict[tuple[Background, int], Tensor] = {}
+        self._cache: dict[tuple[Background, int], Tensor] = {}
 
     def background(self, spec: Background, size: int) -> Tensor:
-        """[3, size, size] uint8."""
+        """Return a background of the family "clutter", [3, size, size] uint8."""
         key = (spec, size)
-        if key not in self._made:
-            if (len(self._made) + 1) * 3 * size * size > self.KEPT:
-                self._made.clear()
-            self._made[key] = self._compose(spec, size)
-        return self._made[key]
+        if key not in self._cache:
+            if (len(self._cache) + 1) * 3 * size * size > self.CACHE_BYTES:
+                self._cache.clear()
+            self._cache[key] = self._compose(spec, size)
+        return self._cache[key]
 
     def _compose(self, spec: Background, size: int) -> Tensor:
         rng = np.random.default_rng([FAMILIES.index("clutter"), spec.instance])
@@ -236,9 +270,9 @@ class Clutter:
             sprite = int(rng.integers(len(self.drawings)))
             scenes.append(Scene(sprite, scale, x, y, float(rng.uniform(-30, 30)), spec))
         grid = F.affine_grid(_inverse_affine(scenes), [len(scenes), 4, size, size], align_corners=False)
-        layers = self.drawings[torch.tensor([s.sprite for s in scenes])].float() / 255
-        layers = torch.cat([layers[:, :3] * layers[:, 3:], layers[:, 3:]], dim=1)
-        picture = base.float() / 255
-        for layer in F.grid_sample(layers, grid, align_corners=False):
+        layers = self.drawings[torch.tensor([s.sprite for s in scenes])].float() / 255  # [K, 4, c, c]
+        layers = torch.cat([layers[:, :3] * layers[:, 3:], layers[:, 3:]], dim=1)  # premultiplied
+        picture = base.float() / 255  # [3, S, S]
+        for layer in F.grid_sample(layers, grid, align_corners=False):  # [4, S, S]
             picture = layer[:3] + (1 - layer[3:]) * picture
         return (picture.clamp(0, 1) * 255).round().to(torch.uint8)

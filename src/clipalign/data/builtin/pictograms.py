@@ -1,7 +1,7 @@
-"""Pictograms: everyday things as five vendors drew them, composed over procedural backgrounds.
+"""Pictograms: everyday objects as five vendors drew them, composed over procedural backgrounds.
 
-The unit of every split is the drawing (concept x domain); an image is a render of it. Sprites, names and split files
-ship with the package, with the licences of their makers (see NOTICE).
+A row is a drawing (class x domain), and a view is a rendering of it. Sprites, names and split files ship with the
+package, with the licences of their makers (see NOTICE).
 """
 
 from __future__ import annotations
@@ -20,77 +20,81 @@ from torch import Tensor
 
 from ...core.errors import UserError
 from ...core.types import FixedSplits, MaskedImage, MaskedSource, Preprocess, Stage
+from ..request import SHIPPED, NamedSource
 from ..splits import load_fixed_splits
 from .compose import Background, Clutter, Rendered, Scene, draw_placement, place_masks, render
 
 FOLDER = Path(__file__).resolve().parents[2] / "assets" / "pictograms"
-SIZE = 64  # pixels a side of a composed image
+SIZE = 64  # side of a rendered image in pixels
 
-# How often a background family is drawn; stripes and clutter are unseen in the pocket model's pre-training.
+# Probability of each background family. The pocket backbone saw no stripes and no clutter in pre-training.
 FAMILY_SHARES = {"flat": 0.25, "gradient": 0.25, "noise": 0.2, "stripes": 0.15, "clutter": 0.15}
-SCALES = (0.5, 0.95)  # side of the drawing over the side of the image
-ANGLE = 12.0  # degrees, either way
-# Numbers of the background instances of each stage: what is tested on was never trained on.
+SCALES = (0.5, 0.95)  # side of the drawing relative to the image
+ANGLE = 12.0  # largest rotation in degrees, in both directions
+# Background instances of each stage, disjoint: no test background is ever seen in training.
 INSTANCES = {"train": range(0, 4000), "validation": range(4000, 5000), "test": range(5000, 6000)}
-CUES = range(6000, 6200)  # one background for each subgroup, for `background_bias`
+CUES = range(6000, 6200)  # one background per subgroup, for `background_bias`
+CUE_FAMILIES = ("noise", "gradient", "stripes", "flat")
 VIEWS = {"train": 1, "validation": 2, "test": 4}
 
 BackgroundMode = Literal["random", "aligned", "conflicting"]
 
 
 class Pictograms(MaskedSource):
-    """The data set as a `Source`: one row per drawing, domain by domain, concepts in the order of `class_names`.
+    """The Pictograms data set: rows are ordered by domain, then as `class_names`.
 
-    Drawings are never mirrored: that would show other things (letters, clocks, musical notes).
+    Drawings are never mirrored, since that changes the meaning of letters, clocks and musical notes.
 
     Args:
-        background_bias: in training, the probability that a drawing stands before the background assigned to its
-            concept's subgroup (a spurious cue).
-        backgrounds: at evaluation, "random", the subgroup's own cue ("aligned") or another subgroup's
-            ("conflicting"). The reliance on the cue is aligned minus conflicting accuracy.
+        background_bias: probability, in training, that a drawing is shown over the background assigned to its class's
+            subgroup (a spurious cue).
+        backgrounds: backgrounds at evaluation: "random", the subgroup's cue ("aligned") or another subgroup's cue
+            ("conflicting"). Accuracy on aligned minus conflicting backgrounds measures reliance on the cue.
 
     Raises:
         UserError: an option out of range.
     """
 
     name = "pictograms"
-    templates: tuple[str, ...] = ("a photo of a {}.",)
+    templates = ("a photo of a {}.",)
     size = SIZE
 
     def __init__(self, background_bias: float = 0.0, backgrounds: BackgroundMode = "random") -> None:
-        if not 0 <= background_bias <= 1:
-            raise UserError(f"background_bias: {background_bias} is not in [0, 1]")
+        if not isinstance(background_bias, int | float) or not 0 <= background_bias <= 1:
+            raise UserError(f"--data-options: background_bias={background_bias} is not in [0, 1]")
         if backgrounds not in ("random", "aligned", "conflicting"):
-            raise UserError(f"backgrounds: {backgrounds!r} is not random, aligned or conflicting")
+            raise UserError(
+                f"--data-options: backgrounds={backgrounds} is not random, aligned or conflicting"
+            )
         self.background_bias, self.backgrounds = background_bias, backgrounds
         self.index = json.loads((FOLDER / "index.json").read_text(encoding="utf-8"))
         concepts, domains = self.index["concepts"], self.index["domains"]
-        self.class_names: tuple[str, ...] = tuple(concept["label"] for concept in concepts)
-        self.domain_names: tuple[str, ...] = tuple(domain["id"] for domain in domains)
-        self.labels = np.tile(np.arange(len(concepts)), len(domains))
-        self.domains = np.repeat(np.arange(len(domains)), len(concepts))
+        self.class_names = tuple(concept["label"] for concept in concepts)
+        self.domain_names = tuple(domain["id"] for domain in domains)
+        self.labels = np.tile(np.arange(len(concepts)), len(domains))  # [N]
+        self.domains = np.repeat(np.arange(len(domains)), len(concepts))  # [N]
         ids = [concept["id"] for concept in concepts]
         path = FOLDER / "splits.json"
         self.splits: FixedSplits = load_fixed_splits(path, ids, self.domain_names, self.labels, self.domains)
         self.subgroups: tuple[str, ...] = tuple(dict.fromkeys(concept["subgroup"] for concept in concepts))
-        self._subgroup = np.array([self.subgroups.index(concept["subgroup"]) for concept in concepts])
-        self._monotone = np.array([domain["monotone"] for domain in domains])
+        self._subgroup = np.array([self.subgroups.index(concept["subgroup"]) for concept in concepts])  # [C]
+        self._monochrome = np.array([domain["monotone"] for domain in domains])  # [domains] bool
 
     @cached_property
     def sprites(self) -> Tensor:
-        """[rows, 4, 128, 128] uint8, straight alpha."""
+        """All drawings: [N, 4, 128, 128] uint8, straight alpha."""
         size, columns = self.index["sprite_size"], self.index["columns"]
         cells = [
-            _cells(FOLDER / f"{domain}.webp", size, columns, len(self.class_names))
+            _cut_cells(FOLDER / f"{domain}.webp", size, columns, len(self.class_names))
             for domain in self.domain_names
         ]
         return torch.cat(cells)
 
     @cached_property
     def clutter(self) -> dict[Stage, Clutter]:
-        """Small foreign drawings: one half for training, the other for both kinds of evaluation."""
+        """Small drawings of other objects: half of them for training, the others for evaluation."""
         spec = self.index["clutter"]
-        cells = _cells(FOLDER / "clutter.webp", spec["size"], spec["columns"], len(spec["names"]))
+        cells = _cut_cells(FOLDER / "clutter.webp", spec["size"], spec["columns"], len(spec["names"]))
         half = len(cells) // 2
         unseen = Clutter(cells[half:])
         return {"train": Clutter(cells[:half]), "validation": unseen, "test": unseen}
@@ -98,31 +102,30 @@ class Pictograms(MaskedSource):
     @cached_property
     def _silhouettes(self) -> Tensor:
         filled = [binary_fill_holes(alpha > 64) for alpha in self.sprites[:, 3].numpy()]
-        return torch.from_numpy(np.stack(filled)).float()
+        return torch.from_numpy(np.stack(filled)).float()  # [N, 128, 128]
 
     def views(self, stage: Stage) -> int:
-        """Fixed renders per drawing: 2 for validation, 4 for test."""
+        """Return the number of fixed renderings per drawing: 2 for validation, 4 for test."""
         return VIEWS[stage]
 
     def images(
         self, rows: np.ndarray, stage: Stage, draws: np.ndarray, seed: int, preprocess: Preprocess
     ) -> Tensor:
-        """Renders rows (see `Source.images`), enlarged where a backbone wants more than 64 pixels."""
+        """Render rows at 64 x 64 pixels and resize them to `preprocess.size`; see `Source.images`."""
         return preprocess.fit(self._render(self._scenes(rows, stage, draws, seed), stage).images)
 
     def sample(self, row: int, stage: Stage = "test", draw: int = 0, seed: int = 0) -> MaskedImage:
-        """One image with its exact masks; the same pixels as `images` gives before normalising."""
+        """Return one image with its masks: the pixels that `images` resizes and normalises."""
         scenes = self._scenes(np.array([row]), stage, np.array([draw]), seed)
         rendered = self._render(scenes, stage)
-        silhouette = place_masks(scenes, self._silhouettes, SIZE)[0]
-        # A pixel that the drawing's rim covers in part stays covered in part: never less than its ink.
-        silhouette = torch.maximum(silhouette, rendered.alpha[0])
-        return MaskedImage(
-            rendered.images[0], int(self.labels[row]), int(self.domains[row]), rendered.alpha[0], silhouette
-        )
+        image, alpha = rendered.images[0], rendered.alpha[0]  # [3, S, S], [S, S]
+        silhouette = place_masks(scenes, self._silhouettes, SIZE)[0]  # [S, S]
+        # Pixels that the edge of the drawing covers in part have at least their share of ink.
+        silhouette = torch.maximum(silhouette, alpha)
+        return MaskedImage(image, int(self.labels[row]), int(self.domains[row]), alpha, silhouette)
 
     def fingerprint(self) -> str:
-        """Hash of the shipped art and of the composition's settings."""
+        """Return a hash of the shipped drawings and of the settings of the composition."""
         settings = [self.background_bias, self.backgrounds, FAMILY_SHARES, SCALES, ANGLE, SIZE]
         text = json.dumps([[sprite["sha256"] for sprite in self.index["sprites"]], settings], default=str)
         return hashlib.sha256(text.encode()).hexdigest()
@@ -134,12 +137,12 @@ class Pictograms(MaskedSource):
         return [self._scene(int(row), stage, int(draw), seed) for row, draw in zip(rows, draws, strict=True)]
 
     def _scene(self, row: int, stage: Stage, draw: int, seed: int) -> Scene:
-        """All that is random in an image, from a generator of its own."""
+        """Draw all random properties of an image from one generator."""
         number = ("train", "validation", "test").index(stage)
-        # Evaluation renders are part of the benchmark: no seed of a run moves them.
+        # Evaluation images are part of the benchmark, so the seed of a run does not change them.
         rng = np.random.default_rng([number, seed if stage == "train" else 0, draw, row])
         scale, x, y, angle = draw_placement(rng, SCALES, ANGLE)
-        ink = tuple(rng.uniform(0, 1, 3).tolist()) if self._monotone[self.domains[row]] else None
+        ink = tuple(rng.uniform(0, 1, 3).tolist()) if self._monochrome[self.domains[row]] else None
         background = self._background(self._subgroup[self.labels[row]], stage, rng)
         return Scene(row, scale, x, y, angle, background, ink)
 
@@ -157,12 +160,22 @@ class Pictograms(MaskedSource):
 
 
 def _cue(subgroup: int) -> Background:
-    """The background that stands for a subgroup."""
-    return Background(("noise", "gradient", "stripes", "flat")[subgroup % 4], CUES[subgroup])
+    """Return the background assigned to a subgroup."""
+    return Background(CUE_FAMILIES[subgroup % len(CUE_FAMILIES)], CUES[subgroup])
 
 
-def _cells(path: Path, size: int, columns: int, count: int) -> Tensor:
-    """Cuts a sheet into [count, 4, size, size] uint8."""
-    sheet = torch.from_numpy(np.asarray(Image.open(path).convert("RGBA")).copy())
-    cells = sheet.view(sheet.shape[0] // size, size, columns, size, 4).permute(0, 2, 4, 1, 3)
-    return cells.reshape(-1, 4, size, size)[:count].contiguous()
+def _cut_cells(path: Path, size: int, columns: int, count: int) -> Tensor:
+    """Cut a sprite sheet into its cells, [count, 4, size, size] uint8."""
+    pixels = np.asarray(Image.open(path).convert("RGBA"))  # [rows * size, columns * size, 4]
+    cells = torch.from_numpy(pixels.copy()).view(-1, size, columns, size, 4)  # [rows, size, columns, size, 4]
+    cells = cells.permute(0, 2, 4, 1, 3)  # [rows, columns, 4, size, size]
+    return cells.reshape(-1, 4, size, size)[:count].contiguous()  # [count, 4, size, size]
+
+
+PICTOGRAMS = NamedSource(
+    "everyday objects as five vendors drew them, composed over backgrounds (built in)",
+    lambda request: Pictograms(**request.settings),
+    title="pictograms",
+    licence=SHIPPED,
+    settings=("background_bias", "backgrounds"),
+)

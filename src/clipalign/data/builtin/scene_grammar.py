@@ -1,7 +1,7 @@
-"""Sentences about composed scenes, and what they claim: written by a grammar, read back by it.
+"""A grammar that writes sentences about composed scenes, and parses them back into claims.
 
-A sentence claims some of the facts of a scene; every sentence of the grammar can be parsed into its claim, so that
-whether it is true of any scene is known and not guessed (`scene_truth`).
+Each sentence claims some facts of a scene. Since every sentence can be parsed, `scene_truth` decides for any scene
+whether the sentence is true of it.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from functools import lru_cache
 import numpy as np
 
 from ...core.errors import UserError
-from ..captions.sentences import sentences_of
+from ..captions.sentences import split_sentences
 
-# Named colours of inks and backgrounds, as red, green and blue in [0, 1].
+# Named colours of inks and backgrounds, RGB in [0, 1].
 COLOURS: dict[str, tuple[float, float, float]] = {
     "black": (0.05, 0.05, 0.05),
     "white": (0.96, 0.96, 0.96),
@@ -31,7 +31,7 @@ COLOURS: dict[str, tuple[float, float, float]] = {
 }
 COLOUR_NAMES = tuple(COLOURS)
 SIZES = ("small", "medium-sized", "large")
-# (column, row), each 0, 1, 2 from the top left; None where the words leave it open.
+# (column, row), each 0, 1 or 2 from the top left; None: not specified.
 PLACES: dict[tuple[int | None, int | None], str] = {
     (0, 0): "in the top left",
     (2, 0): "in the top right",
@@ -51,10 +51,10 @@ RELATIONS = {
     "larger": "larger than",
     "smaller": "smaller than",
 }
-THIRD = 1 / 6  # columns and rows part here, in canvas sides from the centre
-APART = 0.1  # how far centres must lie apart for "left of", "above" and so on
+THIRD = 1 / 6  # boundary of columns and rows, in canvas sides from the centre
+APART = 0.1  # smallest distance of two centres for "left of", "above" and so on, in canvas sides
 
-# A background with its colours, and without.
+# Family -> phrase with its colours, phrase without.
 BACKGROUNDS = {
     "flat": ("a plain {} background", "a plain background"),
     "gradient": ("a background that fades between {} and {}", "a background that fades between two colours"),
@@ -69,13 +69,13 @@ UNCOUNTED = frozenset({"wheat", "bread", "bacon", "popcorn", "milk", "coffee", "
 
 @dataclass(frozen=True)
 class Thing:
-    """One object as it stands in a scene.
+    """One object of a scene. Its `repr` enters the data set's fingerprint, so names must not change.
 
     Attributes:
-        concept: what it is.
+        concept: class index of Pictograms.
         size: index into `SIZES`.
-        x, y: its centre, in canvas sides from the canvas's centre (-0.5 ... 0.5), y downwards.
-        colour: index into `COLOUR_NAMES` of the ink it is drawn in; None for drawings in colours of their own.
+        x, y: centre relative to the centre of the canvas, in canvas sides (-0.5 ... 0.5); y points down.
+        colour: index into `COLOUR_NAMES` of the ink; None for drawings in several colours.
     """
 
     concept: int
@@ -86,18 +86,18 @@ class Thing:
 
     @property
     def place(self) -> tuple[int, int]:
-        """Column and row of the centre."""
+        """Column and row of the centre, each 0, 1 or 2."""
         return third(self.x), third(self.y)
 
 
 @dataclass(frozen=True)
 class Facts:
-    """All that sentences can be true of: objects, no concept twice, and a background.
+    """The facts of a scene: objects and background. Its `repr` enters the fingerprint, so names must not change.
 
     Attributes:
-        things: the objects.
-        family: of the background, a key of `BACKGROUNDS`.
-        colours: of the background, ascending; empty for families without colours that have names.
+        things: the objects, of distinct concepts.
+        family: family of the background, a key of `BACKGROUNDS`.
+        colours: indices of the background's colours, ascending; empty for families without named colours.
     """
 
     things: tuple[Thing, ...]
@@ -107,9 +107,12 @@ class Facts:
 
 @dataclass(frozen=True)
 class ObjectClaim:
-    """There is an object of this concept, and all that is not None is true of it.
+    """The claim that the scene has an object of a concept, with all properties that are not None.
 
-    `column` and `row` are as in `PLACES`; `relation` is a key of `RELATIONS`, to the concept `other`.
+    Attributes:
+        concept, size, colour: as in `Thing`.
+        column, row: as in `PLACES`.
+        relation: a key of `RELATIONS`, to the object of concept `other`.
     """
 
     concept: int
@@ -123,7 +126,7 @@ class ObjectClaim:
 
 @dataclass(frozen=True)
 class BackgroundClaim:
-    """The background is of this family and, where not empty, has these colours (ascending)."""
+    """The claim that the background is of a family and, if not empty, has these colours (ascending)."""
 
     family: str
     colours: tuple[int, ...] = ()
@@ -133,30 +136,35 @@ Proposition = ObjectClaim | BackgroundClaim
 
 
 def third(position: float) -> int:
-    """0, 1 or 2: which third of the canvas a coordinate lies in."""
+    """Return the third of the canvas that a coordinate lies in: 0, 1 or 2.
+
+    >>> [third(x) for x in (-0.4, 0.0, 0.3)]
+    [0, 1, 2]
+    """
     return int(position > -THIRD) + int(position > THIRD)
 
 
 class Grammar:
-    """Writes and reads sentences.
+    """Writes and parses sentences.
 
     Args:
-        names: of the concepts, all different, in lower case.
+        names: names of the concepts, distinct, in lower case.
     """
 
     def __init__(self, names: Sequence[str]) -> None:
         self.names = tuple(names)
         self._concept = {name: i for i, name in enumerate(self.names)}
-        self._read_object = [re.compile(pattern) for pattern in _object_patterns(self.names)]
-        self._backgrounds = _all_backgrounds()
-        # Sentences come back in every epoch and every test.
+        self._object_patterns = [re.compile(pattern) for pattern in _object_patterns(self.names)]
+        self._backgrounds = _background_sentences()
+        # The same sentences are parsed in every epoch and every test.
         self.parse = lru_cache(maxsize=1 << 17)(self._parse)
 
     def __reduce__(self) -> tuple[type[Grammar], tuple[tuple[str, ...]]]:
+        # Worker processes unpickle the source; caches cannot be pickled.
         return Grammar, (self.names,)
 
     def say(self, claim: Proposition, rng: np.random.Generator) -> str:
-        """One sentence without its stop, in a form drawn at random."""
+        """Return a sentence for a claim, without full stop, in a random form."""
         if isinstance(claim, BackgroundClaim):
             form = BACKGROUND_FORMS[int(rng.integers(len(BACKGROUND_FORMS)))]
             colours = [COLOUR_NAMES[c] for c in rng.permutation(claim.colours).astype(int)]
@@ -178,24 +186,24 @@ class Grammar:
         return sentence[0].upper() + sentence[1:]
 
     def _parse(self, sentence: str) -> Proposition:
-        """What a sentence claims, with or without its stop.
+        """Return the claim of a sentence, with or without full stop.
 
         Raises:
-            UserError: not a sentence of this grammar.
+            UserError: the grammar does not generate the sentence.
         """
         text = sentence.strip().removesuffix(".").lower()
         if text in self._backgrounds:
             return self._backgrounds[text]
-        for pattern in self._read_object:
-            if (found := pattern.fullmatch(text)) is not None:
-                return self._claim(found.groupdict())
-        raise UserError(f'"{sentence}" is no sentence of the pictoscenes grammar')
+        for pattern in self._object_patterns:
+            if (match := pattern.fullmatch(text)) is not None:
+                return self._object_claim(match.groupdict())
+        raise UserError(f'"{sentence}" is not a sentence of the pictoscenes grammar')
 
     def claims(self, caption: str) -> tuple[Proposition, ...]:
-        """What the sentences of a caption claim, in their order; see `parse`."""
-        return tuple(self.parse(sentence) for sentence in sentences_of(caption))
+        """Return the claims of a caption's sentences, in order; raises as `parse` does."""
+        return tuple(self.parse(sentence) for sentence in split_sentences(caption))
 
-    def _claim(self, words: dict[str, str | None]) -> ObjectClaim:
+    def _object_claim(self, words: dict[str, str | None]) -> ObjectClaim:
         size, colour, place, relation = (words[key] for key in ("size", "colour", "place", "relation"))
         column, row = _PLACE_OF[place] if place else (None, None)
         return ObjectClaim(
@@ -214,7 +222,11 @@ _RELATION_OF = {words: relation for relation, words in RELATIONS.items()}
 
 
 def noun_phrase(name: str, claim: ObjectClaim) -> str:
-    """ "a small bee in red ink"."""
+    """Return the noun phrase of an object with its size and colour.
+
+    >>> noun_phrase("bee", ObjectClaim(concept=0, size=0, colour=2))
+    'a small bee in red ink'
+    """
     words = name if claim.size is None else f"{SIZES[claim.size]} {name}"
     article = "some" if name in PLURAL | UNCOUNTED else "an" if words[0] in "aeiou" else "a"
     ink = "" if claim.colour is None else f" in {COLOUR_NAMES[claim.colour]} ink"
@@ -222,6 +234,8 @@ def noun_phrase(name: str, claim: ObjectClaim) -> str:
 
 
 def _object_patterns(names: Sequence[str]) -> list[str]:
+    """Return regular expressions, in lower case, that match all sentences about objects."""
+
     def one_of(words: Sequence[str]) -> str:
         return "|".join(re.escape(word) for word in words)
 
@@ -240,23 +254,23 @@ def _object_patterns(names: Sequence[str]) -> list[str]:
     ]
 
 
-def _all_backgrounds() -> dict[str, BackgroundClaim]:
-    """Every sentence about a background, in lower case -> what it claims."""
-    said: dict[str, BackgroundClaim] = {}
-    everything = range(len(COLOUR_NAMES))
+def _background_sentences() -> dict[str, BackgroundClaim]:
+    """Return every sentence about a background, in lower case, with its claim."""
+    sentences: dict[str, BackgroundClaim] = {}
+    colours = range(len(COLOUR_NAMES))
     for family, (coloured, plain) in BACKGROUNDS.items():
         phrases = {plain: BackgroundClaim(family)}
         if family == "flat":
-            phrases |= {coloured.format(COLOUR_NAMES[c]): BackgroundClaim(family, (c,)) for c in everything}
+            phrases |= {coloured.format(COLOUR_NAMES[c]): BackgroundClaim(family, (c,)) for c in colours}
         elif coloured:
             phrases |= {
                 coloured.format(COLOUR_NAMES[c], COLOUR_NAMES[d]): BackgroundClaim(
                     family, (min(c, d), max(c, d))
                 )
-                for c in everything
-                for d in everything
+                for c in colours
+                for d in colours
                 if c != d
             }
         for form in BACKGROUND_FORMS:
-            said |= {form.format(phrase).lower(): claim for phrase, claim in phrases.items()}
-    return said
+            sentences |= {form.format(phrase).lower(): claim for phrase, claim in phrases.items()}
+    return sentences

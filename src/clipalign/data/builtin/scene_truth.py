@@ -1,4 +1,4 @@
-"""Of which scenes a sentence is true: the definition for one scene, and a table that answers for many at once."""
+"""Decide which scenes a sentence is true of: `holds` for one scene, `Truth` for many scenes at once."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ FAMILY_NAMES = tuple(BACKGROUNDS)
 
 
 def related(relation: str, one: Thing, other: Thing) -> bool:
-    """Whether `one` is left of, right of, above, below, larger or smaller than `other`.
+    """Return whether a relation (a key of `RELATIONS`) holds between two objects.
 
-    Centres must lie `APART`; sizes compare by their words.
+    Positions must differ by at least `APART`; sizes are compared by their words.
     """
     return {
         "left": other.x - one.x >= APART,
@@ -39,7 +39,7 @@ def related(relation: str, one: Thing, other: Thing) -> bool:
 
 
 def holds(claim: Proposition, scene: Facts) -> bool:
-    """Whether a claim is true of a scene: the definition, which `Truth` answers for many scenes at once."""
+    """Return whether a claim is true of a scene. This is the definition; `Truth` is its fast form."""
     if isinstance(claim, BackgroundClaim):
         return claim.family == scene.family and claim.colours in ((), scene.colours)
     by_concept = {thing.concept: thing for thing in scene.things}
@@ -47,13 +47,13 @@ def holds(claim: Proposition, scene: Facts) -> bool:
     if thing is None:
         return False
     column, row = thing.place
-    for said, true in (
+    for claimed, actual in (
         (claim.size, thing.size),
         (claim.colour, thing.colour),
         (claim.column, column),
         (claim.row, row),
     ):
-        if said is not None and said != true:
+        if claimed is not None and claimed != actual:
             return False
     if claim.relation is None or claim.other is None:
         return True
@@ -62,42 +62,42 @@ def holds(claim: Proposition, scene: Facts) -> bool:
 
 
 def describe(scene: Facts, rng: np.random.Generator) -> list[tuple[Proposition, int | None]]:
-    """Some true claims about a scene, in random order: one for each object, one for the background.
+    """Draw true claims about a scene in random order: one per object, and one on the background.
 
     Returns:
-        Claims, each with the position in `scene.things` of the object it speaks of (None: the background).
+        Claims, each with the position in `scene.things` of its object (None: the background).
     """
     colours = scene.colours if rng.random() < 0.8 else ()
     claims: list[tuple[Proposition, int | None]] = [(BackgroundClaim(scene.family, colours), None)]
     for i, thing in enumerate(scene.things):
-        claims.append((_describe_thing(thing, scene, rng), i))
+        claims.append((_draw_claim(thing, scene, rng), i))
     return [claims[i] for i in rng.permutation(len(claims))]
 
 
-def _describe_thing(thing: Thing, scene: Facts, rng: np.random.Generator) -> ObjectClaim:
-    """A claim of some facts; always of one beyond the name."""
-    size, colour, place, relation = (rng.random(4) < (0.5, 0.8, 0.6, 0.45)).tolist()
-    place = place or not (size or relation)
-    column, row = _say_place(thing, rng) if place else (None, None)
-    found, other = _say_relation(thing, scene, rng) if relation else (None, None)
+def _draw_claim(thing: Thing, scene: Facts, rng: np.random.Generator) -> ObjectClaim:
+    """Draw a true claim about an object that says more than its name."""
+    with_size, with_colour, with_place, with_relation = (rng.random(4) < (0.5, 0.8, 0.6, 0.45)).tolist()
+    with_place = with_place or not (with_size or with_relation)
+    column, row = _draw_place(thing, rng) if with_place else (None, None)
+    relation, other = _draw_relation(thing, scene, rng) if with_relation else (None, None)
     return ObjectClaim(
         thing.concept,
-        thing.size if size else None,
-        thing.colour if colour else None,
+        thing.size if with_size else None,
+        thing.colour if with_colour else None,
         column,
         row,
-        found,
+        relation,
         other,
     )
 
 
-def _say_place(thing: Thing, rng: np.random.Generator) -> tuple[int | None, int | None]:
+def _draw_place(thing: Thing, rng: np.random.Generator) -> tuple[int | None, int | None]:
     column, row = thing.place
     true = [place for place in PLACES if place[0] in (None, column) and place[1] in (None, row)]
     return true[int(rng.integers(len(true)))]
 
 
-def _say_relation(
+def _draw_relation(
     thing: Thing, scene: Facts, rng: np.random.Generator
 ) -> tuple[str, int] | tuple[None, None]:
     true = [
@@ -111,34 +111,36 @@ def _say_relation(
 
 
 class Truth:
-    """The facts of n scenes as columns.
+    """The facts of n scenes as arrays, one entry per object.
 
     Args:
-        scenes: their facts.
+        scenes: n scenes.
         concepts: number of concepts.
     """
 
     def __init__(self, scenes: Sequence[Facts], concepts: int) -> None:
         self.scenes = len(scenes)
         things = [thing for scene in scenes for thing in scene.things]
-        self._scene = np.repeat(np.arange(self.scenes), [len(scene.things) for scene in scenes])
-        concept = np.array([thing.concept for thing in things], np.int64)
-        self._size = np.array([thing.size for thing in things], np.int64)
-        self._colour = np.array([-1 if t.colour is None else t.colour for t in things], np.int64)
-        self._place = np.array([thing.place for thing in things], np.int64).reshape(-1, 2)
-        self._centre = np.array([(thing.x, thing.y) for thing in things], np.float64).reshape(-1, 2)
-        # [scenes, concepts]: number of the thing, -1 where the scene has none.
+        self._scene = np.repeat(np.arange(self.scenes), [len(scene.things) for scene in scenes])  # [objects]
+        concept = np.array([thing.concept for thing in things], np.int64)  # [objects]
+        self._size = np.array([thing.size for thing in things], np.int64)  # [objects]
+        self._colour = np.array([-1 if t.colour is None else t.colour for t in things], np.int64)  # [objects]
+        self._place = np.array([thing.place for thing in things], np.int64).reshape(-1, 2)  # [objects, 2]
+        centres = [(thing.x, thing.y) for thing in things]
+        self._centre = np.array(centres, np.float64).reshape(-1, 2)  # [objects, 2]
+        # [scenes, concepts]: index of the object, -1: the scene has none.
         self._thing = np.full((self.scenes, concepts), -1)
         self._thing[self._scene, concept] = np.arange(len(things))
         order = np.argsort(concept, kind="stable")
+        # Concept -> its objects, ascending.
         self._of_concept = np.split(order, np.searchsorted(concept[order], np.arange(1, concepts)))
         self._family = np.array([FAMILY_NAMES.index(scene.family) for scene in scenes], np.int64)
-        self._colours = np.full((self.scenes, 2), -1)
+        self._colours = np.full((self.scenes, 2), -1)  # [scenes, 2], padded
         for i, scene in enumerate(scenes):
             self._colours[i, : len(scene.colours)] = scene.colours
 
     def where(self, claim: Proposition) -> np.ndarray:
-        """Scenes that a claim is true of: [k] int64, ascending."""
+        """Return the scenes that a claim is true of: [k] int64, ascending."""
         if isinstance(claim, ObjectClaim):
             return self._where_object(claim)
         true = self._family == FAMILY_NAMES.index(claim.family)
@@ -147,20 +149,20 @@ class Truth:
         return np.flatnonzero(true)
 
     def _where_object(self, claim: ObjectClaim) -> np.ndarray:
-        found = self._of_concept[claim.concept]
-        for said, column in (
+        objects = self._of_concept[claim.concept]
+        for claimed, actual in (
             (claim.size, self._size),
             (claim.colour, self._colour),
             (claim.column, self._place[:, 0]),
             (claim.row, self._place[:, 1]),
         ):
-            if said is not None:
-                found = found[column[found] == said]
+            if claimed is not None:
+                objects = objects[actual[objects] == claimed]
         if claim.relation is not None and claim.other is not None:
-            other = self._thing[self._scene[found], claim.other]
-            found, other = found[other >= 0], other[other >= 0]
-            found = found[self._related(claim.relation, found, other)]
-        return self._scene[found]
+            other = self._thing[self._scene[objects], claim.other]
+            objects, other = objects[other >= 0], other[other >= 0]
+            objects = objects[self._related(claim.relation, objects, other)]
+        return self._scene[objects]
 
     def _related(self, relation: str, one: np.ndarray, other: np.ndarray) -> np.ndarray:
         if relation in ("larger", "smaller"):
@@ -168,17 +170,17 @@ class Truth:
             return gap > 0 if relation == "larger" else gap < 0
         axis = 0 if relation in ("left", "right") else 1
         gap = self._centre[one, axis] - self._centre[other, axis]
-        # Negated and not compared with -APART: the same rounding as in `related`.
+        # Negated rather than compared with -APART, to round as `related` does.
         return gap >= APART if relation in ("right", "below") else -gap >= APART
 
     def relevance(self, texts: Sequence[str], grammar: Grammar) -> csr_array:
-        """[texts, scenes] sparse bool: a caption is true where all its sentences are.
+        """Return whether all sentences of a caption are true of a scene: [texts, scenes] sparse bool.
 
         Raises:
-            UserError: a sentence that is not of the grammar.
+            UserError: a sentence that the grammar does not generate.
         """
         known: dict[Proposition, np.ndarray] = {}
-        columns = []
+        columns = []  # of each text: scenes that it is true of
         for text in texts:
             true: np.ndarray | None = None
             for claim in grammar.claims(text):
@@ -188,6 +190,6 @@ class Truth:
                 if len(true) == 0:
                     break
             columns.append(np.zeros(0, np.int64) if true is None else true)
-        starts = np.concatenate([[0], np.cumsum([len(found) for found in columns])]).astype(np.int64)
+        starts = np.concatenate([[0], np.cumsum([len(rows) for rows in columns])]).astype(np.int64)
         indices = np.concatenate([*columns, np.zeros(0, np.int64)])
         return csr_array((np.ones(len(indices), bool), indices, starts), shape=(len(texts), self.scenes))

@@ -1,1 +1,1 @@
-"""Images with captions."""
+"""Images with captions: sentences, tests, and files of the user."""

@@ -1,1 +1,1 @@
-"""Published data sets."""
+"""Published data sets, read from the folders in which users have them."""

@@ -1,4 +1,4 @@
-"""Archives that are not laid out as their set is used: ImageNet's tar of tars, TerraIncognita's choice of images."""
+"""Archives whose layout differs from the one in use: ImageNet's nested tars, TerraIncognita's selection of images."""
 
 from __future__ import annotations
 
@@ -10,74 +10,80 @@ from pathlib import Path
 
 from ...core.errors import UserError
 
-# DomainBed's choice among Caltech Camera Traps.
+# DomainBed's selection from Caltech Camera Traps.
 LOCATIONS = ("38", "46", "100", "43")
 CATEGORIES = (
     *("bird", "bobcat", "cat", "coyote", "dog"),
     *("empty", "opossum", "rabbit", "raccoon", "squirrel"),
 )
-VALIDATION = re.compile(r"(ILSVRC2012_val_\d{8})(?:\.JPEG)?\W+(n\d{8})")
+VALIDATION_CLASS = re.compile(r"(ILSVRC2012_val_\d{8})(?:\.JPEG)?\W+(n\d{8})")
 Unpack = Callable[[Path, Path], None]
 
 
-def arrange(name: str, folder: Path, beside: Sequence[Path], unpack: Unpack) -> None:
-    """Bring an unpacked archive of these two sets into the layout that is read; leave others as they are.
+def arrange(name: str, folder: Path, others: Sequence[Path], unpack: Unpack) -> None:
+    """Bring an unpacked archive of ImageNet or TerraIncognita into its usual layout; leave other sets unchanged.
 
     Args:
         name: of the set.
-        folder: what was unpacked.
-        beside: the files given that are no archives.
-        unpack: writes an archive's files below a folder.
+        folder: the unpacked files.
+        others: files given to `prepare` that are not archives.
+        unpack: writes the files of an archive below a folder.
 
     Raises:
-        UserError: the file that says where images belong is missing or of another kind.
+        UserError: the file that assigns images to classes is missing or unreadable.
     """
     if name == "imagenet":
-        arrange_imagenet(folder, beside, unpack)
+        arrange_imagenet(folder, others, unpack)
     elif name == "terra-incognita":
-        arrange_terra(folder, beside)
+        arrange_terra(folder, others)
 
 
-def arrange_imagenet(folder: Path, beside: Sequence[Path], unpack: Unpack) -> None:
-    """ILSVRC2012_img_train.tar: one tar per class -> images/train/WNID. ILSVRC2012_img_val.tar: images in one
-    heap -> images/val/WNID, by a file that has a name and a WordNet id on each line: the usual `valprep.sh`, or
-    Kaggle's `LOC_val_solution.csv`."""
+def arrange_imagenet(folder: Path, others: Sequence[Path], unpack: Unpack) -> None:
+    """Sort ImageNet's images by WordNet id.
+
+    ILSVRC2012_img_train.tar has one tar per class: to images/train/WNID. ILSVRC2012_img_val.tar has all images in one
+    folder: to images/val/WNID, by a file with an image and a WordNet id per line, such as the usual `valprep.sh` or
+    Kaggle's `LOC_val_solution.csv`.
+    """
     for inner in sorted(folder.rglob("n????????.tar")):
-        goal = folder / "images" / "train" / inner.stem
-        goal.mkdir(parents=True)
-        unpack(inner, goal)
+        destination = folder / "images" / "train" / inner.stem
+        destination.mkdir(parents=True)
+        unpack(inner, destination)
         inner.unlink()
-    heap = [
+    unsorted = [
         path for path in folder.rglob("ILSVRC2012_val_*.JPEG") if not re.match(r"n\d{8}", path.parent.name)
     ]
-    if not heap:
+    if not unsorted:
         return
     classes: dict[str, str] = {}
-    for path in beside:
-        classes |= dict(VALIDATION.findall(path.read_text(encoding="utf-8", errors="replace")))
-    for path in sorted(heap):
+    for path in others:
+        text = path.read_text(encoding="utf-8", errors="replace")
+        classes |= dict(VALIDATION_CLASS.findall(text))
+    for path in sorted(unsorted):
         if path.stem not in classes:
             raise UserError(
-                f"--archive: nothing says which class {path.name} is of; give valprep.sh or LOC_val_solution.csv too"
+                f"--archive: the class of {path.name} is unknown; add valprep.sh or LOC_val_solution.csv"
             )
         move(path, folder / "images" / "val" / classes[path.stem] / path.name)
 
 
-def arrange_terra(folder: Path, beside: Sequence[Path]) -> None:
-    """Images of Caltech Camera Traps in one heap -> location_L/CATEGORY, by their annotations (COCO's form), as
-    DomainBed's download script chooses them; the others are left out."""
+def arrange_terra(folder: Path, others: Sequence[Path]) -> None:
+    """Sort Caltech Camera Traps into location_L/CATEGORY by its COCO annotations; delete the other images.
+
+    The selection is that of DomainBed's download script.
+    """
     if any(path.is_dir() for location in LOCATIONS for path in folder.rglob(f"location_{location}")):
         return
-    annotations = next((path for path in beside if path.suffix == ".json"), None)
+    annotations = next((path for path in others if path.suffix == ".json"), None)
     if annotations is None:
         raise UserError(
-            "--archive: these images are not sorted by location; give the annotations too "
+            "--archive: these images are not sorted by location; add the annotations "
             "(caltech_images_20210113.json of LILA BC)"
         )
     try:
         content = json.loads(annotations.read_text(encoding="utf-8"))
         category = {entry["id"]: str(entry["name"]) for entry in content["categories"]}
-        places = {
+        images = {
             entry["id"]: (str(entry["location"]), Path(str(entry["file_name"])).name)
             for entry in content["images"]
         }
@@ -88,19 +94,18 @@ def arrange_terra(folder: Path, beside: Sequence[Path]) -> None:
         ) from None
     files = {path.name: path for path in folder.rglob("*.jpg")}
     for image, name in labelled:
-        location, file = places.get(image, ("", ""))
+        location, file = images.get(image, ("", ""))
         if location in LOCATIONS and name in CATEGORIES and file in files:
-            goal = folder / "arranged" / f"location_{location}" / name / file
-            goal.parent.mkdir(parents=True, exist_ok=True)
-            if not goal.exists():
-                os.link(
-                    files[file], goal
-                )  # an image with two animals stands in two classes, as in the script
+            destination = folder / "arranged" / f"location_{location}" / name / file
+            destination.parent.mkdir(parents=True, exist_ok=True)
+            if not destination.exists():
+                # A link, since an image with two animals belongs to two classes, as in the script.
+                os.link(files[file], destination)
     for path in files.values():
         path.unlink()
 
 
-def move(path: Path, goal: Path) -> None:
-    """Move a file, with the folders it needs."""
-    goal.parent.mkdir(parents=True, exist_ok=True)
-    os.replace(path, goal)
+def move(path: Path, destination: Path) -> None:
+    """Move a file, creating parent folders."""
+    destination.parent.mkdir(parents=True, exist_ok=True)
+    os.replace(path, destination)

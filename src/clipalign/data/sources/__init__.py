@@ -1,1 +1,1 @@
-"""The user's own data: folders, tables, shards and the Hub."""
+"""Image files of the user: folders, tables, tar shards and the Hugging Face hub."""

@@ -1,75 +1,64 @@
-"""Folders of images: `class/image`, `domain/class/image`, or `train/class/image` beside `test/class/image`."""
+"""Folders of images: `class/image`, `domain/class/image`, or `train/class/image` with `test/class/image`."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
 from ...core.errors import UserError
 from ..decode import EXTENSIONS
-from .table import PARTS, FilesUnder, ImageRecord, ImageTable
+from .table import DEFAULTS, PARTS, FilesBelow, ImageRecord, ImageTable, TableOptions
 
 Layout = Literal["auto", "class", "domain", "split"]
 
 
 class ImageFolder(ImageTable):
-    """A folder as a table; rows are ordered by domain, class, folder and file name, as DomainBed counts them.
+    """A folder of images, ordered by domain, class, folder and file name, as in torchvision and DomainBed.
 
     Args:
         root: the folder.
-        layout: what its first level is: classes, domains (with classes inside), or train, validation and test
-            (with classes inside). "auto" looks: images right under a first-level folder make it a class.
-        names, max_broken: see `ImageTable`.
+        layout: meaning of its first level: classes; domains, with classes inside; or train, validation and test, with
+            classes inside. "auto" detects it: images directly in a first-level folder make it a class.
+        options: see `TableOptions`.
 
     Raises:
-        UserError: no folder, no images, or class names that collide.
+        UserError: no such folder, no images, or class names that collide.
     """
 
-    def __init__(
-        self,
-        root: Path,
-        layout: Layout = "auto",
-        names: Mapping[str, str] | None = None,
-        max_broken: float = 0.01,
-    ) -> None:
+    def __init__(self, root: Path, layout: Layout = "auto", options: TableOptions = DEFAULTS) -> None:
         if not root.is_dir():
             raise UserError(f"--data: {root} is not a folder")
         self.root = root
-        found = sorted_files(root)
-        self.layout = detect(found) if layout == "auto" else layout
-        first = {"class": 0, "domain": 1, "split": 1}[self.layout]
-        rows = []
-        for folder, name, size in found:
+        files = sorted_files(root)
+        self.layout = detect_layout(files) if layout == "auto" else layout
+        depth = 0 if self.layout == "class" else 1  # level of the class folders
+        records = []
+        for folder, name, size in files:
             levels = folder.split("/") if folder else []
-            if len(levels) <= first:
-                continue  # too high up to have a class
-            outer, label = (levels[0] if first else ""), levels[first]
+            if len(levels) <= depth:
+                continue  # above the class folders
+            outer, label = (levels[0] if depth else ""), levels[depth]
             if self.layout == "split" and outer.lower() not in PARTS:
                 continue
             part = PARTS[outer.lower()] if self.layout == "split" else ""
-            rows.append(ImageRecord(f"{folder}/{name}", label, "" if part else outer, part, "", size))
-        rows.sort(key=lambda row: (row.domain, row.label))  # stable: files keep their order
-        if not rows:
+            records.append(ImageRecord(f"{folder}/{name}", label, "" if part else outer, part, "", size))
+        records.sort(key=lambda record: (record.domain, record.label))  # stable: files stay in order
+        if not records:
             raise UserError(f"--data: no images in {root}; it needs class/image or domain/class/image files")
-        super().__init__(
-            root.resolve().name,
-            rows,
-            FilesUnder(root, tuple(row.key for row in rows)),
-            names=names,
-            max_broken=max_broken,
-        )
+        files_below = FilesBelow(root, tuple(record.key for record in records))
+        super().__init__(root.resolve().name, records, files_below, options)
 
     @property
     def paths(self) -> tuple[Path, ...]:
-        """Files of all rows."""
+        """Paths of all rows."""
         return tuple(self.root / key for key in self.keys)
 
 
-def detect(found: list[tuple[str, str, int]]) -> Literal["class", "domain", "split"]:
-    """The layout that files look like."""
-    levels = [folder.split("/") for folder, _, _ in found if folder]
+def detect_layout(files: list[tuple[str, str, int]]) -> Literal["class", "domain", "split"]:
+    """Return the layout of files as listed by `sorted_files`."""
+    levels = [folder.split("/") for folder, _, _ in files if folder]
     if any(len(level) == 1 for level in levels):
         return "class"
     first = {level[0].lower() for level in levels}
@@ -77,27 +66,30 @@ def detect(found: list[tuple[str, str, int]]) -> Literal["class", "domain", "spl
 
 
 def sorted_files(root: Path) -> list[tuple[str, str, int]]:
-    """(folder relative to the root, file name, bytes) of all image files, by folder and then by name.
+    """List all image files as (folder relative to `root`, file name, bytes), by folder, then by name.
 
-    This is the order in which torchvision, and so DomainBed, lists the files of a class.
+    torchvision, and so DomainBed, lists the files of a class in this order.
     """
-    return sorted(walk(root))
+    return sorted(walk_images(root))
 
 
-def walk(root: Path) -> Iterator[tuple[str, str, int]]:
-    """Image files at any depth, through links too; hidden ones are left out, as is what macOS adds to zips."""
-    seen = {os.path.realpath(root)}
+def walk_images(root: Path) -> Iterator[tuple[str, str, int]]:
+    """Yield the image files of `sorted_files`, unsorted.
+
+    Links are followed. Hidden files are left out, and so are the folders that macOS adds to zip files.
+    """
+    visited = {os.path.realpath(root)}
     for folder, folders, names in os.walk(root, followlinks=True):
         kept = []
         for name in folders:
-            # A link back up would be walked for ever.
             if name.startswith(".") or name == "__MACOSX":
                 continue
             path = os.path.join(folder, name)
             if os.path.islink(path):
-                if (real := os.path.realpath(path)) in seen:
+                # A link to a parent folder would never end.
+                if (real := os.path.realpath(path)) in visited:
                     continue
-                seen.add(real)
+                visited.add(real)
             kept.append(name)
         folders[:] = kept
         relative = os.path.relpath(folder, root).replace(os.sep, "/")
@@ -105,11 +97,11 @@ def walk(root: Path) -> Iterator[tuple[str, str, int]]:
             if name.startswith(".") or os.path.splitext(name)[1].lower() not in EXTENSIONS:
                 continue
             path = os.path.join(folder, name)
-            # Of a link that leads nowhere the row stays, to be reported as broken.
+            # The row of a dangling link stays, to be reported as broken.
             size = os.path.getsize(path) if os.path.exists(path) else 0
             yield ("" if relative == "." else relative, name, size)
 
 
 def images_in(folder: Path) -> list[Path]:
-    """Image files at any depth, sorted."""
+    """Return all image files below a folder, sorted."""
     return [folder / inner / name for inner, name, _ in sorted_files(folder)]

@@ -1,4 +1,4 @@
-"""Hugging Face data sets, by name or saved to disk, as a table."""
+"""Data sets of the Hugging Face hub, by name or saved to disk."""
 
 from __future__ import annotations
 
@@ -12,39 +12,34 @@ from pathlib import Path
 from typing import Any
 
 from ...core.errors import UserError
-from ..decode import File
-from .table import PARTS, ImageRecord, ImageTable
+from ..decode import ImageFile
+from .table import DEFAULTS, PARTS, ImageRecord, ImageTable, TableOptions
 
 logger = logging.getLogger(__name__)
 
 PREFIX = "hf:"
 SETTINGS = ("image", "label", "domain", "caption", "config")
-LABELS = ("label", "labels", "class", "category", "fine_label")
+LABEL_COLUMNS = ("label", "labels", "class", "category", "fine_label")
+CAPTION_COLUMNS = ("caption", "captions", "text")
 
 
 def is_saved(path: Path) -> bool:
-    """Whether a folder is one that `save_to_disk` wrote."""
+    """Return whether `save_to_disk` of the datasets library wrote this folder."""
     return (path / "dataset_dict.json").is_file() or (path / "state.json").is_file()
 
 
-def read_hub(
-    name: str,
-    *,
-    settings: Mapping[str, Any],
-    names: Mapping[str, str] | None = None,
-    max_broken: float = 0.01,
-) -> ImageTable:
-    """A data set of the hub, downloaded by its own library, or a folder that the library wrote.
+def read_hub(name: str, *, settings: Mapping[str, Any], options: TableOptions = DEFAULTS) -> ImageTable:
+    """Load a data set with the datasets library.
 
-    Its splits are the parts of the data where it has more than one of train, validation and test.
+    Its splits become the parts of the source if there are several of train, validation and test.
 
     Args:
-        name: "hf:NAME", or a folder.
-        settings: columns ("image", "label", "domain", "caption") where they are not the usual ones, and "config".
-        names, max_broken: see `ImageTable`.
+        name: "hf:NAME" for the hub, or a folder.
+        settings: names of the columns ("image", "label", "domain", "caption"), if they cannot be guessed, and "config".
+        options: see `TableOptions`.
 
     Raises:
-        UserError: the library is not installed, no such data set, a column missing, images without a label.
+        UserError: the library is missing, it cannot load the data set, a column is missing, or an image has no label.
     """
     try:
         import datasets
@@ -55,74 +50,91 @@ def read_hub(
             loaded = datasets.load_dataset(name.removeprefix(PREFIX), settings.get("config"))
         else:
             loaded = datasets.load_from_disk(name)
-    # The library raises its own errors, those of the hub's client, of the network and of the files.
+    # The library raises errors of its own, of the hub client, of the network and of the files.
     except Exception as error:
-        raise UserError(f"--data {name}: the datasets library cannot load it ({one_line(error)})") from None
-    members = dict(loaded) if isinstance(loaded, dict) else {"": loaded}
-    kept = {key: data for key, data in members.items() if not key or key.lower() in PARTS}
-    if left := sorted(set(members) - set(kept)):
-        logger.warning("--data %s: splits that are not train, validation or test: %s", name, ", ".join(left))
-    if not kept:
-        raise UserError(f"--data {name} has no split train, validation or test; it has {', '.join(left)}")
-    kept = {key: data for key, data in kept.items() if len(data)}
-    rows: list[ImageRecord] = []
-    known: list[str] | None = None
-    for key, data in kept.items():
+        raise UserError(f"--data {name}: the datasets library cannot load it ({summarise(error)})") from None
+    splits = select_splits(name, dict(loaded) if isinstance(loaded, dict) else {"": loaded})
+    records: list[ImageRecord] = []
+    classes: list[str] | None = None
+    columns: dict[str, str] = {}
+    for split, data in splits.items():
         columns = find_columns(name, data.features, settings, datasets)
-        read = {field: data[column][:] for field, column in columns.items() if field != "image"}
-        labels, known = label_texts(name, read["label"], data.features[columns["label"]], known)
-        part = PARTS[key.lower()] if len(kept) > 1 else ""
-        domains, captions = (read.get(field) or [""] * len(data) for field in ("domain", "caption"))
-        domain_feature: Any = data.features[columns["domain"]] if "domain" in columns else None
-        for i, label in enumerate(labels):
-            domain = domain_feature.int2str(domains[i]) if hasattr(domain_feature, "int2str") else domains[i]
-            caption = captions[i][0] if isinstance(captions[i], list) else captions[i]
-            rows.append(
-                ImageRecord(f"{key or 'data'}/{i}", label, str(domain or ""), part, str(caption or ""))
-            )
-    column = columns["image"]
-    tables = [data.cast_column(column, datasets.Image(decode=False)) for data in kept.values()]
-    short = name.removeprefix(PREFIX).rstrip("/").split("/")[-1]
-    identity = hashlib.sha256("".join(data._fingerprint for data in kept.values()).encode()).hexdigest()
+        cells = {field: data[column][:] for field, column in columns.items() if field != "image"}
+        labels, classes = label_texts(name, cells["label"], data.features[columns["label"]], classes)
+        domains = cells.get("domain") or [""] * len(data)
+        if "domain" in columns and isinstance(data.features[columns["domain"]], datasets.ClassLabel):
+            domains = data.features[columns["domain"]].int2str(domains)
+        captions = cells.get("caption") or [""] * len(data)
+        part = PARTS[split.lower()] if len(splits) > 1 else ""
+        for i, (label, domain, caption) in enumerate(zip(labels, domains, captions, strict=True)):
+            first = caption[0] if isinstance(caption, list) else caption
+            key = f"{split or 'data'}/{i}"
+            records.append(ImageRecord(key, label, str(domain or ""), part, str(first or "")))
+    # Undecoded images: bytes or paths, so that broken files are found and reported like any other.
+    encoded = [data.cast_column(columns["image"], datasets.Image(decode=False)) for data in splits.values()]
     return ImageTable(
-        short,
-        rows,
-        HubFiles(tables, column),
-        labels=known,
-        names=names,
-        max_broken=max_broken,
-        identity=identity,
+        name.removeprefix(PREFIX).rstrip("/").split("/")[-1],
+        records,
+        HubFiles(encoded, columns["image"]),
+        options,
+        labels=classes,
+        identity=hashlib.sha256("".join(data._fingerprint for data in splits.values()).encode()).hexdigest(),
     )
 
 
 @dataclass(frozen=True)
 class HubFiles:
-    """Row number -> the bytes of its image, or its file."""
+    """Row -> encoded image or path, over the splits of a data set in order.
 
-    tables: Sequence[Any]
+    Attributes:
+        splits: data sets of the library, whose images are not decoded.
+        column: column of the images.
+    """
+
+    splits: Sequence[Any]
     column: str
 
-    def __call__(self, row: int) -> File:
-        ends = list(accumulate(len(table) for table in self.tables))
-        which = bisect.bisect_right(ends, row)
-        stored = self.tables[which][row - (ends[which - 1] if which else 0)][self.column] or {}
+    def __call__(self, row: int) -> ImageFile:
+        ends = list(accumulate(len(split) for split in self.splits))
+        number = bisect.bisect_right(ends, row)
+        start = ends[number - 1] if number else 0
+        stored = self.splits[number][row - start][self.column] or {}
         return stored["bytes"] if stored.get("bytes") is not None else Path(stored.get("path") or "missing")
 
 
+def select_splits(name: str, splits: dict[str, Any]) -> dict[str, Any]:
+    """Return the splits that are train, validation or test and not empty; "" is a data set without splits.
+
+    Raises:
+        UserError: there are none.
+    """
+    kept = {split: data for split, data in splits.items() if not split or split.lower() in PARTS}
+    if others := sorted(set(splits) - set(kept)):
+        logger.warning(
+            "--data %s: ignoring splits other than train, validation, test: %s", name, ", ".join(others)
+        )
+    if not kept:
+        raise UserError(f"--data {name} has no split train, validation or test; it has {', '.join(others)}")
+    return {split: data for split, data in kept.items() if len(data)}
+
+
 def find_columns(name: str, features: Any, settings: Mapping[str, Any], datasets: Any) -> dict[str, str]:
-    """Field -> column: as told, or by type and usual name."""
-    found = {
-        field: str(settings[field]) for field in ("image", "label", "domain", "caption") if field in settings
-    }
+    """Return field -> column: as set by the user, otherwise by type and usual name.
+
+    Raises:
+        UserError: a column is missing, or cannot be guessed.
+    """
+    fields = ("image", "label", "domain", "caption")
+    found = {field: str(settings[field]) for field in fields if field in settings}
     if missing := [column for column in found.values() if column not in features]:
         raise UserError(f"--data {name} has no column {missing[0]}; it has {', '.join(features)}")
     images = [column for column, feature in features.items() if isinstance(feature, datasets.Image)]
     classes = [column for column, feature in features.items() if isinstance(feature, datasets.ClassLabel)]
     guesses = {
         "image": images,
-        "label": [c for c in LABELS if c in features] + [c for c in classes if c != "domain"],
+        "label": [c for c in LABEL_COLUMNS if c in features] + [c for c in classes if c != "domain"],
         "domain": [c for c in ("domain",) if c in features],
-        "caption": [c for c in ("caption", "captions", "text") if c in features],
+        "caption": [c for c in CAPTION_COLUMNS if c in features],
     }
     for field, columns in guesses.items():
         if field not in found and columns:
@@ -130,8 +142,8 @@ def find_columns(name: str, features: Any, settings: Mapping[str, Any], datasets
     for field in ("image", "label"):
         if field not in found:
             raise UserError(
-                f"--data {name} has no column that is surely the {field}; it has {', '.join(features)}. "
-                f"Name it: --data-options {field}=COLUMN"
+                f"--data {name}: cannot tell which column holds the {field}; it has {', '.join(features)}. "
+                f"Name the column with --data-options {field}=COLUMN"
             )
     return found
 
@@ -139,19 +151,28 @@ def find_columns(name: str, features: Any, settings: Mapping[str, Any], datasets
 def label_texts(
     name: str, values: Sequence[Any], feature: Any, known: list[str] | None
 ) -> tuple[list[str], list[str] | None]:
-    """Labels as text, and all of them in order where the data say so."""
-    names = getattr(feature, "names", None)
+    """Return the label of each image as text, and the ordered class list if the data declare one.
+
+    Args:
+        name: of the data set, for messages.
+        values: the label column of one split.
+        feature: its type in the datasets library.
+        known: class list of earlier splits.
+
+    Raises:
+        UserError: an image has no label, or the splits declare different classes.
+    """
+    from datasets import ClassLabel
+
     if any(value is None or value == -1 for value in values):
-        raise UserError(
-            f"--data {name}: some images have no label; choose another --data-options label=COLUMN"
-        )
-    if names is None:
+        raise UserError(f"--data {name}: some images have no label; set --data-options label=COLUMN")
+    if not isinstance(feature, ClassLabel):
         return [str(value) for value in values], known
-    if known is not None and known != list(names):
+    if known is not None and known != list(feature.names):
         raise UserError(f"--data {name}: its splits have different classes")
-    return [names[value] for value in values], list(names)
+    return [feature.names[value] for value in values], list(feature.names)
 
 
-def one_line(error: BaseException) -> str:
-    """An exception in one line of at most 200 characters."""
+def summarise(error: BaseException) -> str:
+    """Format an exception in one line of at most 200 characters."""
     return " ".join(f"{type(error).__name__}: {error}".split())[:200]

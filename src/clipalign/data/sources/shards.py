@@ -1,7 +1,7 @@
-"""Tar shards in webdataset's form, read in place.
+"""Tar shards in the webdataset format, read in place.
 
-A shard is indexed once, by its headers; after that every image is one seek and one read. So shards are a table
-like any other: they can be split, drawn from at random, resumed and evaluated, which a stream cannot.
+A shard is indexed once by its headers; then each image takes one seek and one read. Shards therefore are an
+`ImageTable` that can be split, sampled at random and resumed, unlike a stream.
 """
 
 from __future__ import annotations
@@ -10,74 +10,68 @@ import glob
 import json
 import re
 import tarfile
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from ...core.errors import UserError
 from ..decode import EXTENSIONS
-from .table import PARTS, ImageRecord, ImageTable
+from .table import DEFAULTS, PARTS, ImageRecord, ImageTable, TableOptions
 
-CLASS_LISTS = ("classes.txt", "classnames.txt")  # beside the shards: names of classes 0, 1, ... a line each
+# In the folder of the shards: names of classes 0, 1, ..., one per line.
+CLASS_LISTS = ("classes.txt", "classnames.txt")
+FIELDS = ("label", "domain", "split", "caption", "captions")  # of a .json member
 
 
 def is_shards(name: str) -> bool:
-    """Whether --data names shards: a tar file, a pattern of them, or a folder of nothing else to read."""
+    """Return whether --data names shards: a tar file, a pattern of tar files, or a folder with tar files only."""
     path = Path(name)
     if not path.is_dir():
         return name.endswith(".tar")
     return any(path.glob("*.tar")) and not any(entry.is_dir() for entry in path.iterdir())
 
 
-def read_shards(name: str, *, names: Mapping[str, str] | None = None, max_broken: float = 0.01) -> ImageTable:
-    """Shards as a table.
+def read_shards(name: str, options: TableOptions = DEFAULTS) -> ImageTable:
+    """Index shards as labelled images.
 
-    A sample is the files of one name: an image, `.cls` (a number or a class name) or `.json` (label or cls, and
-    perhaps domain, split, caption), and perhaps `.txt` (a caption). Shards called train-..., val-... and test-...
-    are the parts of the data.
+    The members with the same stem form one record: an image, a `.cls` (number or class name) or a `.json` (label or
+    cls, optionally domain, split, caption), and optionally a `.txt` (caption). Shards named train-..., val-... and
+    test-... form the parts of the data.
 
     Args:
         name: "shards/train-{0000..0009}.tar", "shards/*.tar" or a folder.
-        names, max_broken: see `ImageTable`.
+        options: see `TableOptions`.
 
     Raises:
-        UserError: no such shards, compressed or remote ones, a sample without a label.
+        UserError: no such shards, compressed or remote shards, or an image without a label.
     """
-    paths = expand(name)
-    rows: list[ImageRecord] = []
+    paths = expand_shards(name)
+    records: list[ImageRecord] = []
     places: list[tuple[int, int, int]] = []
     for number, path in enumerate(paths):
-        part = part_of_shard(path)
-        for key, place, facts in samples(path):
-            if "label" not in facts:
+        for key, (offset, size), fields in read_index(path):
+            if "label" not in fields:
                 raise UserError(f"--data: {path}: {key} has no .cls file and no label in a .json file")
-            given = str(facts.get("split", "")).lower()
-            rows.append(
-                ImageRecord(
-                    f"{path.name}/{key}",
-                    str(facts["label"]),
-                    str(facts.get("domain", "")),
-                    PARTS.get(given, part),
-                    str(facts.get("caption", "")),
-                    place[1],
-                )
-            )
-            places.append((number, *place))
-    if len({row.part for row in rows}) == 1:
-        rows = [row._replace(part="") for row in rows]
-    labels = sorted({row.label for row in rows})
+            part = PARTS.get(str(fields.get("split", "")).lower(), part_of_shard(path))
+            label, domain = str(fields["label"]), str(fields.get("domain", ""))
+            caption = str(fields.get("caption", ""))
+            records.append(ImageRecord(f"{path.name}/{key}", label, domain, part, caption, size))
+            places.append((number, offset, size))
+    if len({record.part for record in records}) == 1:
+        records = [record._replace(part="") for record in records]
+    labels = sorted({record.label for record in records})
     if all(label.isdecimal() for label in labels):
         labels.sort(key=int)
-        names = {**class_list(paths[0].parent), **(names or {})}
-    short = paths[0].parent.resolve().name
+        names = class_list(paths[0].parent) | dict(options.class_names or {})
+        options = replace(options, class_names=names or None)
     files = ShardFiles(tuple(paths), tuple(places))
-    return ImageTable(short, rows, files, labels=labels, names=names or None, max_broken=max_broken)
+    return ImageTable(paths[0].parent.resolve().name, records, files, options, labels=labels)
 
 
 @dataclass(frozen=True)
 class ShardFiles:
-    """Row number -> the bytes of its image.
+    """Row -> encoded image.
 
     Attributes:
         paths: the shards.
@@ -94,10 +88,14 @@ class ShardFiles:
             return file.read(size)
 
 
-def samples(path: Path) -> Iterator[tuple[str, tuple[int, int], dict[str, Any]]]:
-    """(name, (offset, bytes) of the image, facts) of each sample in a shard; those without an image are skipped."""
+def read_index(path: Path) -> Iterator[tuple[str, tuple[int, int], dict[str, Any]]]:
+    """Yield (key, (offset, bytes) of the image, other fields) of each record of a shard that has an image.
+
+    Raises:
+        UserError: the file is not an uncompressed tar file.
+    """
     images: dict[str, tuple[int, int]] = {}
-    facts: dict[str, dict[str, Any]] = {}
+    fields: dict[str, dict[str, Any]] = {}
     try:
         with tarfile.open(path, "r:") as shard:
             for member in shard:
@@ -112,52 +110,52 @@ def samples(path: Path) -> Iterator[tuple[str, tuple[int, int], dict[str, Any]]]
                 elif kind in ("cls", "txt", "json"):
                     stream = shard.extractfile(member)
                     text = stream.read().decode("utf-8").strip() if stream else ""
-                    facts.setdefault(key, {}).update(read_facts(kind, text))
+                    fields.setdefault(key, {}).update(parse_fields(kind, text))
     except (OSError, tarfile.TarError, ValueError) as error:
         raise UserError(
-            f"--data: {path} is not a plain tar file ({error}); shards must be on a disk and not compressed"
+            f"--data: {path} is not a plain tar file ({error}); shards must be local and uncompressed"
         ) from None
     for key, place in images.items():
-        yield key, place, facts.get(key, {})
+        yield key, place, fields.get(key, {})
 
 
 def part_of_shard(path: Path) -> str:
-    """The part that the name of a shard says: train-000.tar; "" for none."""
+    """Return the part that the name of a shard starts with (train-000.tar), or ""."""
     return PARTS.get(re.split(r"[-_.]", path.name.lower())[0], "")
 
 
-def read_facts(kind: str, text: str) -> dict[str, Any]:
-    """What a file beside an image says of it."""
+def parse_fields(kind: str, text: str) -> dict[str, Any]:
+    """Return the fields that a .cls, .txt or .json member of a shard holds."""
     if kind == "cls":
         return {"label": text}
     if kind == "txt":
         return {"caption": text}
     content = json.loads(text)
     if not isinstance(content, dict):
-        raise ValueError("a .json file that is no object")
-    found = {
-        field: content[field]
-        for field in ("label", "domain", "split", "caption", "captions")
-        if field in content
-    }
+        raise ValueError("a .json member is not an object")
+    found = {field: content[field] for field in FIELDS if field in content}
     return ({"label": content["cls"]} if "cls" in content else {}) | found
 
 
-def expand(name: str) -> list[Path]:
-    """Shards that a pattern names, in order.
+def expand_shards(name: str) -> list[Path]:
+    """Return the shards that a folder or pattern names, in order.
 
     Raises:
-        UserError: none, one that is missing, or a remote one.
+        UserError: there are none, one is missing, or they are remote.
     """
     if re.match(r"[a-z0-9]+://|pipe:", name):
-        raise UserError(f"--data {name}: shards are read from a disk; download them first")
+        raise UserError(f"--data {name}: shards must be local; download them first")
     if Path(name).is_dir():
         return sorted(Path(name).glob("*.tar"))
     braces = re.search(r"\{(\d+)\.\.(\d+)\}", name)
     if braces is not None:
         first, last = braces.groups()
         numbers = [str(number).zfill(len(first)) for number in range(int(first), int(last) + 1)]
-        return [path for n in numbers for path in expand(name[: braces.start()] + n + name[braces.end() :])]
+        return [
+            path
+            for number in numbers
+            for path in expand_shards(name[: braces.start()] + number + name[braces.end() :])
+        ]
     found = [Path(path) for path in sorted(glob.glob(name))]
     if not found:
         raise UserError(f"--data: no shard {name}")
@@ -165,7 +163,7 @@ def expand(name: str) -> list[Path]:
 
 
 def class_list(folder: Path) -> dict[str, str]:
-    """Number -> class name, from a list beside the shards; {} without one."""
+    """Return class number -> name from the list next to the shards, or {}."""
     path = next((folder / name for name in CLASS_LISTS if (folder / name).is_file()), None)
     if path is None:
         return {}

@@ -1,14 +1,10 @@
-"""One table of rows behind every input of image files: folders, CSV, published sets, hubs, shards."""
+"""`ImageTable`: labelled image files as a data source. Folders, tables, shards and published sets all build one."""
 
 from __future__ import annotations
 
 import hashlib
-import json
-import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -17,12 +13,21 @@ from typing import NamedTuple
 import numpy as np
 from torch import Tensor
 
-from ...backbone.text.features import DEFAULT_TEMPLATES, clean_class_names
+from ...backbone.text.features import DEFAULT_TEMPLATES
 from ...core.errors import UserError
 from ...core.types import Interpolation, Preprocess, Source, Stage
-from ..decode import File, evaluation_view, fault, printable, read_image, said, stack, training_view
+from ..decode import (
+    ImageFile,
+    decode_error,
+    evaluation_view,
+    printable,
+    read_image,
+    stack_views,
+    training_view,
+)
+from .class_names import name_classes
 
-# What a split is called in folders and columns -> the part it stands for.
+# Name of a split in folders and columns -> part.
 PARTS = {
     **dict.fromkeys(("train", "training"), "train"),
     **dict.fromkeys(("validation", "valid", "val", "dev"), "validation"),
@@ -30,29 +35,16 @@ PARTS = {
 }
 
 
-_any_names: ContextVar[bool] = ContextVar("any_names", default=False)
-
-
-@contextmanager
-def any_names() -> Iterator[None]:
-    """Inside, tables take class names that no model can tell apart: for `data check`, which reports them all."""
-    token = _any_names.set(True)
-    try:
-        yield
-    finally:
-        _any_names.reset(token)
-
-
 class ImageRecord(NamedTuple):
-    """One image.
+    """One image, as a folder, table or archive lists it.
 
     Attributes:
-        key: its name in the data set (a path relative to the root), by which split files and errors name it.
-        label: the class as the data write it; `names` may give it another name.
-        domain: "" where the data have no domains.
-        part: "train", "validation" or "test" where the data come with a split, else "".
+        key: unique name (a path relative to the root), used in split files and error messages.
+        label: the class as the data write it; see `name_classes`.
+        domain: "" if the data have no domains.
+        part: "train", "validation", "test", or "" if the data have no split.
         caption: "" for none.
-        size: bytes, which enter the fingerprint.
+        size: bytes; part of the fingerprint.
     """
 
     key: str
@@ -64,8 +56,26 @@ class ImageRecord(NamedTuple):
 
 
 @dataclass(frozen=True)
-class FilesUnder:
-    """Row number -> file: names below a folder."""
+class TableOptions:
+    """Options that all sources of image files share.
+
+    Attributes:
+        class_names: label -> class name in prompts; other labels are used as they are.
+        max_broken: largest share of the files of an episode that may fail to decode; these are skipped.
+        check_names: reject class names that a model cannot tell apart. `clipalign data check` lists them instead.
+    """
+
+    class_names: Mapping[str, str] | None = None
+    max_broken: float = 0.01
+    check_names: bool = True
+
+
+DEFAULTS = TableOptions()
+
+
+@dataclass(frozen=True)
+class FilesBelow:
+    """Row -> path of its image: keys relative to a folder."""
 
     root: Path
     keys: tuple[str, ...]
@@ -75,32 +85,24 @@ class FilesUnder:
 
 
 class ImageTable(Source):
-    """A `Source` over rows of image files.
+    """A `Source` of labelled image files.
 
-    Training views are random crops of 70-100 % of the area, flipped half of the time; at evaluation the
-    shorter side is resized and the centre cropped (the transforms of CLIPood and AlignCLIP, and by default
-    their bilinear interpolation). A view depends on (seed, draw, row) alone.
+    Training views are random crops of 70-100 % of the area, mirrored with probability 0.5. At evaluation the shorter
+    side is resized and the centre cropped. Both, and the bilinear interpolation, follow the code released for CLIPood
+    and AlignCLIP.
 
     Args:
-        name: of the data set.
-        rows: in the order that splits count them by.
-        file: row number -> its file.
-        labels: classes in order, where sorting is not it; may name classes without rows.
+        name: name of the data set.
+        records: one per row, in the order that splits count rows in.
+        file: row -> its image file.
+        options: class names and tolerance for broken files.
+        labels: all classes in order, including those without images. Default: the labels of the records, sorted.
         domains: the same for domains.
-        names: label -> the class name in prompts; labels that are not in it stay as they are.
         templates: prompt templates of the data set.
-        max_broken: largest share of files, of those an episode uses, that may fail to decode and be skipped.
-
-        identity: what else tells these data from others, for the fingerprint.
-
-    Attributes:
-        keys: of the rows.
-        paper_templates: those of the AlignCLIP paper, where they differ from `templates`.
-        parts: "train", "validation", "test" -> rows, where the data come with a split.
-        captions: of the rows, where the data have them.
+        identity: further data that enter the fingerprint.
 
     Raises:
-        UserError: no rows, a row without a label, class names that are the same to a model.
+        UserError: no records, or invalid class names (see `name_classes`).
     """
 
     interpolation: Interpolation | None = "bilinear"
@@ -108,98 +110,75 @@ class ImageTable(Source):
     def __init__(
         self,
         name: str,
-        rows: Sequence[ImageRecord],
-        file: Callable[[int], File],
+        records: Sequence[ImageRecord],
+        file: Callable[[int], ImageFile],
+        options: TableOptions = DEFAULTS,
         *,
         labels: Sequence[str] | None = None,
         domains: Sequence[str] | None = None,
-        names: Mapping[str, str] | None = None,
         templates: Sequence[str] = DEFAULT_TEMPLATES,
-        max_broken: float = 0.01,
         identity: str = "",
     ) -> None:
-        self.name, self.file, self.max_broken = name, file, max_broken
-        self.templates = tuple(templates)
-        if not rows:
+        self.name, self.file, self.templates, self.identity = name, file, tuple(templates), identity
+        self.max_broken = options.max_broken
+        if not records:
             raise UserError(f"--data: no images in {printable(name)}")
-        columns = list(zip(*rows, strict=True))
-        self.keys: tuple[str, ...] = columns[0]
-        self.sizes: tuple[int, ...] = columns[5]
-        known = sorted(set(columns[1])) if labels is None else list(labels)
-        self.labels = positions(columns[1], known)
-        self.class_names = self.named(known, names)
-        given = [domain or name for domain in columns[2]]
-        self.domain_names = tuple(sorted(set(given)) if domains is None else domains)
-        self.domains = positions(given, self.domain_names)
-        if any(columns[3]):
-            self.parts = {
-                part: np.flatnonzero(np.asarray(columns[3]) == part)
-                for part in ("train", "validation", "test")
-            }
-        if any(columns[4]):
-            self.captions = columns[4]
-        self.identity = identity
-        self._faults: dict[int, str | None] = {}
-
-    def named(self, labels: Sequence[str], names: Mapping[str, str] | None) -> tuple[str, ...]:
-        """Class names of labels, checked."""
-        if names and not any(label in names for label in labels):
-            raise UserError(
-                f'--class-names: none of the classes of {self.name} is in it (such as "{labels[0]}")'
-            )
-        found = tuple((names or {}).get(label, label) for label in labels)
-        if _any_names.get():
-            return found
-        for name in found:
-            if printable(name) != name:
-                raise UserError(
-                    f'--data {self.name}: the class name "{printable(name)}" is not UTF-8; rename it'
-                )
-        try:
-            clean_class_names(found)
-        except UserError as error:
-            raise UserError(f"--data {self.name}: {error}, or map them with --class-names") from None
-        return found
+        self.keys: tuple[str, ...] = tuple(record.key for record in records)
+        self.sizes = tuple(record.size for record in records)
+        written = [record.label for record in records]
+        classes = sorted(set(written)) if labels is None else list(labels)
+        self.labels = indices_of(written, classes)  # [N]
+        self.class_names = name_classes(name, classes, options.class_names, options.check_names)
+        domain_of = [record.domain or name for record in records]
+        self.domain_names = tuple(sorted(set(domain_of)) if domains is None else domains)
+        self.domains = indices_of(domain_of, self.domain_names)  # [N]
+        part_of = np.array([record.part for record in records])
+        if any(part_of):
+            self.parts = {part: np.flatnonzero(part_of == part) for part in ("train", "validation", "test")}
+        captions = tuple(record.caption for record in records)
+        if any(captions):
+            self.captions = captions
+        self._errors: dict[int, str | None] = {}
 
     def images(
         self, rows: np.ndarray, stage: Stage, draws: np.ndarray, seed: int, preprocess: Preprocess
     ) -> Tensor:
-        """See `Source.images`.
+        """Return one view per row; see `Source.images`.
 
         Raises:
-            UserError: a file that does not decode.
+            UserError: a file does not decode.
         """
-        shown = []
+        views = []
         for row, draw in zip(rows.tolist(), draws.tolist(), strict=True):
             image = read_image(self.file(row), self.keys[row])
             if stage == "train":
-                shown.append(training_view(image, np.random.default_rng([seed, draw, row]), preprocess))
+                views.append(training_view(image, np.random.default_rng([seed, draw, row]), preprocess))
             else:
-                shown.append(evaluation_view(image, preprocess))
-        return stack(shown, preprocess)
+                views.append(evaluation_view(image, preprocess))
+        return stack_views(views, preprocess)
 
     def broken(self, rows: np.ndarray) -> dict[int, str]:
-        """Rows whose files are no images -> why; see `decode.fault` for what is found.
+        """Return the rows whose files are not valid images, each with the reason; see `decode_error`.
 
         Raises:
-            UserError: a larger share than `max_broken`.
+            UserError: their share exceeds `max_broken`.
         """
-        missing = [row for row in rows.tolist() if row not in self._faults]
-        with ThreadPoolExecutor(8) as pool:  # most of the time goes into waiting for the disk
-            found = pool.map(lambda row: fault(self.file(row)), missing)
-            self._faults |= dict(zip(missing, found, strict=True))
-        broken = {row: why for row in rows.tolist() if (why := self._faults[row]) is not None}
+        unchecked = [row for row in rows.tolist() if row not in self._errors]
+        with ThreadPoolExecutor(8) as pool:  # most of the time is spent waiting for the disk
+            errors = pool.map(lambda row: decode_error(self.file(row)), unchecked)
+            self._errors |= dict(zip(unchecked, errors, strict=True))
+        broken = {row: reason for row in rows.tolist() if (reason := self._errors[row]) is not None}
         if len(broken) > self.max_broken * len(rows):
-            shown = "; ".join(f"{printable(self.keys[row])} ({why})" for row, why in list(broken.items())[:3])
+            first = "; ".join(f"{printable(self.keys[row])} ({why})" for row, why in list(broken.items())[:3])
             raise UserError(
                 f"--data {self.name}: {len(broken)} of {len(rows)} images do not decode, more than --max-broken "
-                f"{self.max_broken:g} allows: {shown}{' ...' if len(broken) > 3 else ''}; "
+                f"{self.max_broken:g} allows: {first}{' ...' if len(broken) > 3 else ''}; "
                 "`clipalign data check` lists them all"
             )
         return broken
 
     def fingerprint(self) -> str:
-        """SHA-256 of every row's name, size, class, domain, part and caption."""
+        """Return the SHA-256 of every row's key, size, class, domain, part and caption."""
         return self._fingerprint
 
     @cached_property
@@ -219,51 +198,18 @@ class ImageTable(Source):
         return digest.hexdigest()
 
 
-def positions(values: Sequence[str], known: Sequence[str]) -> np.ndarray:
-    """Index of each value in `known`: [n] int64."""
+def indices_of(values: Sequence[str], known: Sequence[str]) -> np.ndarray:
+    """Return the index in `known` of each value: [n] int64."""
     index = {value: i for i, value in enumerate(known)}
     return np.fromiter((index[value] for value in values), dtype=np.int64, count=len(values))
 
 
-def part_named(name: str, where: str) -> str:
-    """The part that a split's name stands for.
+def parse_part(text: str, where: str) -> str:
+    """Return the part that a split's name means; `where` (file and line) is for the message.
 
     Raises:
-        UserError: none; `where` says in which file and line.
+        UserError: unknown name.
     """
-    if name.lower() not in PARTS:
-        raise UserError(f'--data: {where}: split is "{name}", not one of train, validation, test')
-    return PARTS[name.lower()]
-
-
-def looks_like_id(name: str) -> bool:
-    """Whether a class name says nothing to a text encoder: a number, a WordNet id, a code."""
-    return re.fullmatch(r"[a-z]{0,3}[-_]?\d+|class[-_ ]?\d+|[0-9a-f]{8,}", name, re.IGNORECASE) is not None
-
-
-def read_names(path: Path) -> dict[str, str]:
-    """A class-name file: JSON {label: name}; or lines of label and name, with a comma between in a .csv, else
-    with a tab or the line's first blank.
-
-    ImageNet's `classnames.txt` (`n01440764 tench`) is of the last form.
-
-    Raises:
-        UserError: unreadable, or a line without a name.
-    """
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-        if path.suffix.lower() == ".json":
-            return {str(label): str(name) for label, name in json.loads(text).items()}
-    except (OSError, ValueError, AttributeError) as error:
-        raise UserError(f"--class-names: cannot read {path} ({said(error)})") from None
-    names = {}
-    for number, line in enumerate(text.splitlines(), 1):
-        if not line.strip():
-            continue
-        label, between, name = line.partition(
-            "," if path.suffix.lower() == ".csv" else "\t" if "\t" in line else " "
-        )
-        if not (between and label.strip() and name.strip()):
-            raise UserError(f'--class-names: {path}, line {number}: "{line}" is not a label and a name')
-        names[label.strip()] = name.strip()
-    return names
+    if text.lower() not in PARTS:
+        raise UserError(f'--data: {where}: split is "{text}", not one of train, validation, test')
+    return PARTS[text.lower()]

@@ -1,4 +1,4 @@
-"""CSV, TSV and Parquet files with one image a line: path, label[, domain][, split][, caption]."""
+"""CSV, TSV and Parquet files with one image per line: path, label[, domain][, split][, caption]."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from ...core.errors import UserError
-from ..decode import file_size
-from .table import FilesUnder, ImageRecord, ImageTable, part_named
+from ..decode import file_size, one_line
+from .table import DEFAULTS, FilesBelow, ImageRecord, ImageTable, TableOptions, parse_part
 
 SUFFIXES = frozenset({".csv", ".tsv", ".parquet"})
-# Field of a row -> names its column may have, the first being the documented one.
+# Field of a record -> accepted names of its column; the first is the documented one.
 COLUMNS = {
     "path": ("path", "filepath", "file", "filename", "file_name", "image", "image_path"),
     "label": ("label", "class", "category", "class_name"),
@@ -28,87 +28,99 @@ def read_table(
     *,
     root: Path | None = None,
     columns: Mapping[str, str] | None = None,
-    names: Mapping[str, str] | None = None,
-    max_broken: float = 0.01,
+    options: TableOptions = DEFAULTS,
 ) -> ImageTable:
-    """A table file as a data set; rows stay in the file's order.
+    """Read a table of images; rows keep the order of the file.
 
     Args:
-        path: .csv, .tsv or .parquet with a line of column names.
-        root: folder that relative image paths start from. Default: the file's own.
+        path: .csv, .tsv or .parquet file with column names.
+        root: folder that relative image paths start from. Default: the file's folder.
         columns: field ("path", "label", "domain", "split", "caption") -> name of its column.
-        names, max_broken: see `ImageTable`.
+        options: see `TableOptions`.
 
     Raises:
-        UserError: unreadable, a column missing, a line without path or label, an unknown split.
+        UserError: unreadable file, missing column, line without path or label, or unknown split.
     """
     header, lines = read_parquet(path) if path.suffix.lower() == ".parquet" else read_csv(path)
-    at = find_columns(path, header, columns or {})
+    positions = find_columns(path, header, columns or {})
     base = root or path.parent
-    rows = []
+    records = []
     for number, line in enumerate(lines, 2):
-        cells = {field: str(line[i] if line[i] is not None else "").strip() for field, i in at.items()}
+        cells = cells_of(line, positions)
         for field in ("path", "label"):
             if not cells[field]:
                 raise UserError(f"--data: {path}, line {number}: no {field}")
-        part = part_named(cells["split"], f"{path}, line {number}") if "split" in at else ""
         key = cells["path"]
-        size = file_size(base / key)
-        rows.append(
+        records.append(
             ImageRecord(
                 key,
                 cells["label"],
-                cells.get("domain", ""),
-                part,
-                cells.get("caption", ""),
-                size,
+                domain=cells.get("domain", ""),
+                part=parse_part(cells["split"], f"{path}, line {number}") if "split" in cells else "",
+                caption=cells.get("caption", ""),
+                size=file_size(base / key),
             )
         )
-    if not rows:
+    if not records:
         raise UserError(f"--data: {path} has no lines below its column names")
-    files = FilesUnder(base, tuple(row.key for row in rows))
-    return ImageTable(path.stem, rows, files, names=names, max_broken=max_broken)
+    files = FilesBelow(base, tuple(record.key for record in records))
+    return ImageTable(path.stem, records, files, options)
 
 
 def find_columns(
-    path: Path, header: Sequence[str], told: Mapping[str, str], needed: Sequence[str] = ("path", "label")
+    path: Path, header: Sequence[str], given: Mapping[str, str], required: Sequence[str] = ("path", "label")
 ) -> dict[str, int]:
-    """Field -> position of its column; fields that are not `needed` may have none."""
+    """Return the position of each field's column; fields that are not `required` may lack one.
+
+    Args:
+        path: the file, for messages.
+        header: its column names.
+        given: field -> column name set by the user; other fields use the names of `COLUMNS`.
+        required: fields that must have a column.
+
+    Raises:
+        UserError: a given or required column is missing.
+    """
     lower = [name.strip().lower() for name in header]
-    at: dict[str, int] = {}
+    positions: dict[str, int] = {}
     for field, usual in COLUMNS.items():
-        wanted = (told[field].lower(),) if field in told else usual
-        match = next((name for name in wanted if name in lower), None)
+        names = (given[field].lower(),) if field in given else usual
+        match = next((name for name in names if name in lower), None)
         if match is not None:
-            at[field] = lower.index(match)
-        elif field in told or field in needed:
-            near = difflib.get_close_matches(wanted[0], lower, n=1)
-            hint = f" (near: {near[0]})" if near else ""
+            positions[field] = lower.index(match)
+        elif field in given or field in required:
+            near = difflib.get_close_matches(names[0], lower, n=1)
+            hint = f" (did you mean {near[0]}?)" if near else ""
             raise UserError(
-                f'--data: {path} has no column "{wanted[0]}"; it has {", ".join(header)}{hint}. '
-                f"Name the right one: --data-options {field}=COLUMN"
+                f'--data: {path} has no column "{names[0]}"; it has {", ".join(header)}{hint}. '
+                f"Name the column with --data-options {field}=COLUMN"
             )
-    return at
+    return positions
+
+
+def cells_of(line: Sequence[Any], positions: Mapping[str, int]) -> dict[str, str]:
+    """Return the text of each field in a line, "" for empty cells."""
+    return {field: str(line[i] if line[i] is not None else "").strip() for field, i in positions.items()}
 
 
 def read_csv(path: Path) -> tuple[list[str], list[list[Any]]]:
-    """Column names and lines; see `csv_lines`."""
+    """Return column names and lines; see `csv_lines`."""
     lines = [line for _, line in csv_lines(path)]
     return lines[0], lines[1:]
 
 
 def csv_lines(path: Path) -> Iterator[tuple[int, list[str]]]:
-    """(line number, cells) of a file, one at a time, the column names first.
+    """Yield (line number, cells) of a file, starting with the column names.
 
-    The separator is the first of tab, semicolon and comma in the header. A line with breaks inside quotes has the
-    number of its last one.
+    The separator is the first of tab, semicolon and comma that the header contains. A line with line breaks inside
+    quotes has the number of its last line.
 
     Raises:
-        UserError: unreadable, empty, or a line with more or fewer cells than the header.
+        UserError: unreadable or empty file, or a line whose number of cells differs from the header's.
     """
     width = 0
     try:
-        # Paths may be in any encoding: what is not UTF-8 comes back as the same bytes when opened.
+        # Paths may be in any encoding; surrogateescape restores their bytes when the file is opened.
         with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
             separator = next((c for c in "\t;" if c in file.readline()), ",")
             file.seek(0)
@@ -128,22 +140,22 @@ def csv_lines(path: Path) -> Iterator[tuple[int, list[str]]]:
 
 
 def read_parquet(path: Path) -> tuple[list[str], list[tuple[Any, ...]]]:
-    """Column names and lines."""
-    table = _parquet(path, "read_table")
+    """Return column names and lines."""
+    table = _open_parquet(path)
     return list(table.column_names), list(zip(*table.to_pydict().values(), strict=True))
 
 
 def parquet_columns(path: Path) -> list[str]:
-    """Column names alone."""
-    return list(_parquet(path, "read_schema").names)
+    """Return the column names without reading the lines."""
+    return list(_open_parquet(path, schema_only=True).names)
 
 
-def _parquet(path: Path, function: str) -> Any:
+def _open_parquet(path: Path, schema_only: bool = False) -> Any:
     try:
-        import pyarrow.parquet
+        from pyarrow import ArrowException, parquet
     except ImportError:
         raise UserError(f'--data: {path} needs pyarrow; pip install "clipalign[data]"') from None
     try:
-        return getattr(pyarrow.parquet, function)(path)
-    except (OSError, pyarrow.ArrowException) as error:
-        raise UserError(f"--data: cannot read {path} ({' '.join(str(error).split())})") from None
+        return parquet.read_schema(path) if schema_only else parquet.read_table(path)
+    except (OSError, ArrowException) as error:
+        raise UserError(f"--data: cannot read {path} ({one_line(error)})") from None

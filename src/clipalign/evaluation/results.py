@@ -15,23 +15,7 @@ from ..core.checkpoint import write_text
 from ..core.errors import UserError
 
 FILE = "results.jsonl"
-# Fields of retrieval, in `extra`: directions, and the k of recall@k.
-DIRECTIONS = ("text_to_image", "image_to_text")
-RECALL_AT = (1, 5, 10)
-
 JsonValue: TypeAlias = bool | int | float | str | Sequence["JsonValue"] | Mapping[str, "JsonValue"] | None
-
-
-def recall_field(direction: str, k: int) -> str:
-    """Return the field name of a recall. The prefixes "relevant_" and "masked_" name its variants.
-
-    >>> recall_field("text_to_image", 1)
-    'text_to_image_recall@1'
-    """
-    return f"{direction}_recall@{k}"
-
-
-RECALLS = tuple(recall_field(direction, k) for direction in DIRECTIONS for k in RECALL_AT)
 
 
 @dataclass(frozen=True)
@@ -121,13 +105,15 @@ class ResultRow:
         return cls(**known, extra={name: value for name, value in values.items() if name not in names})
 
 
-def harmonic_mean(base: float, new: float) -> float:
-    """Return H = 2 b n / (b + n), or 0 if both are 0.
+def make_row(facts: Mapping[str, Any], values: Mapping[str, Any]) -> ResultRow:
+    """Return a row of facts and measured values; values that are not fields of `ResultRow` go to `extra`.
 
-    >>> harmonic_mean(0.5, 0.5), harmonic_mean(0.0, 0.0)
-    (0.5, 0.0)
+    Args:
+        facts: fields of `ResultRow`, and further ones under "extra".
+        values: fields of the test set and of metrics.
     """
-    return 2 * base * new / (base + new) if base + new else 0.0
+    extra = facts.get("extra", {})
+    return ResultRow.from_dict({**{k: v for k, v in facts.items() if k != "extra"}, **extra, **values})
 
 
 def write_results(folder: Path, rows: Iterable[ResultRow]) -> Path:

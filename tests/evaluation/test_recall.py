@@ -11,14 +11,14 @@ from torch.nn.functional import normalize
 from torchmetrics.retrieval import RetrievalHitRate, RetrievalRecall
 
 from clipalign.core.errors import UserError
-from clipalign.evaluation import retrieval
-from clipalign.evaluation.retrieval import recalls
+from clipalign.evaluation.metrics import METRICS, recall
+from clipalign.evaluation.metrics.recall import recalls
 
 DIRECTIONS = ("text_to_image", "image_to_text")
 
 
 def features(n: int, texts: int, width: int = 8, seed: int = 0) -> tuple[Tensor, Tensor, np.ndarray]:
-    """Images, and texts near the image of each; every image has one at least."""
+    """Return image features, text features near them, and owners; each image has at least one text."""
     rng = np.random.default_rng(seed)
     images = torch.from_numpy(rng.normal(size=(n, width))).float() * 3
     owner = np.concatenate([np.arange(n), rng.integers(n, size=texts - n)])
@@ -27,7 +27,7 @@ def features(n: int, texts: int, width: int = 8, seed: int = 0) -> tuple[Tensor,
 
 
 def literal(scores: np.ndarray, right: np.ndarray, k: int) -> float:
-    """Recall@k of queries [q, items] by sorting: once with right items behind what they tie with, once before."""
+    """Return recall@k of queries [q, items] by sorting: mean of right items placed after and before their ties."""
     hits = []
     for score, is_right in zip(scores, right, strict=True):
         if is_right.any():
@@ -37,7 +37,7 @@ def literal(scores: np.ndarray, right: np.ndarray, k: int) -> float:
 
 
 def all_pairs(images: Tensor, texts: Tensor, masks: Tensor | None = None) -> np.ndarray:
-    """[T, n] scores in the form of their definition."""
+    """Return scores [T, n], as they are defined."""
     images, texts = normalize(images.double(), dim=1), texts.double()
     if masks is not None:
         images = normalize(images[None] * masks.double()[:, None], dim=2)  # [T, n, D]
@@ -57,7 +57,7 @@ def own(owner: np.ndarray, n: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize("k", [1, 5, 10])
-def test_it_is_what_sorting_gives(k: int) -> None:
+def test_recalls_match_sorting(k: int) -> None:
     images, texts, owner = features(30, 70)
     rng = np.random.default_rng(1)
     relevant = own(owner, 30) | (rng.random((70, 30)) < 0.05)
@@ -71,24 +71,26 @@ def test_it_is_what_sorting_gives(k: int) -> None:
     assert found == pytest.approx(wanted) and 0 < min(found.values()) < 1
 
 
-def test_names_are_those_of_result_rows() -> None:
+def test_recall_fields_are_those_of_the_metric() -> None:
     images, texts, owner = features(4, 6)
     plain = {f"{name}_recall@{k}" for name in DIRECTIONS for k in (1, 5, 10)}
     assert set(recalls(images, texts, owner)) == plain
+    assert list(recalls(images, texts, owner)) == [f.name for f in METRICS.get("recall").fields][:6]
     everything = recalls(images, texts, owner, relevant=csr_array(own(owner, 4)), masks=torch.ones(6, 8))
+    assert set(everything) == {f.name for f in METRICS.get("recall").fields}
     assert set(everything) == {f"{kind}{name}" for kind in ("", "masked_", "relevant_") for name in plain}
-    for name in plain:  # relevance of the own image alone, and masks of ones, change nothing
+    for name in plain:  # relevance of only the own image, and masks of ones, change nothing
         assert everything[name] == everything[f"masked_{name}"] == everything[f"relevant_{name}"]
 
 
 @pytest.mark.parametrize("k", [1, 5])
-def test_it_is_torchmetrics(k: int) -> None:
+def test_recalls_match_torchmetrics(k: int) -> None:
     images, texts, owner = features(25, 60, seed=2)
     scores, right = torch.from_numpy(all_pairs(images, texts)), torch.from_numpy(own(owner, 25))
     found = recalls(images, texts, owner, ks=(k,))
     by_text = torch.arange(60)[:, None].expand(60, 25).flatten()
-    recall = RetrievalRecall(top_k=k)(scores.flatten(), right.flatten(), indexes=by_text)
-    assert found[f"text_to_image_recall@{k}"] == pytest.approx(float(recall))
+    expected_recall = RetrievalRecall(top_k=k)(scores.flatten(), right.flatten(), indexes=by_text)
+    assert found[f"text_to_image_recall@{k}"] == pytest.approx(float(expected_recall))
     by_image = torch.arange(25)[:, None].expand(25, 60).flatten()
     hits = RetrievalHitRate(top_k=k)(scores.T.flatten(), right.T.flatten(), indexes=by_image)
     assert found[f"image_to_text_recall@{k}"] == pytest.approx(float(hits))
@@ -96,9 +98,11 @@ def test_it_is_torchmetrics(k: int) -> None:
 
 @settings(max_examples=40, deadline=None)
 @given(st.integers(0, 10**6), st.integers(1, 12), st.integers(0, 20), st.integers(1, 40), st.booleans())
-def test_blocks_and_order_change_nothing(seed: int, n: int, more: int, chunk: int, ties: bool) -> None:
+def test_recalls_are_independent_of_blocks_and_order(
+    seed: int, n: int, more: int, chunk: int, ties: bool
+) -> None:
     images, texts, owner = features(n, n + more, width=3, seed=seed)
-    if ties:  # few different items, so that most scores are equal to others
+    if ties:  # few distinct items, so most scores are equal
         images = images.round().clamp(-1, 1) + torch.tensor([0.0, 0.0, 2.0])
         texts = normalize(texts.round() + torch.tensor([0.0, 0.0, 2.5]), dim=1)
     whole = recalls(images, texts, owner, masks=texts.abs().round() + 0.5)
@@ -113,7 +117,7 @@ def test_blocks_and_order_change_nothing(seed: int, n: int, more: int, chunk: in
 
 @settings(max_examples=30, deadline=None)
 @given(st.integers(0, 10**6))
-def test_recall_grows_with_k_and_with_relevance(seed: int) -> None:
+def test_recall_increases_with_k_and_relevance(seed: int) -> None:
     images, texts, owner = features(9, 20, width=3, seed=seed)
     relevant = own(owner, 9) | (np.random.default_rng(seed).random((20, 9)) < 0.2)
     found = recalls(images, texts, owner, relevant=csr_array(relevant), ks=(1, 3, 9, 20))
@@ -129,14 +133,14 @@ def test_ties_count_half() -> None:
     assert found == dict.fromkeys(found, 0.5) | {f"{name}_recall@2": 1.0 for name in DIRECTIONS}
 
 
-def test_images_without_a_text_are_candidates_only() -> None:
+def test_images_without_captions_are_only_candidates() -> None:
     images = torch.eye(3)
     found = recalls(images, images[[2, 2]], np.array([1, 2]), ks=(1,))
-    # Image 0 is not asked for; of the texts, one looks like another image than its own.
+    # Image 0 is no query; one of the texts is closer to another image than to its own.
     assert found == {"text_to_image_recall@1": 0.5, "image_to_text_recall@1": pytest.approx(0.5)}
 
 
-def test_a_mask_of_zeros_scores_zero() -> None:
+def test_mask_of_zeros_scores_zero() -> None:
     images, texts = torch.tensor([[1.0, 0.0], [0.0, 1.0]]), torch.tensor([[-1.0, 0.0], [0.0, -1.0]])
     found = recalls(images, texts, np.array([0, 1]), masks=torch.tensor([[0.0, 0.0], [1.0, 1.0]]), ks=(1,))
     # The first text scores 0 with both images: a tie. The second scores -1 with its own and 0 with the other.
@@ -145,23 +149,23 @@ def test_a_mask_of_zeros_scores_zero() -> None:
     assert found["masked_image_to_text_recall@1"] == 0.25
 
 
-def test_no_block_is_larger_than_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_blocks_are_at_most_chunk_wide(monkeypatch: pytest.MonkeyPatch) -> None:
     images, texts, owner = features(50, 130)
     shapes: list[tuple[int, ...]] = []
-    block = retrieval._Scores.block
+    block = recall._Scores.block
 
-    def recorded(self: retrieval._Scores, rows: slice, columns: slice) -> Tensor:
+    def recorded(self: recall._Scores, rows: slice, columns: slice) -> Tensor:
         scores = block(self, rows, columns)
         shapes.append(tuple(scores.shape))
         return scores
 
-    monkeypatch.setattr(retrieval._Scores, "block", recorded)
+    monkeypatch.setattr(recall._Scores, "block", recorded)
     recalls(images, texts, owner, chunk=20)
     assert len(shapes) == 3 * 7 and max(map(max, shapes)) == 20
     assert sum(a * b for a, b in shapes) == 50 * 130  # and each score is computed once
 
 
-def test_what_is_not_finite_is_refused() -> None:
+def test_features_that_are_not_finite_raise() -> None:
     images, texts, owner = features(3, 4)
     images[1, 0] = torch.nan  # every comparison with it would be false, and recall 1
     with pytest.raises(UserError, match="not finite"):
@@ -169,7 +173,7 @@ def test_what_is_not_finite_is_refused() -> None:
 
 
 @pytest.mark.parametrize("owner", [[0, 1], [0, 1, 3], [0, -1, 1]])
-def test_owners_that_do_not_fit_are_refused(owner: list[int]) -> None:
+def test_owners_out_of_range_raise(owner: list[int]) -> None:
     images, texts, _ = features(3, 3)
     with pytest.raises(ValueError):
         recalls(images, texts, np.array(owner))

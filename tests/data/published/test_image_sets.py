@@ -9,7 +9,8 @@ import pytest
 
 from clipalign.backbone.text.templates import choose_templates
 from clipalign.core.errors import UserError
-from clipalign.data.published.tables import declarations, declared, differences
+from clipalign.data.published.declarations import find_image_set, image_sets
+from clipalign.data.published.open import count_differences
 from clipalign.data.registry import load_source
 from clipalign.data.sources.table import ImageTable
 from clipalign.data.splits import hold_out, seed_hash
@@ -59,7 +60,7 @@ def test_pacs_is_read_and_cut_to_the_row(tmp_path: Path, caplog: pytest.LogCaptu
 
 @pytest.mark.parametrize("name", DOMAINBED)
 def test_domainbeds_layouts(name: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    facts = declarations()[name]
+    facts = image_sets()[name]
     for domain in facts.domains:
         for k in range(facts.classes):
             touch(tmp_path / facts.folder / domain / f"Class_{k:03d}" / f"{domain} 1.jpg")
@@ -94,9 +95,9 @@ SPLIT = {  # labels are not in the order of names, and the training list not in 
 }
 
 
-@pytest.mark.parametrize("name", [name for name, facts in declarations().items() if facts.layout == "split"])
+@pytest.mark.parametrize("name", [name for name, facts in image_sets().items() if facts.layout == "split"])
 def test_coops_split_files(name: str, tmp_path: Path) -> None:
-    facts = declarations()[name]
+    facts = image_sets()[name]
     write_split(tmp_path / facts.folder, str(facts.split), facts.images, SPLIT)
     source = opened(name, tmp_path)
     assert source.class_names == ("yak", "cow", "ant")  # by label
@@ -246,13 +247,13 @@ def test_what_is_missing_is_named_with_where_to_get_it(tmp_path: Path) -> None:
 
 
 def test_declarations_are_complete() -> None:
-    assert len(declarations()) == 20
-    for name, facts in declarations().items():
+    assert len(image_sets()) == 20
+    for name, facts in image_sets().items():
         assert facts.licence and facts.obtain and facts.counts and "{}" in facts.template
         assert all(len(counts) == len(facts.domains or range(3)) for counts in facts.counts)
-        assert declared(name) is facts and declared(facts.title) is facts
-    assert declared("office_home") is declarations()["office-home"]
-    assert declared("pictograms") is None
+        assert find_image_set(name) is facts and find_image_set(facts.title) is facts
+    assert find_image_set("office_home") is image_sets()["office-home"]
+    assert find_image_set("pictograms") is None
 
 
 def test_templates_have_names(tmp_path: Path) -> None:
@@ -265,4 +266,4 @@ def test_templates_have_names(tmp_path: Path) -> None:
     assert choose_templates(("a {}.", "the {}."), source) == ("a {}.", "the {}.")
     with pytest.raises(UserError, match="give it alone"):
         choose_templates(("ensemble", "a {}."), source)
-    assert any("Food101" in line for line in differences(declarations()["food-101"], source))
+    assert any("Food101" in line for line in count_differences(image_sets()["food-101"], source))

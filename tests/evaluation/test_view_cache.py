@@ -1,4 +1,4 @@
-"""Views that are kept are the views that would be made, to the bit, and stay below their limit."""
+"""Cached views equal new ones bit by bit, and stay below the limit."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from clipalign.data.registry import load_source
 from clipalign.data.sources.folder import ImageFolder
 from clipalign.data.sources.table import ImageTable
 from clipalign.engine.setup import RunCache
-from clipalign.evaluation.kept import KeptViews
+from clipalign.evaluation import ViewCache
+from clipalign.evaluation.results import read_results
 from clipalign.runs.options import train_options
-from clipalign.runs.results import read_results
 
 PREPROCESS = Preprocess((32, 32), (0.4, 0.5, 0.6), (0.2, 0.3, 0.4))
 SIZE = 3 * 32 * 32 * 4
 
 
 class Counting:
-    """A source that counts the views it makes."""
+    """A source that counts its views."""
 
     def __init__(self, source: Any) -> None:
         self.source, self.made = source, 0
@@ -38,9 +38,9 @@ class Counting:
 
 
 @pytest.mark.parametrize("kind", ["squares", "pictograms"])
-def test_the_same_to_the_bit(kind: str, squares: ImageFolder) -> None:
+def test_cached_views_equal_new_views(kind: str, squares: ImageFolder) -> None:
     source = Counting(squares if kind == "squares" else Pictograms())
-    kept = KeptViews(1e9)
+    kept = ViewCache(1e9)
     rng = np.random.default_rng(0)
     for _ in range(6):  # batches that overlap in part, in any order
         rows = rng.permutation(40)[: int(rng.integers(1, 30))]
@@ -48,15 +48,15 @@ def test_the_same_to_the_bit(kind: str, squares: ImageFolder) -> None:
         for stage in ("test", "validation"):
             found = kept.images(source, rows, stage, draws, PREPROCESS)  # type: ignore[arg-type]
             assert torch.equal(found, source.source.images(rows, stage, draws, 0, PREPROCESS))
-            found.zero_()  # what is handed out may be changed
+            found.zero_()  # returned images may be modified
     made = source.made
     for preprocess in (PREPROCESS, Preprocess((32, 32), (0, 0, 0), (1, 1, 1))):
         kept.images(source, rows, "test", draws, preprocess)  # type: ignore[arg-type]
-    assert source.made == made + len(rows)  # other statistics, other views
+    assert source.made == made + len(rows)  # another normalisation gives other views
 
 
-def test_the_limit_holds(squares: ImageFolder) -> None:
-    source, kept = Counting(squares), KeptViews(10 * SIZE + 1)
+def test_cache_stays_below_its_limit(squares: ImageFolder) -> None:
+    source, kept = Counting(squares), ViewCache(10 * SIZE + 1)
     rows, draws = np.arange(16), np.zeros(16, np.int64)
     for _ in range(3):
         found = kept.images(source, rows, "test", draws, PREPROCESS)  # type: ignore[arg-type]
@@ -67,7 +67,7 @@ def test_the_limit_holds(squares: ImageFolder) -> None:
     assert source.made == 16 + 6 + 6 + 16
 
 
-def test_later_runs_of_a_process_decode_and_encode_nothing_again(
+def test_later_runs_of_a_process_reuse_views_and_text_features(
     tiny_spec: str, squares_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     texts: list[int] = []
@@ -87,24 +87,24 @@ def test_later_runs_of_a_process_decode_and_encode_nothing_again(
     monkeypatch.setattr(ImageTable, "images", counting_views)
     source = load_source(str(squares_folder))
 
-    def run(name: str, method: str, seed: int, cache: RunCache | None, *more: str) -> Path:
+    def run(name: str, method: str, seed: int, shared: RunCache | None, *more: str) -> Path:
         arguments = ["--method", method, "--data", str(squares_folder), "--protocol", "in-the-wild"]
         arguments += ["--target", "grey", "--backbone", tiny_spec, "--steps", "3", "--batch-size", "4"]
         arguments += ["--lr", "1e-3", "--seed", str(seed), "--validate-every", "1", *more]
-        options = train_options([*arguments, "--out", str(tmp_path / name)])
-        run_options(options, "clipalign train", cache)
+        options = train_options([*arguments, "--out", str(tmp_path / name)], "clipalign train")
+        run_options(options, "clipalign train", shared)
         return tmp_path / name
 
-    cache = RunCache()
-    run("first", "erm", 0, cache)
+    shared = RunCache()
+    run("first", "erm", 0, shared)
     assert sum(views) <= len(source.labels)  # validation three times and three test sets: each view once
     texts.clear()
     views.clear()
-    second = run("second", "erm", 1, cache)
+    second = run("second", "erm", 1, shared)
     assert texts == [] and views == []
-    other = run("other", "alignclip", 0, cache)
+    other = run("other", "alignclip", 0, shared)
     assert texts == [] and views == []
-    trained = run("trained", "flyp", 0, cache)  # it trains the text tower: its own features at every step
+    trained = run("trained", "flyp", 0, shared)  # it trains the text tower: its own features at every step
     assert len(texts) > 3 and views == []
     for name, path, method, seed in (
         ("second", second, "erm", 1),

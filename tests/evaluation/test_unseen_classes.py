@@ -1,4 +1,4 @@
-"""Models that cannot score a label space: rows without accuracy, with the reason, and no crash."""
+"""Models that cannot score a label space get a row with the reason and without accuracy."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from clipalign.core.types import Preprocess
 from clipalign.data.sources.folder import ImageFolder
 from clipalign.evaluation import EvalLoader
 from clipalign.evaluation.outputs import Classifier
-from clipalign.evaluation.rows import result_rows, score, write_predictions
+from clipalign.evaluation.results import read_results, write_results
+from clipalign.evaluation.scoring import result_rows, score, write_predictions
 from clipalign.protocols import build_episode
 from clipalign.report.accuracy import accuracy_tables
 from clipalign.report.forgetting import forgetting
 from clipalign.report.rows import ReportRow
-from clipalign.runs.results import read_results, write_results
 
 FACTS = {
     "method": "head",
@@ -32,7 +32,7 @@ FACTS = {
 }
 
 
-def test_one_label_space_is_refused_and_the_other_scored(squares: ImageFolder, tmp_path: Path) -> None:
+def test_unseen_label_space_gives_a_row_with_its_reason(squares: ImageFolder, tmp_path: Path) -> None:
     episode = build_episode("base-to-new", squares, None, 0)
 
     def classifier(names: Sequence[str]) -> Classifier:

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from clipalign.core.errors import UserError
-from clipalign.runs.results import ResultRow, harmonic_mean, read_results, write_results
+from clipalign.evaluation.metrics.harmonic_mean import harmonic_mean
+from clipalign.evaluation.results import ResultRow, read_results, write_results
 
 ROW = ResultRow(
     method="erm",
@@ -25,12 +26,12 @@ ROW = ResultRow(
 )
 
 
-def test_rows_come_back_equal(tmp_path: Path) -> None:
+def test_rows_are_read_back_equal(tmp_path: Path) -> None:
     write_results(tmp_path, [ROW, ROW])
     assert read_results(tmp_path) == [ROW, ROW] == read_results(tmp_path / "results.jsonl")
 
 
-def test_the_promised_fields_stand_at_top_level(tmp_path: Path) -> None:
+def test_fields_and_extra_are_at_top_level(tmp_path: Path) -> None:
     write_results(tmp_path, [ROW])
     line = json.loads((tmp_path / "results.jsonl").read_text())
     wanted = [
@@ -50,12 +51,12 @@ def test_the_promised_fields_stand_at_top_level(tmp_path: Path) -> None:
     assert line["later"] == [1, 2] and "extra" not in line
 
 
-def test_harmonic_mean() -> None:
+def test_harmonic_mean_of_two_accuracies() -> None:
     assert harmonic_mean(0.8, 0.6) == pytest.approx(0.96 / 1.4)
     assert harmonic_mean(0, 0) == 0
 
 
-def test_what_is_not_a_row_is_named(tmp_path: Path) -> None:
+def test_invalid_results_raise(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="not finished"):
         read_results(tmp_path)
     (tmp_path / "results.jsonl").write_text('{"method": "erm"}\n')

@@ -13,11 +13,11 @@ from PIL import Image
 from clipalign.commands.cli import main
 from clipalign.core.errors import UserError
 from clipalign.core.types import Preprocess
-from clipalign.data.captions import sets as module
-from clipalign.data.captions.sets import caption_sets, rejoined
 from clipalign.data.captions.table import CaptionTable
+from clipalign.data.published.caption_readers import READERS, rejoin_sentences
+from clipalign.data.published.declarations import caption_sets
 from clipalign.data.registry import list_data, load_source
-from clipalign.runs.results import read_results
+from clipalign.evaluation.results import read_results
 
 PREPROCESS = Preprocess((8, 8), (0.5, 0.5, 0.5), (0.2, 0.2, 0.2), "bicubic")
 
@@ -190,7 +190,7 @@ def test_other_counts_are_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFix
     flickr30k(tmp_path)
     with caplog.at_level(logging.WARNING):
         opened("flickr30k", tmp_path)
-    assert "3 images with 15 captions in the test, 1000 with 5000 published" in caplog.text
+    assert "the test has 3 images and 15 captions, 1000 and 5000 published" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -204,11 +204,11 @@ def test_other_counts_are_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFix
             "flickr30k",
             "flickr30k/flickr30k_test_karpathy.txt",
             "image\n100.jpg, \n",
-            "line 2: the caption is empty",
+            "line 2: empty caption",
         ),
         ("flickr30k-full", "flickr30k/results_20130124.token", "100.jpg a dog\n", "line 1"),
         ("flickr30k-full", "flickr30k/results_20130124.token", "", "no images"),
-        ("urban1k", "Urban1k/caption/2.txt", "\nsecond", "2.txt: the caption is empty"),
+        ("urban1k", "Urban1k/caption/2.txt", "\nsecond", "2.txt: empty caption"),
         ("dci", "densely_captioned_images/splits.json", '{"test": ["sa_9"]}', "no .*sa_9.json"),
         ("dci", "densely_captioned_images/annotations/sa_1.json", "{}", "not as published"),
     ],
@@ -228,7 +228,10 @@ def test_a_caption_that_is_missing_is_named(tmp_path: Path) -> None:
 
 
 def test_sentences_of_dci() -> None:
-    assert rejoined("Short one.\nExtra, two. Three </s> four..\n") == "Short one. Extra, two. Three. four"
+    assert (
+        rejoin_sentences("Short one.\nExtra, two. Three </s> four..\n")
+        == "Short one. Extra, two. Three. four"
+    )
 
 
 def test_they_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
@@ -239,7 +242,7 @@ def test_they_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_readers_are_all_used() -> None:
-    assert {facts.reader for facts in caption_sets().values()} == set(module.READERS)
+    assert {facts.reader for facts in caption_sets().values()} == set(READERS)
 
 
 def test_sets_for_tests_alone_are_scored_and_not_trained_on(
