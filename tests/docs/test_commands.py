@@ -37,7 +37,8 @@ def commands(text: str) -> list[list[str]]:
     lines = [line.strip() for line in shell_lines(text)]
     lines += [" ".join(code.split()) for code in re.findall(r"(?<!`)`(clipalign [^`;]+)`", text)]
     found = [line for line in lines if line.startswith("clipalign ")]
-    return [shlex.split(line, comments=True)[1:] for line in found if not re.search(r"\b[A-Z]{3,}\b", line)]
+    split = [shlex.split(line, comments=True)[1:] for line in found if not re.search(r"\b[A-Z]{3,}\b", line)]
+    return [tokens[: tokens.index(">")] if ">" in tokens else tokens for tokens in split]
 
 
 def parser_of(arguments: list[str]) -> tuple[OptionParser, list[str]]:
