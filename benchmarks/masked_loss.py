@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from clipalign.commands.bench.machine import forget_peak, peak, resident
+from clipalign.commands.bench.machine import peak, reset_peak, resident
 from clipalign.losses import masked_contrastive_loss
 from clipalign.methods.shared.masks import hard_mask
 
@@ -60,7 +60,7 @@ def measure(form: str, rows: int, width: int, calls: int, threads: int) -> dict[
     torch.set_num_threads(threads)
     call(form, 8, width)
     before = resident()
-    forget_peak()
+    reset_peak()
     first, losses = call(form, rows, width)
     memory = (peak() - before) / MIB
     seconds = statistics.median([first, *(call(form, rows, width)[0] for _ in range(calls - 1))])

@@ -1,4 +1,4 @@
-"""The cost table: what it holds, and that a method it cannot run leaves a reason."""
+"""Costs of methods, and the table of them."""
 
 from __future__ import annotations
 
@@ -13,46 +13,46 @@ from clipalign.commands.bench import BenchConfig, run_bench
 from clipalign.commands.bench import run as command
 from clipalign.commands.bench.cost import Cost
 from clipalign.commands.bench.measure import measure
-from clipalign.commands.bench.run import in_own_process, markdown
+from clipalign.commands.bench.run import markdown, measure_in_process
 from clipalign.core.errors import UserError
 
 FEW = {"steps": 1, "batch_size": 8, "classes": 4, "device": "cpu", "clock": "cpu"}
 
 
-def test_a_method_that_trains(tiny_spec: str) -> None:
+def test_measure_of_training_method_has_step_memory_and_prediction(tiny_spec: str) -> None:
     cost = measure("clip-adapter", tiny_spec, **FEW)  # type: ignore[arg-type]
     assert cost.parameters == 24 * 24 // 2
     assert cost.step is not None and cost.predict is not None and cost.step > 0 and cost.predict > 0
     assert cost.memory is not None and cost.reason is None
 
 
-def test_a_method_that_learns_from_captions(tiny_spec: str) -> None:
+def test_measure_of_caption_method_has_step_and_prediction(tiny_spec: str) -> None:
     cost = measure("infonce", tiny_spec, steps=1, batch_size=2, classes=3, device="cpu", clock="wall")
     assert cost.reason is None and cost.step and cost.predict and cost.parameters > 1000
 
 
-def test_a_method_that_does_not(tiny_spec: str) -> None:
+def test_measure_of_training_free_method_has_prediction_only(tiny_spec: str) -> None:
     cost = measure("zeroshot", tiny_spec, **FEW)  # type: ignore[arg-type]
     assert cost.parameters == 0 and cost.step is None and cost.predict is not None
 
 
-def test_each_method_runs_in_a_process_of_its_own(tiny_spec: str) -> None:
-    cost = in_own_process("erm", tiny_spec, BenchConfig("methods", **FEW))  # type: ignore[arg-type]
+def test_measure_in_process_returns_the_cost(tiny_spec: str) -> None:
+    cost = measure_in_process("erm", tiny_spec, BenchConfig("methods", **FEW))  # type: ignore[arg-type]
     assert cost.reason is None and cost.step is not None and cost.parameters > 10_000
 
 
-def test_a_process_that_fails_leaves_its_last_words(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failed_process_gives_its_last_error_as_reason(monkeypatch: pytest.MonkeyPatch) -> None:
     def run(*_: Any, **__: Any) -> SimpleNamespace:
         return SimpleNamespace(stdout="hello\n", stderr="Traceback\nMemoryError: too large\n", returncode=1)
 
     monkeypatch.setattr(command.subprocess, "run", run)
-    cost = in_own_process("erm", "pocket", BenchConfig("methods"))
+    cost = measure_in_process("erm", "pocket", BenchConfig("methods"))
     assert cost.step is None and cost.reason == "MemoryError: too large"
     with pytest.raises(UserError, match="no-such-backbone"):
         measure("erm", "no-such-backbone", **FEW)  # type: ignore[arg-type]
 
 
-def test_the_table_is_relative_to_erm_and_written(
+def test_bench_writes_a_table_relative_to_erm(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def pretend(method: str, backbone: str, config: BenchConfig) -> Cost:
@@ -61,7 +61,7 @@ def test_the_table_is_relative_to_erm_and_written(
         step = {"erm": 2.0, "coral": 3.0}.get(method)
         return Cost(method, backbone, 7, step, 2**20 * (4 if method == "erm" else 6), 1.0)
 
-    monkeypatch.setattr(command, "in_own_process", pretend)
+    monkeypatch.setattr(command, "measure_in_process", pretend)
     out = tmp_path / "bench"
     arguments = [
         "methods",
@@ -87,7 +87,7 @@ def test_the_table_is_relative_to_erm_and_written(
         run_bench(arguments)
 
 
-def test_bad_input_is_refused() -> None:
+def test_invalid_options_raise() -> None:
     for arguments, message in [
         (["methods", "--methods", "coop-2"], "--method"),
         (["methods", "--steps", "0"], "--steps"),
@@ -97,7 +97,7 @@ def test_bad_input_is_refused() -> None:
             run_bench(arguments)
 
 
-def test_without_a_base_there_is_no_ratio() -> None:
+def test_ratio_without_baseline_is_a_dash() -> None:
     config = BenchConfig("methods", backbones=("b",))
     text = markdown([Cost("erm", "b", reason="broken"), Cost("coral", "b", 7, 1.0, 1, 1.0)], config, "x")
     assert "| coral | 7 | 1,000 ms | – |" in text and "- erm: broken" in text

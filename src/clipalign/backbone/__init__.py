@@ -1,4 +1,4 @@
-"""CLIP-like models: loading, features, dense maps, hooks. Knows nothing of data, runs or methods."""
+"""CLIP-like models: loading, features, dense maps and hooks. Independent of data, runs and methods."""
 
 from __future__ import annotations
 
@@ -7,37 +7,27 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .dense import DenseFeatures
-    from .fingerprint import text_fingerprint
     from .loading import list_backbones, load
     from .model import Backbone
     from .positions import stretch_positions
     from .text.tokens import Tokens
 
-__all__ = [
-    "Backbone",
-    "DenseFeatures",
-    "Tokens",
-    "list_backbones",
-    "load",
-    "stretch_positions",
-    "text_fingerprint",
-]
+__all__ = ["Backbone", "DenseFeatures", "Tokens", "list_backbones", "load", "stretch_positions"]
 
-# Public name -> module. Looked up on first use: open_clip takes seconds to import, and `train --help` needs no tower.
-_HOMES = {
+# Public name -> module, imported on first use: open_clip takes seconds to import, and `train --help` does not need it.
+_MODULES = {
     "Backbone": "model",
     "DenseFeatures": "dense",
     "Tokens": "text.tokens",
     "list_backbones": "loading",
     "load": "loading",
     "stretch_positions": "positions",
-    "text_fingerprint": "fingerprint",
 }
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
+    if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(f".{_HOMES[name]}", __name__), name)
+    value = getattr(import_module(f".{_MODULES[name]}", __name__), name)
     globals()[name] = value
     return value

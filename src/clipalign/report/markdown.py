@@ -42,26 +42,38 @@ def _part(part: Part, folder: Path) -> str:
 
 def table_markdown(table: ResultTable) -> str:
     """Return a table of results as a pipe table, its notes below; the best cells are bold."""
-    heads = (*table.heads, *table.columns, "seeds")
-    lines = [_pipes(heads), _rule(len(table.heads), len(heads))]
+    lines = []
     for line in table.lines:
         cells = [
             f"**{cell_text(cell)}**" if table.best(line, i) else cell_text(cell)
             for i, cell in enumerate(line.cells)
         ]
-        lines.append(_pipes((*line.labels, *cells, line.seeds)))
-    return "\n".join(lines) + "\n\n" + " ".join(table.notes) + "\n"
+        lines.append((*line.labels, *cells, line.seeds))
+    heads = (*table.heads, *table.columns, "seeds")
+    return pipe_table(heads, lines, len(table.heads)) + "\n\n" + " ".join(table.notes) + "\n"
 
 
 def _grid(grid: Grid) -> str:
-    lines = [_pipes(grid.heads), _rule(grid.labels, len(grid.heads)), *map(_pipes, grid.lines)]
     title = f"### {grid.title}\n\n" if grid.title else ""
-    return title + "\n".join(lines) + "\n" + (f"\n{grid.note}\n" if grid.note else "")
+    note = f"\n{grid.note}\n" if grid.note else ""
+    return title + pipe_table(grid.heads, grid.lines, grid.labels) + "\n" + note
 
 
-def _rule(labels: int, columns: int) -> str:
-    """Return the line below the heads: labels are aligned to the left, numbers to the right."""
-    return _pipes(["---" if i < labels else "--:" for i in range(columns)])
+def pipe_table(heads: Sequence[str], lines: Sequence[Sequence[str]], labels: int = 1) -> str:
+    """Return a Markdown table.
+
+    Args:
+        heads: one per column.
+        lines: cells, one per column.
+        labels: number of leading columns that are aligned to the left; the others hold numbers.
+
+    >>> print(pipe_table(["method", "step"], [["erm", "2 ms"]]))
+    | method | step |
+    | --- | --: |
+    | erm | 2 ms |
+    """
+    rule = ["---" if i < labels else "--:" for i in range(len(heads))]
+    return "\n".join(map(_pipes, (heads, rule, *lines)))
 
 
 def _pipes(cells: Sequence[str]) -> str:

@@ -1,4 +1,4 @@
-"""What a step of each method costs beside plain fine-tuning, each method in a process of its own."""
+"""Cost of a step of each method, relative to plain fine-tuning."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""`python -m clipalign.commands.bench TASK`: one method in a process of its own; prints its cost as JSON."""
+"""`python -m clipalign.commands.bench TASK`: measure one method and print its cost as JSON.
+
+TASK is a JSON object with the arguments of `measure`.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ from .measure import measure
 if __name__ == "__main__":
     task = json.loads(sys.argv[1])
     try:
-        found = measure(**task)
+        cost = measure(**task)
     except UserError as error:
-        found = Cost(task["method"], task["backbone"], reason=str(error))
-    print(json.dumps(asdict(found)))
+        cost = Cost(task["method"], task["backbone"], reason=str(error))
+    print(json.dumps(asdict(cost)))

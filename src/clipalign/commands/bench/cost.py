@@ -1,4 +1,4 @@
-"""The cost of one method on one backbone."""
+"""Cost of one method on one backbone."""
 
 from __future__ import annotations
 
@@ -7,14 +7,15 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Cost:
-    """What one method costs on one backbone.
+    """Cost of one method on one backbone.
 
     Attributes:
-        parameters: trained ones.
-        step: median seconds of an optimiser step; None where the method takes none.
-        memory: most bytes held during the steps (during a prediction where there are none), the model's own
-            included: of the GPU, or resident ones of the process beyond those before the model was loaded.
-        predict: median seconds of a prediction for the same images.
+        method, backbone: names.
+        parameters: number of trained parameters.
+        step: median seconds per optimiser step; None if the method takes no steps.
+        memory: peak bytes during the steps (during predictions if there are none), model included. On a GPU:
+            allocated memory; on a CPU: resident memory beyond that before the model was loaded.
+        predict: median seconds per prediction for the same images.
         reason: why nothing was measured.
     """
 

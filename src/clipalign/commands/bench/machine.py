@@ -1,4 +1,4 @@
-"""The machine that is measured on, and the memory this process holds of it."""
+"""Name of this machine, and memory of this process."""
 
 from __future__ import annotations
 
@@ -7,19 +7,33 @@ import os
 import platform
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
+
+import torch
 
 
-def machine() -> dict[str, Any]:
-    """Where the numbers are from."""
-    import torch
+class Machine(TypedDict):
+    """Where costs were measured.
 
+    Keys:
+        machine: name of the GPU, or of the processor.
+        threads: number of threads of PyTorch.
+        torch: version of PyTorch.
+    """
+
+    machine: str
+    threads: int
+    torch: str
+
+
+def machine() -> Machine:
+    """Describe this machine."""
     name = torch.cuda.get_device_name() if torch.cuda.is_available() else cpu_name()
     return {"machine": name, "threads": torch.get_num_threads(), "torch": str(torch.__version__)}
 
 
 def cpu_name() -> str:
-    """Model name of the processor."""
+    """Return the model name of the processor."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
         return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
@@ -28,19 +42,17 @@ def cpu_name() -> str:
 
 
 def resident() -> int:
-    """Bytes of memory this process holds now."""
-    return _status("VmRSS") or _most()
+    """Return the resident memory of this process in bytes; its maximum so far on systems other than Linux."""
+    return _status("VmRSS") or _max_resident()
 
 
 def peak() -> int:
-    """Most bytes held since `forget_peak` (since the start where the system cannot forget)."""
-    return _status("VmHWM") or _most()
+    """Return the maximum of resident memory in bytes since `reset_peak`, or since the start if not on Linux."""
+    return _status("VmHWM") or _max_resident()
 
 
-def forget_peak() -> None:
-    """Start anew with `peak`, on Linux and on GPUs."""
-    import torch
-
+def reset_peak() -> None:
+    """Reset the peaks of resident memory (on Linux) and of GPU memory."""
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
     with contextlib.suppress(OSError):
@@ -48,6 +60,7 @@ def forget_peak() -> None:
 
 
 def _status(name: str) -> int:
+    """Return a field of /proc/self/status in bytes; 0 if there is none."""
     try:
         lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
     except OSError:
@@ -55,10 +68,11 @@ def _status(name: str) -> int:
     return next((1024 * int(line.split()[1]) for line in lines if line.startswith(name)), 0)
 
 
-def _most() -> int:
+def _max_resident() -> int:
+    """Return the maximum of resident memory in bytes; 0 if the system does not tell."""
     if os.name != "posix":
         return 0
     import resource
 
-    unit = 1 if sys.platform == "darwin" else 1024
+    unit = 1 if sys.platform == "darwin" else 1024  # macOS counts bytes, others kibibytes
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

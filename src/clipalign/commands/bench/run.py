@@ -1,6 +1,6 @@
-"""`clipalign bench methods`: what a step of each method costs, side by side in one run.
+"""`clipalign bench methods`: cost of a step of each method, measured on the same batch.
 
-Every method runs in a process of its own, on the same batch, so that no memory is counted twice.
+Each method runs in a new process, so that memory of one is not counted for another.
 """
 
 from __future__ import annotations
@@ -19,11 +19,14 @@ from ...core.config import Options, facts
 from ...core.errors import UserError
 from ...core.parsing import parse_config
 from ...methods import get_method, list_methods
+from ...report.markdown import pipe_table
 from ...runs.folder import check_out
 from .cost import Cost
 from .machine import machine
 
 BASELINE = "erm"
+DASH = "–"
+HEADS = ("method", "trained parameters", "step", "step / erm", "memory", "memory / erm", "predict / erm")
 
 
 @dataclass(frozen=True)
@@ -62,30 +65,30 @@ class BenchConfig(Options):
 
 
 def run_bench(tokens: Sequence[str], prog: str = "clipalign bench") -> list[Cost]:
-    """Measure as a command line says, print the table and return its rows."""
+    """Measure the methods of a command line, print the table and return the costs."""
     config = parse_config(BenchConfig, tokens, prog)
     if config.out is not None:
         check_out(config.out, overwrite=config.overwrite)
     names = config.methods or list_methods()
-    order = sorted(dict.fromkeys([*names, BASELINE]), key=lambda name: (name != BASELINE, name))
+    methods = sorted(dict.fromkeys([*names, BASELINE]), key=lambda name: (name != BASELINE, name))
     costs = []
     for backbone in config.backbones:
-        for method in order:
+        for method in methods:
             print(f"{backbone}: {method}", file=sys.stderr, flush=True)
-            costs.append(in_own_process(method, backbone, config))
+            costs.append(measure_in_process(method, backbone, config))
     command = shlex.join(["clipalign", "bench", *tokens])
     text = markdown(costs, config, command)
     print(text)
     if config.out is not None:
         config.out.mkdir(parents=True, exist_ok=True)
-        facts = {"command": command, **machine(), "costs": [asdict(cost) for cost in costs]}
-        write_text(config.out / "bench.json", json.dumps(facts, indent=1) + "\n")
+        content = {"command": command, **machine(), "costs": [asdict(cost) for cost in costs]}
+        write_text(config.out / "bench.json", json.dumps(content, indent=1) + "\n")
         write_text(config.out / "bench.md", text + "\n")
     return costs
 
 
-def in_own_process(method: str, backbone: str, config: BenchConfig) -> Cost:
-    """`measure` in a fresh interpreter."""
+def measure_in_process(method: str, backbone: str, config: BenchConfig) -> Cost:
+    """Measure a method in a new interpreter; if that fails, the cost holds the last line of its errors."""
     task = {"method": method, "backbone": backbone}
     task |= {name: getattr(config, name) for name in ("steps", "batch_size", "classes", "device", "clock")}
     command = [sys.executable, "-m", "clipalign.commands.bench", json.dumps(task)]
@@ -98,44 +101,43 @@ def in_own_process(method: str, backbone: str, config: BenchConfig) -> Cost:
 
 
 def markdown(costs: Sequence[Cost], config: BenchConfig, command: str) -> str:
-    """A table per backbone, relative to erm on it."""
+    """Return a table per backbone, with costs relative to the baseline on the same backbone."""
     parts = []
     for backbone in config.backbones:
         mine = [cost for cost in costs if cost.backbone == backbone]
         base = next(cost for cost in mine if cost.method == BASELINE)
-        lines = [
-            f"### {backbone}",
-            "",
-            "| method | trained parameters | step | step / erm | memory | memory / erm | predict / erm |",
-            "| --- | --: | --: | --: | --: | --: | --: |",
-        ]
-        for cost in mine:
-            if cost.reason:
-                lines.append(f"| {cost.method} | – | – | – | – | – | – |")
-                continue
-            cells = (
-                f"{cost.parameters:,}",
-                "–" if cost.step is None else f"{1000 * cost.step:,.0f} ms",
-                ratio(cost.step, base.step),
-                "–" if cost.memory is None else f"{cost.memory / 2**20:,.0f} MiB",
-                ratio(cost.memory, base.memory),
-                ratio(cost.predict, base.predict),
-            )
-            lines.append(f"| {cost.method} | {' | '.join(cells)} |")
-        parts.append("\n".join(lines))
-        reasons = [f"{cost.method}: {cost.reason}" for cost in mine if cost.reason]
-        if reasons:
-            parts.append("\n".join(f"- {reason}" for reason in reasons))
-    facts = machine()
+        parts.append(f"### {backbone}\n\n" + pipe_table(HEADS, [_line(cost, base) for cost in mine]))
+        if reasons := [f"- {cost.method}: {cost.reason}" for cost in mine if cost.reason]:
+            parts.append("\n".join(reasons))
+    here = machine()
     parts.append(
         f"{config.batch_size} images and {config.classes} classes per step; median of {config.steps} steps; "
         f"{'wall' if config.clock == 'wall' else 'processor'} time; average and optimiser as published. "
-        f"–: the method takes no steps. {facts['machine']}, {facts['threads']} threads, torch {facts['torch']}."
+        f"{DASH}: the method takes no steps. {here['machine']}, {here['threads']} threads, torch {here['torch']}."
     )
     parts.append(f"    {command}")
     return "\n\n".join(parts)
 
 
+def _line(cost: Cost, base: Cost) -> tuple[str, ...]:
+    """Return the cells of one method."""
+    if cost.reason:
+        return (cost.method, *[DASH] * (len(HEADS) - 1))
+    return (
+        cost.method,
+        f"{cost.parameters:,}",
+        DASH if cost.step is None else f"{1000 * cost.step:,.0f} ms",
+        ratio(cost.step, base.step),
+        DASH if cost.memory is None else f"{cost.memory / 2**20:,.0f} MiB",
+        ratio(cost.memory, base.memory),
+        ratio(cost.predict, base.predict),
+    )
+
+
 def ratio(value: float | None, base: float | None) -> str:
-    """value / base as a table shows it."""
-    return "–" if value is None or not base else f"{value / base:.2f}"
+    """Format value / base, or a dash if either is missing.
+
+    >>> ratio(3.0, 2.0), ratio(None, 2.0)
+    ('1.50', '–')
+    """
+    return DASH if value is None or not base else f"{value / base:.2f}"
