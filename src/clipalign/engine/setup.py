@@ -21,7 +21,7 @@ from ..data.registry import require_captions, source_from
 from ..evaluation import EvalLoader, ViewCache
 from ..methods import Method
 from ..methods.shared.contrastive import ContrastiveMethod
-from ..protocols import RETRIEVAL, episode_from, usual_protocol
+from ..protocols import RETRIEVAL, default_protocol, episode_from
 from ..runs.options import TrainOptions
 from .tasks import ClassTask, check_task, protocol_of, task_of
 
@@ -119,7 +119,7 @@ def prepare(options: TrainOptions, ranks: Ranks, shared: Shared, source: Source 
 def wants_captions(options: TrainOptions) -> bool:
     """Whether data that have classes and captions are to be opened for their captions."""
     return (
-        options.config.split.protocol or usual_protocol(options.method.learns_from == "captions")
+        options.config.split.protocol or default_protocol(options.method.learns_from == "captions")
     ) == RETRIEVAL
 
 

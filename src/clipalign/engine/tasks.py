@@ -20,7 +20,7 @@ from ..evaluation.results import ResultRow
 from ..evaluation.retrieval import retrieval_outputs, retrieval_rows
 from ..evaluation.scoring import result_rows, score, write_predictions
 from ..methods import Method
-from ..protocols import usual_protocol
+from ..protocols import default_protocol
 from ..runs.run import zeroshot
 from .validation import CaptionValidation, SourceValidation
 
@@ -120,7 +120,7 @@ def task_of(episode: Episode, views: EvalLoader, templates: Sequence[str]) -> Cl
 
 def protocol_of(told: str | None, method: type[Method], source: Source) -> str:
     """The protocol of a run: as told, or retrieval where there are captions to learn from, or nothing else."""
-    return told or usual_protocol(method.learns_from == "captions" or captions_only(source))
+    return told or default_protocol(method.learns_from == "captions" or captions_only(source))
 
 
 def check_task(method: Method, episode: Episode) -> None:
