@@ -28,7 +28,6 @@ from ..evaluation.scoring import domain_tests, result_rows, score, write_predict
 from ..protocols import RETRIEVAL, episode_from
 from ..runs.folder import check_out
 from ..runs.opening import OpenedModel, open_model
-from ..runs.options import row_facts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -191,7 +190,7 @@ def model_facts(
     method.check_template(config.template)
     # Templates chosen for training are kept; those of the training data are replaced by those of this data.
     templates = choose_templates(config.template or run.options.config.model.template, source)
-    facts = row_facts(run.options, templates, command)
+    facts = run.options.row_fields(templates, command)
     facts["steps"] = run.options.config.schedule.steps if method.iterates else 0
     facts["average"] = opened_model.record["average"] if config.weights == "model" else "none"
     return facts | {"extra": {"run": config.model}}, templates

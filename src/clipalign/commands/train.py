@@ -1,4 +1,4 @@
-"""`clipalign train`: from options to a run folder with weights and result rows."""
+"""`clipalign train`: fine-tune a backbone and write a run folder with weights and result rows."""
 
 from __future__ import annotations
 
@@ -18,17 +18,16 @@ from ..core.precision import select_device
 from ..core.types import Source
 from ..core.version import __version__
 from ..data.registry import name_of, opened
-from ..engine.console import format_value, result_lines, run_lines
+from ..engine.console import format_value
 from ..engine.fit import fit
-from ..engine.log import RunLog
 from ..engine.progress import Reporter
-from ..engine.setup import PreparedRun, RunCache, prepare
+from ..engine.setup import RunCache, prepare
 from ..engine.writers import Writers, check_writers
 from ..evaluation.results import ResultRow, read_results, write_results
 from ..protocols import write_skipped, write_split
 from ..runs.card import write_card
 from ..runs.folder import RunFolder, check_out, check_same, write_config
-from ..runs.options import TrainOptions, row_facts, train_command, train_options, train_options_from
+from ..runs.options import TrainOptions, train_command, train_options, train_options_from
 from ..runs.run import Run, open_run
 
 
@@ -135,7 +134,7 @@ def run_options(
     Args:
         options: of the run.
         command: recorded in the run and its rows.
-        cache: data that runs of one process share.
+        shared: caches of the runs of one process.
         source: opened data set; None to open the one of the options.
 
     Raises:
@@ -151,22 +150,21 @@ def run_options(
         if resuming:
             check_same(folder, options)
         if resuming and folder.done:
-            Reporter(ranks.is_main).info(f"{config.out} is already finished")
+            Reporter(ranks.first).say(f"{config.out} is finished")
             return read_results(folder.path)
-        run = prepare(options, ranks, cache or RunCache(), source)
-        # The input is valid; from here on files are written.
-        ranks.barrier()
-        if ranks.is_main and not resuming:
+        run = prepare(options, ranks, shared or Shared(), source)
+        ranks.barrier()  # no process writes before all have valid input
+        if ranks.first and not resuming:
             begin(folder, run, command)
-        rows = train_and_evaluate(run, folder, command)
+        rows = fit_and_score(folder, run, command)
         ranks.barrier()
         return rows
     finally:
         distributed.stop()
 
 
-def begin(folder: RunFolder, run: PreparedRun, command: str) -> None:
-    """Write the files that exist before the first step: config.yaml, split.json and skipped.csv."""
+def begin(folder: RunFolder, run: Prepared, command: str) -> None:
+    """Write the configuration, the split and the skipped files of a run before its first step."""
     folder.path.mkdir(parents=True, exist_ok=True)
     folder.clear()
     episode = run.task.episode
@@ -175,39 +173,37 @@ def begin(folder: RunFolder, run: PreparedRun, command: str) -> None:
     write_skipped(folder.skipped, episode)
 
 
-def train_and_evaluate(run: PreparedRun, folder: RunFolder, command: str) -> list[ResultRow]:
-    """Train, score the tests, and write weights, model card and result rows."""
-    is_main = run.ranks.is_main
-    log_to = run.options.config.run.log_to if is_main else ()
+def fit_and_score(folder: RunFolder, run: Prepared, command: str) -> list[ResultRow]:
+    """Train, score the test sets, and write weights, card and rows; the rows are written last."""
+    options, method, main = run.options, run.method, run.ranks.first
     with (
-        Writers(log_to, folder.path, run.options.flat()) as writers,
-        Reporter(is_main, folder.log) as reporter,
+        Writers(options.config.run.log_to if main else (), folder.path, options.flat()) as writers,
+        Reporter(main, folder.log) as reporter,
     ):
-        for line in run_lines(run):
-            reporter.info(line)
-        began = time.perf_counter()
-        facts = fit_method(run, RunLog(folder, reporter, writers, is_main))
-        facts |= row_facts(run.options, run.templates, command)
-        facts["seconds"] = round(time.perf_counter() - began, 1)
-        rows = run.task.evaluate(run.method, facts, run.zero_shot, folder.predictions if is_main else None)
-        if is_main:
-            save_weights(folder.model, run.method.state_dict())
-            if run.batches is None:
-                save_weights(folder.last, run.method.state_dict())
+        for line in introduction(options, method, run.task, run.steps, run.average, run.precision):
+            reporter.say(line)
+        start = time.perf_counter()
+        fields = learn(run, folder, reporter, writers) | options.row_fields(run.templates, command)
+        fields["seconds"] = round(time.perf_counter() - start, 1)
+        rows = run.task.score(method, fields, run.zeroshot, folder.predictions if main else None)
+        if main:
+            save_weights(folder.model, method.state_dict())
+            if run.steps is None:
+                save_weights(folder.last, method.state_dict())
             write_card(folder, rows)
-            writers.results(rows, facts["extra"].get("stopped_at", facts["steps"]))
+            writers.results(rows, fields["extra"].get("stopped_at", fields["steps"]))
             write_results(folder.path, rows)
-            shutil.rmtree(folder.checkpoint.parent, ignore_errors=True)  # not needed once the run is finished
-        for line in result_lines(rows):
+            shutil.rmtree(folder.checkpoint.parent, ignore_errors=True)  # a finished run is not resumed
+        for line in conclusion(rows):
             reporter.result(line)
     return rows
 
 
-def fit_method(run: PreparedRun, log: RunLog) -> dict[str, Any]:
-    """Run the training loop and `Method.finish`; the method then holds the weights that predictions use.
+def learn(run: Prepared, folder: RunFolder, reporter: Reporter, writers: Writers) -> dict[str, Any]:
+    """Fit the method and let it finish; it then holds the weights that predictions use.
 
     Returns:
-        The fields of the result rows about training and validation.
+        Fields of the result rows: split, steps, average and accuracy on source validation.
     """
     config, method, episode = run.options.config, run.method, run.task.episode
     validation, metrics = run.task.validation(config.run.seed), None
@@ -224,7 +220,7 @@ def fit_method(run: PreparedRun, log: RunLog) -> dict[str, Any]:
             extra["stopped_at"] = average.step
     steps = config.schedule.steps if method.iterates else 0
     if chosen := method.finish(validation):
-        metrics = None  # `finish` may have changed the weights
+        measured = None  # the weights may have changed
         numbers = {name: value for name, value in chosen.items() if isinstance(value, (int, float))}
         listed = ", ".join(
             f"{name.replace('_', ' ')} {format_value(value)}" for name, value in numbers.items()
@@ -244,8 +240,16 @@ def fit_method(run: PreparedRun, log: RunLog) -> dict[str, Any]:
     }
 
 
-def record(run: PreparedRun, command: str) -> dict[str, Any]:
-    """Return the facts for config.yaml: those that predictions need, and those that explain the results."""
+def write_chosen(folder: RunFolder, step: int, chosen: dict[str, Any]) -> dict[str, Any]:
+    """Append the return value of `Method.finish` to metrics.jsonl; returns the line."""
+    line = {"step": step, "chosen": chosen}
+    with folder.metrics.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(line) + "\n")
+    return line
+
+
+def record(run: Prepared, command: str) -> dict[str, Any]:
+    """Return the facts of a run for its config.yaml: those that predictions need or that explain its numbers."""
     options, episode = run.options, run.task.episode
     source = episode.source
     return {
@@ -264,5 +268,5 @@ def record(run: PreparedRun, command: str) -> dict[str, Any]:
         "templates": list(run.templates),
         "domain_names": list(source.domain_names),
         "class_names": list(episode.class_names),
-        "interpolation": run.task.loader.preprocess.interpolation,
+        "interpolation": run.task.views.preprocess.interpolation,
     }

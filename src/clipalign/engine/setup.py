@@ -21,7 +21,7 @@ from ..data.registry import require_captions, source_from
 from ..evaluation import EvalLoader, ViewCache
 from ..methods import Method
 from ..methods.shared.contrastive import ContrastiveMethod
-from ..protocols import RETRIEVAL, episode_from, default_protocol
+from ..protocols import RETRIEVAL, default_protocol, episode_from
 from ..runs.options import TrainOptions
 from .averaging import average_kind
 from .tasks import Task, check_task, make_task

@@ -47,6 +47,27 @@ class TrainOptions:
         """Return every option by name, in the types of YAML."""
         return {name: plain(value) for name, value in flat(self.config, self.hyper).items()}
 
+    def row_fields(self, templates: Sequence[str], command: str) -> dict[str, Any]:
+        """Return the fields of every result row of the run, on whatever data.
+
+        Args:
+            templates: prompt templates of the predictions.
+            command: the one that wrote the row.
+        """
+        config, iterates = self.config, self.method.iterates
+        return {
+            "method": self.method.name,
+            "backbone": config.model.backbone,
+            "data": config.data.data,
+            "target": config.split.target,
+            "seed": config.run.seed,
+            "template": " | ".join(templates),
+            "lr": config.optimiser.lr if iterates else None,
+            "lr_from": self.origins.get("lr", "default") if iterates else None,
+            "command": command,
+            "version": __version__,
+        }
+
 
 def train_options(tokens: Sequence[str], prog: str = "clipalign train") -> TrainOptions:
     """Resolve the options of a command line.
