@@ -10,11 +10,10 @@ from typing import Any
 import pytest
 import torch
 
-from clipalign.backbone import Backbone
+from clipalign.backbone import Backbone, preprocess_for
 from clipalign.core.errors import UserError
 from clipalign.data.batches import TrainBatches
 from clipalign.data.sources.folder import ImageFolder
-from clipalign.engine.setup import preprocess_for
 from clipalign.methods import METHODS, get_method, list_methods
 from clipalign.protocols import build_episode
 from clipalign.runs.options import train_options

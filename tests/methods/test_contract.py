@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from clipalign.backbone import Backbone, load
+from clipalign.backbone import Backbone, load, preprocess_for
 from clipalign.core.checkpoint import load_weights, save_weights
 from clipalign.core.config import TrainConfig
 from clipalign.core.errors import UnseenClasses, UserError
@@ -21,7 +21,6 @@ from clipalign.core.types import Batch, Episode
 from clipalign.data.batches import TrainBatches
 from clipalign.data.sources.folder import ImageFolder
 from clipalign.engine.averaging import KINDS
-from clipalign.engine.setup import preprocess_for
 from clipalign.methods import Method, SupportsCaptions, all_methods, get_method, list_methods, register
 from clipalign.protocols import build_episode
 from tests.helpers.methods import total_loss

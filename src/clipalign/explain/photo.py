@@ -14,9 +14,9 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..backbone import preprocess_for
 from ..core.types import Preprocess
 from ..data.decode import evaluation_view, read_image
-from ..engine.setup import preprocess_for
 from ..methods import Method, SupportsHooks, explain_text_features
 from .figures import Block, Panel, grid_figure, save
 from .maps import Maps, make_maps
@@ -73,7 +73,7 @@ def _explain(title: str, method: Method, picture: Image.Image, texts: Sequence[s
     images = preprocess.normalise(evaluation_view(picture, preprocess)[None]).to(backbone.device)
     text = explain_text_features(method, texts, images)
     hooks = method.hooks() if isinstance(method, SupportsHooks) else nullcontext()
-    with hooks:  # prompts inside the image tower move its attention: the maps have to show that
+    with hooks:  # prompts inside the image tower change its attention, which the maps have to show
         feature = F.normalize(backbone.encode_image(images).float(), dim=-1)
         maps = make_maps(backbone, images, text)
     return Explanation(title, maps, tuple((feature @ text.T)[0].tolist()))
