@@ -12,12 +12,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from ..backbone import preprocess_for
 from ..backbone.text.features import fill_templates
 from ..core.config import Options, facts
 from ..core.errors import UserError
 from ..core.parsing import make_config, parse_config
 from ..core.version import __version__
-from ..engine.setup import preprocess_for
 from ..methods import Method
 from ..runs.export import EXPORTS
 from ..runs.export.base import ExportedModel, Probe, check_features, format_differences

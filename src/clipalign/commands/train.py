@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 import shutil
 import time
@@ -19,10 +18,10 @@ from ..core.precision import select_device
 from ..core.types import Source
 from ..core.version import __version__
 from ..data.registry import name_of, opened
-from ..engine.console import conclusion, introduction, shown
+from ..engine.console import format_value
 from ..engine.fit import fit
 from ..engine.progress import Reporter
-from ..engine.setup import Prepared, Shared, prepare
+from ..engine.setup import RunCache, prepare
 from ..engine.writers import Writers, check_writers
 from ..evaluation.results import ResultRow, read_results, write_results
 from ..protocols import write_skipped, write_split
@@ -121,14 +120,14 @@ def run_training(tokens: Sequence[str], prog: str = "clipalign train") -> list[R
 
 
 def train_from(
-    values: Mapping[str, Any], shared: Shared | None = None, source: Source | None = None
+    values: Mapping[str, Any], cache: RunCache | None = None, source: Source | None = None
 ) -> list[ResultRow]:
     """Train with options given in Python; see `runs.options.train_options_from` and `run_options`."""
-    return run_options(train_options_from(values), train_command(values), shared, source)
+    return run_options(train_options_from(values), train_command(values), cache, source)
 
 
 def run_options(
-    options: TrainOptions, command: str, shared: Shared | None = None, source: Source | None = None
+    options: TrainOptions, command: str, cache: RunCache | None = None, source: Source | None = None
 ) -> list[ResultRow]:
     """Train with resolved options, write the run folder and return its rows.
 
@@ -207,37 +206,36 @@ def learn(run: Prepared, folder: RunFolder, reporter: Reporter, writers: Writers
         Fields of the result rows: split, steps, average and accuracy on source validation.
     """
     config, method, episode = run.options.config, run.method, run.task.episode
-    validation, measured = run.task.validation(config.run.seed), None
-    extra: dict[str, Any] = {"interpolation": run.task.views.preprocess.interpolation}
+    validation, metrics = run.task.validation(config.run.seed), None
+    extra: dict[str, Any] = {"interpolation": run.task.loader.preprocess.interpolation}
     if episode.skipped:
         extra["skipped"] = len(episode.skipped)
-    if run.steps is not None:
-        averaged, measured = fit(
-            method, config, run.average, folder, run.steps, validation, run.precision, reporter, writers
-        )
-        if run.ranks.first:
-            save_weights(folder.last, method.state_dict())
-        if averaged.average:
-            averaged.copy_to(averaged.parameters)
-        if averaged.over:
-            extra["stopped_at"] = averaged.step
+    if run.batches is not None:
+        average, metrics = fit(method, config, run.batches, validation, run.precision, log)
+        if run.ranks.is_main:
+            save_weights(log.folder.last, method.state_dict())
+        if average.average:
+            average.copy_to(average.parameters)
+        if average.finished:
+            extra["stopped_at"] = average.step
     steps = config.schedule.steps if method.iterates else 0
     if chosen := method.finish(validation):
         measured = None  # the weights may have changed
         numbers = {name: value for name, value in chosen.items() if isinstance(value, (int, float))}
-        listed = ", ".join(f"{name.replace('_', ' ')} {shown(value)}" for name, value in numbers.items())
-        reporter.say(f"chosen on source validation: {listed}")
-        if run.ranks.first:
-            writers.line(write_chosen(folder, steps, chosen))
-    if measured is None:
-        measured = validation.of(method)
+        listed = ", ".join(
+            f"{name.replace('_', ' ')} {format_value(value)}" for name, value in numbers.items()
+        )
+        log.info(f"chosen on source validation: {listed}")
+        log.write({"step": steps, "chosen": chosen})
+    if metrics is None:
+        metrics = validation.evaluate(method)
     return {
         "protocol": episode.protocol,
         "target": episode.target,
         "split_hash": episode.split_hash,
         "steps": steps,
         "average": run.average,
-        "validation": measured.get("validation_accuracy", measured.get("validation_recall")),
+        "validation": metrics.get("validation_accuracy", metrics.get("validation_recall")),
         "extra": extra,
     }
 
