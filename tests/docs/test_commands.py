@@ -42,7 +42,8 @@ def commands(text: str) -> list[list[str]]:
     lines += [" ".join(code.split()) for code in inline if " --" in code or code.split()[1] not in COMMANDS]
     found = [line for line in lines if line.startswith("clipalign ")]
     complete = [line for line in found if not re.search(r"(?<![\w./-])[A-Z]{3,}(?![\w./-])", line)]
-    return [shlex.split(line, comments=True)[1:] for line in complete]
+    split = [shlex.split(line, comments=True)[1:] for line in complete]
+    return [tokens[: tokens.index(">")] if ">" in tokens else tokens for tokens in split]
 
 
 def parser_of(arguments: list[str]) -> tuple[OptionParser, list[str]]:
