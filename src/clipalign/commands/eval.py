@@ -136,7 +136,10 @@ def score_model(config: EvalConfig, command: str, source: Source | None = None) 
     facts, templates = model_facts(config, opened_model, source, command)
     preprocess = preprocess_for(method.backbone, config.data.interpolation, source)
     views = EvalLoader(source, preprocess, config.eval_batch_size, Ranks(device=device), precision)
-    facts |= {name: getattr(episode, name, None) for name in ("protocol", "target", "split_hash")}
+    if episode is None:
+        facts |= {"protocol": None, "target": None, "split_hash": None}
+    else:
+        facts |= {"protocol": episode.protocol, "target": episode.target, "split_hash": episode.split_hash}
     extra = {**facts.get("extra", {}), "interpolation": preprocess.interpolation}
     facts |= {"data": config.data.data, "extra": extra}
     if episode is not None and episode.caption_tests:

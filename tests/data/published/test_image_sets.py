@@ -261,9 +261,11 @@ def test_templates_have_names(tmp_path: Path) -> None:
     source = opened("food-101", tmp_path)
     assert choose_templates((), source) == ("a photo of {}, a type of food.",)
     assert choose_templates(("paper",), source) == ("a photo of a {}, a type of food.",)
+    source.paper_templates = None
+    assert choose_templates(("paper",), source) == source.templates
     assert len(choose_templates(("ensemble",), source)) == 80
     assert "itap of a {}." in choose_templates(("ensemble7",), source)
     assert choose_templates(("a {}.", "the {}."), source) == ("a {}.", "the {}.")
-    with pytest.raises(UserError, match="give it alone"):
+    with pytest.raises(UserError, match="cannot be combined with others"):
         choose_templates(("ensemble", "a {}."), source)
     assert any("Food101" in line for line in count_differences(image_sets()["food-101"], source))

@@ -27,7 +27,7 @@ def choose_templates(given: Sequence[str], source: Source) -> tuple[str, ...]:
     if len(given) > 1 and (names := [text for text in given if text in NAMED]):
         raise UserError(f"--template {names[0]} is a set of templates and cannot be combined with others")
     if given[0] == "paper":
-        return tuple(getattr(source, "paper_templates", source.templates))
+        return source.paper_templates or tuple(source.templates)
     if given[0] in NAMED:
         # Imported here, since open_clip takes seconds to import and the other branches do not need it.
         from open_clip import OPENAI_IMAGENET_TEMPLATES, SIMPLE_IMAGENET_TEMPLATES
