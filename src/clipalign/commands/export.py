@@ -10,7 +10,7 @@ import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from ..backbone.text.features import fill_templates
 from ..core.config import Options, facts
@@ -22,9 +22,11 @@ from ..methods import Method
 from ..runs.export import EXPORTS
 from ..runs.folder import is_run
 from ..runs.opening import open_model
+from ..runs.record import RunRecord
 from .predict import read_classes
 
 FACTS = "export.json"
+RUN_FACTS = ("data", "protocol", "target", "split_hash")  # of a run's record, copied to FACTS
 
 
 @dataclass(frozen=True)
@@ -129,7 +131,7 @@ def _export(config: ExportConfig) -> tuple[Export, list[str]]:
             f"({method.trains}), which this format does not hold. --to safetensors keeps every tensor; "
             "--towers-only exports the towers, whose predictions are zero-shot ones"
         )
-    preprocess = preprocess_for(backbone, record.get("interpolation"))
+    preprocess = preprocess_for(backbone, None if record is None else record.interpolation)
     model = ExportedModel(backbone, preprocess, method.state_dict(), config.cache_dir)
     with new_folder(config.out) as folder:
         with _quiet():
@@ -157,7 +159,7 @@ def _export(config: ExportConfig) -> tuple[Export, list[str]]:
                 else {}
             ),
             "classifier": None if head is None else head.kind,
-            "run": {k: record[k] for k in ("data", "protocol", "target", "split_hash") if k in record},
+            "run": {} if record is None else {name: getattr(record, name) for name in RUN_FACTS},
         }
         (folder / FACTS).write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
     lines = [
@@ -202,8 +204,8 @@ def check_texts(method: Method, config: ExportConfig) -> None:
         )
 
 
-def open_any(config: ExportConfig) -> tuple[Method, tuple[str, ...], tuple[str, ...], dict[str, Any]]:
-    """Return the model, the classes of its classifier, templates, and the record of its run."""
+def open_any(config: ExportConfig) -> tuple[Method, tuple[str, ...], tuple[str, ...], RunRecord | None]:
+    """Return the model, the classes of its classifier, templates, and the record of its run, if it is one."""
     names = tuple(read_classes(config.classes_file)) if config.classes_file is not None else ()
     opened = open_model(
         config.model, weights=config.weights, cache_dir=config.cache_dir, templates=config.template
