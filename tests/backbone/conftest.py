@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import open_clip
 import pytest
 import torch
 
-from clipalign.backbone import Backbone
+from clipalign.backbone import Backbone, pocket
 from tests.helpers.backbones import RESNET, build_clip, wrap
+from tests.helpers.weights import ARCHITECTURE
 
 # Not square, so that an exchange of height and width shows.
 VISION = {"image_size": (24, 32), "layers": 4, "head_width": 8}
@@ -48,3 +50,12 @@ def images() -> torch.Tensor:
 def square_images() -> torch.Tensor:
     """[2, 3, 96, 96]"""
     return torch.randn(2, 3, 96, 96, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.fixture
+def tiny_architecture(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Register the architectures "tiny" and "tiny-quickgelu" with open_clip for one test."""
+    pocket.register()  # rescans the registry, which would drop those added before
+    configs = open_clip.factory._MODEL_CONFIGS
+    monkeypatch.setitem(configs, "tiny", ARCHITECTURE)
+    monkeypatch.setitem(configs, "tiny-quickgelu", {**ARCHITECTURE, "quick_gelu": True})

@@ -1,4 +1,4 @@
-"""Text features are kept as long as the text tower is what it was, and not a write longer."""
+"""Cached text features are used exactly as long as the weights of the text tower are unchanged."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ import copy
 import pytest
 import torch
 
-from clipalign.backbone import Backbone, load, text_fingerprint
+from clipalign.backbone import Backbone, load
+from clipalign.backbone.fingerprint import text_fingerprint
 from clipalign.backbone.text.features import class_text_features
 
 NAMES = ("red square", "blue circle")
@@ -15,7 +16,7 @@ NAMES = ("red square", "blue circle")
 
 @pytest.fixture
 def calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Texts that were encoded, call by call."""
+    """Number of texts of each call of `encode_text`."""
     counted: list[int] = []
     encode = Backbone.encode_text
 
@@ -27,13 +28,15 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return counted
 
 
-def test_equal_weights_share_their_features(tiny: Backbone, tiny_spec: str, calls: list[int]) -> None:
+def test_backbones_with_equal_weights_share_cached_features(
+    tiny: Backbone, tiny_spec: str, calls: list[int]
+) -> None:
     tiny.requires_grad_(False)
     plain = class_text_features(tiny, NAMES)
     tiny.text_cache = {}
     first = class_text_features(tiny, NAMES)
     again = class_text_features(tiny, NAMES)
-    again.zero_()  # what is handed out may be changed
+    again.zero_()  # the caller may change what it received
     other = load(tiny_spec).requires_grad_(False)
     other.text_cache = tiny.text_cache
     third = class_text_features(other, NAMES)
@@ -44,7 +47,7 @@ def test_equal_weights_share_their_features(tiny: Backbone, tiny_spec: str, call
     assert calls == [2, 2, 2, 1]
 
 
-def test_nothing_stale(tiny: Backbone, calls: list[int]) -> None:
+def test_cache_is_not_used_after_weights_change_or_under_hooks(tiny: Backbone, calls: list[int]) -> None:
     tiny.requires_grad_(False)
     tiny.text_cache = {}
     before = class_text_features(tiny, NAMES)
@@ -53,7 +56,7 @@ def test_nothing_stale(tiny: Backbone, calls: list[int]) -> None:
         parameter.add_(torch.randn_like(parameter))
     after = class_text_features(tiny, NAMES)
     assert not torch.equal(before, after) and len(calls) == 2
-    tiny.model.load_state_dict(copy.deepcopy(tiny.model.state_dict()))  # written to, with the same values
+    tiny.model.load_state_dict(copy.deepcopy(tiny.model.state_dict()))  # written, with the same values
     assert torch.equal(class_text_features(tiny, NAMES), after) and len(calls) == 2
     parameter.requires_grad_(True)  # a method trains it
     assert text_fingerprint(tiny) is None
@@ -66,7 +69,7 @@ def test_nothing_stale(tiny: Backbone, calls: list[int]) -> None:
     assert torch.equal(class_text_features(tiny, NAMES), after)
 
 
-def test_the_image_tower_does_not_matter(tiny: Backbone) -> None:
+def test_fingerprint_ignores_the_image_tower(tiny: Backbone) -> None:
     tiny.requires_grad_(False)
     before = text_fingerprint(tiny)
     for parameter in tiny.image_parameters():

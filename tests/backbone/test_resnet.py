@@ -1,4 +1,4 @@
-"""The attention pool of a ModifiedResNet: one attention layer over cells."""
+"""Dense features of a ModifiedResNet, whose attention pool is one attention layer over cells."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from clipalign.core.errors import UserError
 
 @pytest.fixture
 def backbone(resnet: Backbone) -> Backbone:
-    # Random statistics: with zeros and ones a tower in training mode would pass unnoticed.
+    """A ModifiedResNet with random batch-norm statistics; with the default ones, training mode would go unnoticed."""
     generator = torch.Generator().manual_seed(3)
     for name, buffer in resnet.model.visual.named_buffers():
         if buffer.is_floating_point():
@@ -25,7 +25,7 @@ def backbone(resnet: Backbone) -> Backbone:
 
 
 def pool_by_pytorch(backbone: Backbone, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """All output rows [B, 1 + M, d], all weights [B, J, 1 + M, 1 + M] and all tokens of the pool."""
+    """Return the pool's outputs [B, 1 + M, d], weights [B, H, 1 + M, 1 + M] and tokens, as PyTorch computes them."""
     visual, pool = backbone.model.visual, backbone.model.visual.attnpool
     x = visual.layer4(visual.layer3(visual.layer2(visual.layer1(visual.stem(images)))))
     x = x.flatten(2).permute(2, 0, 1)
@@ -54,7 +54,7 @@ def pool_by_pytorch(backbone: Backbone, images: Tensor) -> tuple[Tensor, Tensor,
     return out.transpose(0, 1), weights, x.transpose(0, 1)
 
 
-def test_facts(backbone: Backbone) -> None:
+def test_backbone_attributes_describe_the_resnet(backbone: Backbone) -> None:
     assert (backbone.kind, backbone.num_blocks, backbone.grid, backbone.image_size) == (
         "resnet",
         1,
@@ -63,12 +63,12 @@ def test_facts(backbone: Backbone) -> None:
     )
 
 
-def test_features_and_attention_are_the_pools(backbone: Backbone, square_images: Tensor) -> None:
-    known = backbone.model.encode_image(square_images)
+def test_features_and_attention_match_the_pool(backbone: Backbone, square_images: Tensor) -> None:
+    image = backbone.model.encode_image(square_images)
     rows, weights, _ = pool_by_pytorch(backbone, square_images)
     dense = backbone.dense(square_images, [0])
-    torch.testing.assert_close(backbone.encode_image(square_images), known)
-    torch.testing.assert_close(dense.image, known, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(backbone.encode_image(square_images), image)
+    torch.testing.assert_close(dense.image, image, atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(dense.patches, rows[:, 1:], atol=1e-5, rtol=1e-4)
     heads = weights[:, :, 0, 1:]
     expected = (heads / heads.sum(-1, keepdim=True)).mean(dim=1)
@@ -79,7 +79,7 @@ def test_features_and_attention_are_the_pools(backbone: Backbone, square_images:
     assert backbone.dense(square_images).cls_attention.shape == (0, 2, 9)
 
 
-def test_guides(backbone: Backbone, square_images: Tensor) -> None:
+def test_guides_match_the_pools_projections(backbone: Backbone, square_images: Tensor) -> None:
     pool = backbone.model.visual.attnpool
     rows, _, tokens = pool_by_pytorch(backbone, square_images)
     values = pool.v_proj(tokens)
@@ -88,16 +88,16 @@ def test_guides(backbone: Backbone, square_images: Tensor) -> None:
     heads = values.unflatten(-1, (pool.num_heads, -1)).transpose(1, 2)
     scores = heads @ heads.transpose(-1, -2) / heads.shape[-1] ** 0.5
     vvv = (scores.softmax(-1) @ heads).transpose(1, 2).flatten(2)
-    got = backbone.dense(square_images, (), "vvv").guide
-    torch.testing.assert_close(got, pool.c_proj(vvv)[:, 1:], atol=1e-5, rtol=1e-4)
+    detached = backbone.dense(square_images, (), "vvv").guide
+    torch.testing.assert_close(detached, pool.c_proj(vvv)[:, 1:], atol=1e-5, rtol=1e-4)
     original = backbone.dense(square_images, (), "qkv", 1).guide
     torch.testing.assert_close(original, rows[:, 1:], atol=1e-5, rtol=1e-4)
-    assert got is not None and not got.requires_grad
+    assert detached is not None and not detached.requires_grad
     attached = backbone.dense(square_images, (), "vvv", detach_guide=False).guide
     assert attached is not None and attached.requires_grad
 
 
-def test_gradient_of_the_attention_reaches_queries_and_keys(
+def test_class_attention_trains_only_queries_and_keys_of_the_pool(
     backbone: Backbone, square_images: Tensor
 ) -> None:
     backbone.dense(square_images, [0], "dv", 1).cls_attention.square().sum().backward()
@@ -106,13 +106,13 @@ def test_gradient_of_the_attention_reaches_queries_and_keys(
     assert pool.v_proj.weight.grad is None and pool.c_proj.weight.grad is None
 
 
-def test_hooks_and_taps_see_the_stages(backbone: Backbone, square_images: Tensor) -> None:
+def test_hooks_and_taps_receive_the_stages(backbone: Backbone, square_images: Tensor) -> None:
     seen: dict[int, Tensor] = {}
     with backbone.hooks(tap=lambda tower, block, x: seen.__setitem__(block, x)):
         plain = backbone.encode_image(square_images)
-    known = backbone.model.visual.forward_intermediates(square_images, intermediates_only=True)
+    intermediates = backbone.model.visual.forward_intermediates(square_images, intermediates_only=True)
     assert sorted(seen) == [-1, 0, 1, 2, 3]
-    for block, expected in zip(range(-1, 4), known["image_intermediates"], strict=True):
+    for block, expected in zip(range(-1, 4), intermediates["image_intermediates"], strict=True):
         torch.testing.assert_close(seen[block], expected)
     with backbone.hooks(vision=lambda block, x: 2 * x if block == 3 else x):
         assert not torch.allclose(backbone.dense(square_images).image, plain)
@@ -121,11 +121,13 @@ def test_hooks_and_taps_see_the_stages(backbone: Backbone, square_images: Tensor
 @pytest.mark.parametrize(
     "arguments", [{"attention_layers": [1]}, {"guide": "dv", "dual_blocks": 2}], ids=["layer", "dual"]
 )
-def test_there_is_one_layer(backbone: Backbone, square_images: Tensor, arguments: dict[str, Any]) -> None:
+def test_layers_other_than_the_pool_are_refused(
+    backbone: Backbone, square_images: Tensor, arguments: dict[str, Any]
+) -> None:
     with pytest.raises(UserError, match="this backbone"):
         backbone.dense(square_images, **arguments)
 
 
-def test_prompts_at_the_input_need_a_vit(backbone: Backbone, square_images: Tensor) -> None:
+def test_vision_input_hook_is_refused(backbone: Backbone, square_images: Tensor) -> None:
     with backbone.hooks(vision_input=lambda x: x), pytest.raises(UserError, match="need a ViT"):
         backbone.encode_image(square_images)

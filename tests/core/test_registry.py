@@ -160,3 +160,15 @@ def test_check_refuses_invalid_entries(site: Path) -> None:
     registry = Registry("kind", GROUP, check=check)
     with pytest.raises(UserError, match=r"cannot load math:pi of extras 1.0 .*pi is no string"):
         registry.get("pi")
+
+
+def test_isolated_reads_entry_points_again_and_undoes_additions(site: Path) -> None:
+    registry: Registry[object] = Registry("kind", GROUP)
+    assert registry.names() == []
+    install(site, "extras", pi="math:pi")
+    assert registry.names() == []  # entry points are read once
+    with registry.isolated():
+        registry.add("one", 1)
+        assert registry.names() == ["one", "pi"] and registry.get("pi") == pytest.approx(3.14159, abs=1e-5)
+    with pytest.raises(UserError, match='unknown kind "one"'):
+        registry.get("one")

@@ -1,4 +1,4 @@
-"""CLIP-like models: loading, features, dense maps, hooks. Knows nothing of data, runs or methods."""
+"""CLIP-like models: loading, features, dense maps and hooks. Independent of data, runs and methods."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .dense import DenseFeatures
-    from .fingerprint import text_fingerprint
     from .loading import list_backbones, load
     from .model import Backbone
     from .positions import stretch_positions
+    from .preprocessing import preprocess_for
     from .text.tokens import Tokens
 
 __all__ = [
@@ -19,25 +19,25 @@ __all__ = [
     "Tokens",
     "list_backbones",
     "load",
+    "preprocess_for",
     "stretch_positions",
-    "text_fingerprint",
 ]
 
-# Public name -> module. Looked up on first use: open_clip takes seconds to import, and `train --help` needs no tower.
-_HOMES = {
+# Public name -> module, imported on first use: open_clip takes seconds to import, and `train --help` does not need it.
+_MODULES = {
     "Backbone": "model",
     "DenseFeatures": "dense",
     "Tokens": "text.tokens",
     "list_backbones": "loading",
     "load": "loading",
+    "preprocess_for": "preprocessing",
     "stretch_positions": "positions",
-    "text_fingerprint": "fingerprint",
 }
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
+    if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(f".{_HOMES[name]}", __name__), name)
+    value = getattr(import_module(f".{_MODULES[name]}", __name__), name)
     globals()[name] = value
     return value

@@ -1,86 +1,105 @@
-"""Attention taken apart: projections per head, the class token's row, and the X-Y-Z structures.
+"""Attention, computed from its parts: heads, the class token's row, and attention of other structures.
 
-Nothing here forms an attention matrix of all tokens against all tokens: outputs come from fused attention,
-and the class token's row is one query against all keys.
+No function here forms the attention matrix of all tokens with all tokens. Outputs come from fused attention, and the
+class token's row is a single query against all keys. In shapes, H is heads, N tokens, M patches and W the width.
 """
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from ..core.errors import UserError
+from .towers import Attention
 
 AttentionOver = Literal["patches", "tokens"]
 
 
-def project(attention: Any, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Queries, keys and values of a packed in-projection, biases included.
+def project(attention: Attention, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return queries, keys and values of a packed in-projection, including biases.
 
     Args:
-        attention: `torch.nn.MultiheadAttention` or open_clip's own `Attention`: both hold `in_proj_weight`
-            [3W, W], `in_proj_bias` [3W] and `num_heads` under these names.
+        attention: module that holds the projection.
         tokens: [B, N, W], normalised by the block's first LayerNorm.
 
     Returns:
-        q, k, v, each [B, J, N, W/J].
+        q, k, v, each [B, H, N, W/H].
     """
-    packed = F.linear(tokens, attention.in_proj_weight, attention.in_proj_bias)
-    heads = packed.unflatten(-1, (3, attention.num_heads, -1)).permute(2, 0, 3, 1, 4)
+    packed = F.linear(tokens, attention.in_proj_weight, attention.in_proj_bias)  # [B, N, 3W]
+    heads = packed.unflatten(-1, (3, attention.num_heads, -1))  # [B, N, 3, H, W/H]
+    heads = heads.permute(2, 0, 3, 1, 4)  # [3, B, H, N, W/H]
     return heads[0], heads[1], heads[2]
 
 
 def merge_heads(heads: Tensor) -> Tensor:
-    """[B, J, N, W/J] -> [B, N, W], the inverse of what `project` does to one projection."""
-    return heads.transpose(1, 2).flatten(2)
+    """Concatenate heads: [B, H, N, W/H] -> [B, N, W].
+
+    Example:
+        >>> merge_heads(torch.tensor([[[[1.0, 2.0]], [[3.0, 4.0]]]]))
+        tensor([[[1., 2., 3., 4.]]])
+    """
+    return heads.transpose(1, 2).flatten(2)  # [B, N, H, W/H] -> [B, N, W]
 
 
 def class_scores(q: Tensor, k: Tensor) -> Tensor:
-    """Scores of the class token (row 0) for every token: q_cls . k / sqrt(head size).
+    """Return the class token's attention scores, q_cls . k / sqrt(W/H).
 
-    In float32 whatever the autocast state, since the alignment loss takes logarithms of their softmax.
+    They are computed in at least float32, outside autocast, because the alignment loss takes logarithms of their
+    softmax.
 
     Args:
-        q, k: [B, J, N, head size].
+        q, k: [B, H, N, W/H], the class token at position 0.
 
     Returns:
-        [B, J, N], gradient to both q and k.
+        [B, H, N], differentiable in both q and k.
     """
     with torch.autocast(q.device.type, enabled=False):
         query = q[:, :, :1].float() if q.dtype in (torch.float16, torch.bfloat16) else q[:, :, :1]
-        scores = query @ k.to(query.dtype).transpose(-1, -2)
-        return scores.squeeze(2) * q.shape[-1] ** -0.5
+        scores = query @ k.to(query.dtype).transpose(-1, -2)  # [B, H, 1, N]
+        return scores.squeeze(2) * q.shape[-1] ** -0.5  # [B, H, N]
 
 
 def class_attention_row(scores: Tensor, over: AttentionOver) -> Tensor:
-    """How the class token spreads its attention over the patches: mean over heads, rows sum to 1.
+    """Return the class token's attention over the patches, averaged over heads.
 
     Args:
-        scores: [B, J, 1 + M], column 0 the class token itself.
-        over: "patches" is AlignCLIP's equation (3): softmax over the M patches per head (the class key is
-            left out inside the softmax), then the mean over heads. "tokens" is its released code: softmax
-            over all tokens, mean over heads, class column dropped, L1 normalisation; there a head that
-            attends to the class token itself weighs less.
+        scores: [B, H, 1 + M], position 0 the class token itself.
+        over: "patches" is AlignCLIP's equation (3): per head, a softmax over the M patches without the class key,
+            then the mean over heads. "tokens" is its released code: softmax over all tokens, mean over heads, the
+            class token's entry dropped, and the rest divided by its sum; heads that attend to the class token itself
+            have less weight.
 
     Returns:
-        [B, M].
+        [B, M], rows summing to 1.
+
+    Raises:
+        UserError: unknown `over`.
+
+    Example:
+        >>> scores = torch.tensor([[[0.0, 1.0, 1.0], [9.0, 1.0, 3.0]]])  # one image, two heads, two patches
+        >>> class_attention_row(scores, "patches"), class_attention_row(scores, "tokens")
+        (tensor([[0.3096, 0.6904]]), tensor([[0.4987, 0.5013]]))
     """
     if over == "patches":
-        return scores[..., 1:].softmax(dim=-1).mean(dim=1)
+        return scores[..., 1:].softmax(dim=-1).mean(dim=1)  # [B, H, M] -> [B, M]
     if over == "tokens":
-        row = scores.softmax(dim=-1).mean(dim=1)[:, 1:]
+        row = scores.softmax(dim=-1).mean(dim=1)[:, 1:]  # [B, H, 1 + M] -> [B, M]
         return row / row.sum(dim=-1, keepdim=True).clamp_min(1e-12)
     raise UserError(f'attention over "{over}": choose "patches" or "tokens"')
 
 
 def check_structure(structure: str) -> str:
-    """The structure in lower case without hyphens ("D-V" -> "dv").
+    """Return the structure in lower case without hyphens.
 
     Raises:
         UserError: it is neither three of q, k, v nor "d" and one of them.
+
+    Example:
+        >>> check_structure("D-V")
+        'dv'
     """
     name = structure.lower().replace("-", "")
     if len(name) == 3 and set(name) <= set("qkv"):
@@ -94,23 +113,24 @@ def check_structure(structure: str) -> str:
 
 
 def structured(q: Tensor, k: Tensor, v: Tensor, structure: str, patches: int) -> Tensor:
-    """X-Y-Z attention of the patches: softmax(X Y^T / sqrt(head size)) Z per head; D-Z is Z itself.
+    """Return the patches' X-Y-Z attention, softmax(X Y^T / sqrt(W/H)) Z per head; D-Z is Z itself.
 
-    AlignCLIP, equation (5) and appendix B.4: patch tokens match text where X and Y are equal (or the
-    attention is the identity) and Z is V.
+    Patch tokens match text if X and Y are equal, or the attention is the identity, and Z is V.
 
     Args:
-        q, k, v: [B, J, N, head size], row 0 the class token, then the patches, then any prompts. Patches
-            alone are queries; every token is a key and a value.
-        structure: as `check_structure` returns it.
+        q, k, v: [B, H, N, W/H]: the class token, then the patches, then any prompts. Only patches are queries; all
+            tokens are keys and values.
+        structure: as returned by `check_structure`.
         patches: M.
 
     Returns:
         [B, M, W], before the output projection.
+
+    Source: AlignCLIP, equation (5) and appendix B.4.
     """
     by_name = {"q": q, "k": k, "v": v}
     values = by_name[structure[-1]]
     if structure[0] == "d":
-        return merge_heads(values[:, :, 1 : 1 + patches])
+        return merge_heads(values[:, :, 1 : 1 + patches])  # [B, H, M, W/H] -> [B, M, W]
     queries, keys = by_name[structure[0]][:, :, 1 : 1 + patches], by_name[structure[1]]
-    return merge_heads(F.scaled_dot_product_attention(queries, keys, values))
+    return merge_heads(F.scaled_dot_product_attention(queries, keys, values))  # [B, H, M, W/H] -> [B, M, W]

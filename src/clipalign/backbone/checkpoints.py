@@ -1,4 +1,4 @@
-"""Weights files into a model: whatever is wrong with the file is said before the model is used."""
+"""Weights files: reading them, and checking them against a model before they are copied into it."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from torch import Tensor, nn
 from ..core.errors import UserError
 
 TORCH_SUFFIXES = (".pt", ".pth", ".bin")
-# Scalars that OpenAI's own state dicts carry beside the weights.
+# Scalars that OpenAI's state dicts contain beside the weights.
 _OPENAI_KEYS = ("input_resolution", "context_length", "vocab_size")
 _PREFIXES = ("module.", "_orig_mod.")
 
 
 def read_state_dict(path: Path) -> dict[str, Tensor]:
-    """Tensors of a weights file under the names the model has for them.
+    """Read the state dict in a weights file.
 
-    Reads .safetensors, and .pt, .pth, .bin with `weights_only=True` (nothing in the file is executed): a bare
-    state dict, or a training checkpoint of open_clip with "state_dict" in it; prefixes left by DDP and
-    torch.compile are removed.
+    The file is .safetensors, or .pt, .pth, .bin, which are read with `weights_only=True`, so nothing in them is
+    executed. It contains a state dict, or a training checkpoint of open_clip with the key "state_dict". Prefixes added
+    by DDP and torch.compile are removed.
 
     Raises:
-        UserError: no such file, truncated, not a weights file, or holding Python objects.
+        UserError: the file is missing, truncated, not a weights file, or contains Python objects.
     """
     if not path.is_file():
         raise UserError(f"no such weights file: {path}")
@@ -42,50 +42,50 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
     elif path.suffix in TORCH_SUFFIXES:
         state = _read_torch(path)
     else:
-        raise UserError(f"weights file {path}: give a .safetensors, {', '.join(TORCH_SUFFIXES)} file")
+        raise UserError(f"weights file {path}: expected a .safetensors, {', '.join(TORCH_SUFFIXES)} file")
 
     if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
         state = state["state_dict"]
     if not isinstance(state, dict) or not state or not all(isinstance(v, Tensor) for v in state.values()):
-        raise UserError(f"weights file {path} holds no state dict (names and tensors)")
+        raise UserError(f"weights file {path} contains no state dict (names and tensors)")
     while prefix := next((p for p in _PREFIXES if all(name.startswith(p) for name in state)), None):
         state = {name.removeprefix(prefix): value for name, value in state.items()}
     return state
 
 
 def load_weights(model: nn.Module, path: Path, resize: bool = False) -> None:
-    """Copy a weights file into a model, in the model's own precision.
+    """Copy a weights file into a model, converted to the model's dtypes.
 
     Args:
         model: an open_clip model.
         path: the file; see `read_state_dict`.
-        resize: interpolate the position grid of a ViT to the model's, where it is another.
+        resize: interpolate the positional embedding of a ViT if the model has another grid.
 
     Raises:
-        UserError: as `read_state_dict`; names or shapes that do not match the model; values that are not
-            finite; weights of OpenAI for a model without QuickGELU.
+        UserError: as `read_state_dict`; names or shapes that do not match the model; values that are not finite;
+            OpenAI's weights for a model without QuickGELU.
     """
     state = read_state_dict(path)
     if any(name in state for name in _OPENAI_KEYS):
         if not any(isinstance(module, QuickGELU) for module in model.modules()):
             raise UserError(
-                f"weights file {path} is OpenAI's, trained with QuickGELU: name the -quickgelu architecture"
+                f"weights file {path} is OpenAI's, trained with QuickGELU: use the -quickgelu architecture"
             )
         state = {name: value for name, value in state.items() if name not in _OPENAI_KEYS}
     if isinstance(model, CustomTextCLIP):
         state = convert_to_custom_text_state_dict(state)
     if resize:
-        # Interpolation is not defined in half precision on every device.
+        # Not every device can interpolate in half precision.
         state = {name: value.float() if value.is_floating_point() else value for name, value in state.items()}
         resize_pos_embed(state, model)
     expected = model.state_dict()
-    for name in ("logit_scale", "logit_bias"):
+    for name in ("logit_scale", "logit_bias"):  # scalars in some files, [1] in others
         if name in state and name in expected and state[name].numel() == 1:
             state[name] = state[name].reshape(expected[name].shape)
 
     missing = [name for name in expected if name not in state]
     unexpected = [name for name in state if name not in expected]
-    # Older files of Hugging Face text towers hold this buffer, newer towers do not.
+    # A buffer that Hugging Face text towers had in older versions.
     unexpected = [name for name in unexpected if not name.endswith("embeddings.position_ids")]
     shapes = [
         f"{name} is {list(state[name].shape)}, not {list(expected[name].shape)}"
@@ -103,21 +103,21 @@ def load_weights(model: nn.Module, path: Path, resize: bool = False) -> None:
         name for name in expected if state[name].is_floating_point() and not state[name].isfinite().all()
     ]
     if broken:
-        raise UserError(f"weights file {path} holds values that are not finite: {_some(broken)}")
+        raise UserError(f"weights file {path} contains values that are not finite: {_some(broken)}")
     model.load_state_dict({name: state[name] for name in expected})
 
 
 def _read_torch(path: Path) -> Any:
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # it warns of TorchScript archives, which end in an error anyway
+            warnings.simplefilter("ignore")  # it warns about TorchScript archives, which are refused below
             return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         text = str(error)
         if "TorchScript" in text:
             reason = "it is a TorchScript archive; load it with torch.jit.load and save its state_dict()"
         elif "weights_only" in text or "Unsupported" in text:
-            reason = "it holds Python objects beside tensors, which are never run; save its state dict alone"
+            reason = "it contains Python objects, which are never executed; save only its state dict"
         else:
             reason = (
                 f"truncated or not a PyTorch file ({text.splitlines()[0] if text else type(error).__name__})"
@@ -126,6 +126,6 @@ def _read_torch(path: Path) -> Any:
 
 
 def _some(names: list[str]) -> str:
-    """The first three and how many more."""
+    """Return the first three names and the number of others."""
     more = f" and {len(names) - 3} more" if len(names) > 3 else ""
     return ", ".join(names[:3]) + more

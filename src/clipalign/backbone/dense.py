@@ -1,4 +1,4 @@
-"""What one dense pass is asked for, and what it gives."""
+"""Arguments and result of `Backbone.dense`."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from .attention import AttentionOver, check_structure
 
 @dataclass(frozen=True)
 class DenseFeatures:
-    """Output of one dense pass. No feature is normalised.
+    """Features of one dense pass, none of them normalised.
 
     Attributes:
-        image: [B, d], equal to `encode_image`.
-        patches: [B, M, d], patch tokens after the tower's last LayerNorm and projection.
-        cls_attention: [L, B, M], the class token's attention over the patches in each asked layer: mean over
-            heads, rows sum to 1.
-        guide: [B, M, d], patch tokens of the second path, or None.
+        image: image features, [B, d], equal to those of `Backbone.encode_image`.
+        patches: patch tokens after the tower's last LayerNorm and projection, [B, M, d].
+        cls_attention: the class token's attention over the patches in each requested layer, [L, B, M]; averaged over
+            heads, rows summing to 1.
+        guide: patch tokens of the second path, [B, M, d]; None if none was requested.
     """
 
     image: Tensor
@@ -31,7 +31,7 @@ class DenseFeatures:
 
 @dataclass(frozen=True)
 class DenseOptions:
-    """Checked arguments of `Backbone.dense`, with layers counted from 0."""
+    """Validated arguments of `Backbone.dense`; layers are counted from 0."""
 
     attention_layers: tuple[int, ...]
     attention_over: AttentionOver
@@ -41,7 +41,7 @@ class DenseOptions:
     keep_mlp: bool
 
 
-def check_request(
+def check_options(
     num_blocks: int,
     attention_layers: Sequence[int],
     attention_over: AttentionOver,
@@ -50,10 +50,10 @@ def check_request(
     detach_guide: bool,
     keep_mlp: bool,
 ) -> DenseOptions:
-    """Arguments of `Backbone.dense` for a tower of `num_blocks` attention layers.
+    """Validate the arguments of `Backbone.dense` for a tower of `num_blocks` attention layers.
 
     Raises:
-        UserError: a layer or a number of dual blocks that the tower does not have, an unknown structure.
+        UserError: a layer or a number of dual blocks that the tower does not have; an unknown structure or choice.
     """
     layers = tuple(i + num_blocks if i < 0 else i for i in attention_layers)
     if any(not 0 <= i < num_blocks for i in layers):

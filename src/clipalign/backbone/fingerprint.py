@@ -1,4 +1,4 @@
-"""Whether the text tower is still what it was: the key under which its features may be kept."""
+"""Fingerprint of the weights of a text tower, under which its features can be cached."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ if TYPE_CHECKING:
 
 
 def text_fingerprint(backbone: Backbone) -> str | None:
-    """SHA-256 of the text tower's tensors; None while any of them is trained, or hooks change the blocks.
+    """Return the SHA-256 of the text tower's tensors; None if any is trained, or if hooks act on the text blocks.
 
-    The digest is taken once, and again when PyTorch's version counters say that a tensor was written to. They do
-    not see writes through `tensor.data`, which a method must not do to a tower that it does not train.
+    The digest is computed once, and again after PyTorch's version counters report a write to a tensor. They do not
+    count writes through `tensor.data`, so methods must not use those on a text tower that they do not train.
     """
     if backbone._hooks.text is not None or backbone._hooks.tap is not None:
         return None
@@ -28,13 +28,14 @@ def text_fingerprint(backbone: Backbone) -> str | None:
         digest = hashlib.sha256(f"{backbone.spec}\n{backbone.device}".encode())
         for name, tensor in tensors.items():
             digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+            # As bytes, since numpy has no bfloat16.
             digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
         backbone._text_digest = (state, digest.hexdigest())
     return backbone._text_digest[1]
 
 
 def text_tensors(backbone: Backbone) -> dict[str, Tensor]:
-    """Every tensor that a text feature depends on, by open_clip's names."""
+    """Return every tensor on which a text feature depends, by its open_clip name."""
     tensors = dict(backbone.model.named_parameters()) | dict(backbone.model.named_buffers())
     return {
         name: tensor

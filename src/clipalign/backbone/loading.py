@@ -1,5 +1,6 @@
-"""From a name to a backbone: "pocket", "ViT-B-16:openai", "ViT-B-16:my.safetensors", "hf-hub:org/name", each with
-"@PIXELS" behind it for images of another size.
+"""Backbones by name: "pocket", "ViT-B-16:openai", "ViT-B-16:my.safetensors", "hf-hub:org/name" and others.
+
+"@PIXELS" after any name sets the image size.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ _FOLDER_WEIGHTS = (
 
 
 def list_backbones() -> list[str]:
-    """Names `load` takes without a file: "pocket" and every supported ARCHITECTURE:TAG of open_clip."""
+    """Return the names that `load` takes without a file: "pocket" and every supported ARCHITECTURE:TAG of open_clip."""
     supported = {
         name for name in open_clip.list_models() if not _unsupported(open_clip.get_model_config(name))
     }
@@ -54,23 +55,31 @@ def load(
     pretrained: bool = True,
     seed: int = 0,
 ) -> Backbone:
-    """Build a backbone: float32 weights, evaluation mode.
+    """Build a backbone with float32 weights, in evaluation mode.
 
     Args:
-        spec: "pocket" (shipped), "ARCHITECTURE:TAG" (an open_clip name and one of its pretrained tags),
-            "ARCHITECTURE:FILE" (a .safetensors, .pt, .pth or .bin of that architecture),
-            "ARCHITECTURE:random", "hf-hub:ORG/NAME" or "local-dir:FOLDER" (open_clip_config.json beside the
-            weights). "@PIXELS" behind any of them ("pocket@96", "ViT-B-16:openai@336") takes images of that
-            size: the position grid of a ViT is interpolated, as open_clip does it.
-        device: where the weights go.
-        cache_dir: folder of downloaded weights; None for the Hugging Face hub's own.
-        pretrained: False gives the architecture (with the activation its tag needs) and random weights, and
-            downloads no weights.
-        seed: of random weights; the global random state is left alone.
+        spec: one of
+            "pocket" (shipped with the package),
+            "ARCHITECTURE:TAG" (an open_clip architecture and one of its pretrained tags),
+            "ARCHITECTURE:FILE" (a .safetensors, .pt, .pth or .bin file of that architecture),
+            "ARCHITECTURE:random",
+            "hf-hub:ORG/NAME",
+            "local-dir:FOLDER" (open_clip_config.json and weights);
+            each optionally followed by "@PIXELS" ("pocket@96", "ViT-B-16:openai@336") for images of that size: the
+            positional embedding of a ViT is interpolated, as open_clip does.
+        device: of the weights.
+        cache_dir: folder of downloaded weights; None for that of the Hugging Face hub.
+        pretrained: if False, use random weights and download none; the activation is still the one of the tag.
+        seed: of random weights; the global RNG state is unchanged.
 
     Raises:
-        UserError: unknown name or tag, unsupported towers, weights missing, unreadable, not fitting, or not
-            to be had without network.
+        UserError: unknown name or tag; unsupported towers; weights that are missing, unreadable, do not fit, or cannot
+            be downloaded.
+
+    Example:
+        >>> backbone = load("pocket")
+        >>> backbone.encode_text(["a cat", "a dog"]).shape == (2, backbone.embed_dim)
+        True
     """
     name, size = split_size(spec)
     if name.startswith("hf-hub:"):
@@ -81,14 +90,19 @@ def load(
     else:
         backbone = _from_architecture(spec, cache_dir, pretrained, seed)
     if size is not None and backbone.kind != "vit":
-        raise UserError(f"--backbone {spec}: images of another size are for ViT towers; drop the @{size}")
+        raise UserError(f"--backbone {spec}: only ViT towers can change the image size; drop the @{size}")
     return backbone.eval().to(device)
 
 
 def split_size(spec: str) -> tuple[str, int | None]:
-    """ "pocket@96" -> ("pocket", 96); None where no size is asked for."""
-    found = re.fullmatch(r"(.+)@(\d+)", spec)
-    return (found[1], int(found[2])) if found else (spec, None)
+    """Split the image size from a name.
+
+    Example:
+        >>> split_size("pocket@96"), split_size("pocket")
+        (('pocket', 96), ('pocket', None))
+    """
+    match = re.fullmatch(r"(.+)@(\d+)", spec)
+    return (match[1], int(match[2])) if match else (spec, None)
 
 
 def _from_architecture(spec: str, cache_dir: str | None, pretrained: bool, seed: int) -> Backbone:
@@ -114,13 +128,13 @@ def _from_architecture(spec: str, cache_dir: str | None, pretrained: bool, seed:
         file = Path(source).expanduser()
         if not random and not file.is_file():
             raise UserError(f'--backbone {spec}: "{source}" is neither a file nor a tag. {_choices(name)}')
-        twin = f"{name}-quickgelu"
-        if not random and twin in open_clip.list_models():
-            log.warning("%s: exact GELU; if the weights stem from OpenAI's, name %s instead", spec, twin)
+        quick = f"{name}-quickgelu"
+        if not random and quick in open_clip.list_models():
+            log.warning("%s: exact GELU; if the weights derive from OpenAI's, use %s instead", spec, quick)
     elif not source and not random:
-        raise UserError(f"--backbone {spec}: say which weights. {_choices(name)}")
+        raise UserError(f"--backbone {spec}: no weights given. {_choices(name)}")
 
-    # Some tags list plain architectures but were trained with QuickGELU: the tag decides.
+    # Some tags belong to plain architectures but were trained with QuickGELU, so the tag decides.
     keys = ("mean", "std", "interpolation", "resize_mode")
     preprocess = {k: tag[k] for k in keys if k in tag}
     if architecture == pocket.ARCHITECTURE:
@@ -131,11 +145,8 @@ def _from_architecture(spec: str, cache_dir: str | None, pretrained: bool, seed:
         model = _create(spec, architecture, seed, bool(tag.get("quick_gelu")), preprocess)
         backbone = Backbone(model, _tokenizer(spec, architecture, cache_dir), spec)
         if not random:
-            load_weights(
-                model,
-                file or _download(spec, architecture, tag, cache_dir),
-                resize=split_size(spec)[1] is not None,
-            )
+            file = file or _download(spec, architecture, tag, cache_dir)
+            load_weights(model, file, resize=split_size(spec)[1] is not None)
     return backbone
 
 
@@ -147,8 +158,8 @@ def _from_hub(spec: str, cache_dir: str | None, pretrained: bool, seed: int) -> 
             weights = download_pretrained_from_hf(repository, cache_dir=cache_dir) if pretrained else None
         except Exception as error:
             raise UserError(
-                f"--backbone {spec}: not in the cache and not to be downloaded ({_first_line(error)}). "
-                "Without network, copy the repository here and give the folder: --backbone local-dir:FOLDER"
+                f"--backbone {spec}: not in the cache, and the download failed ({_first_line(error)}). "
+                "Without network, copy the repository to a folder and use --backbone local-dir:FOLDER"
             ) from error
     return _from_folder(spec, Path(config).parent, Path(weights) if weights else None, seed, cache_dir)
 
@@ -165,7 +176,7 @@ def _from_folder(spec: str, folder: Path, weights: Path | None, seed: int, cache
         raise UserError(f"--backbone {spec}: {reason}, which clipalign does not support")
     with _quiet(), _offline_if_unreachable():
         model = _create(spec, f"local-dir:{folder}", seed, False, {})
-        # A hub repository's tokenizer has files of its own, which only the hub name brings along.
+        # The tokenizer files of a hub repository are only found by the hub name.
         name = split_size(spec)[0] if spec.startswith("hf-hub:") else f"local-dir:{folder}"
         backbone = Backbone(model, _tokenizer(spec, name, cache_dir), spec)
         if weights is not None:
@@ -183,7 +194,7 @@ def _weights_in(folder: Path) -> Path:
 
 
 def _create(spec: str, name: str, seed: int, quick_gelu: bool, preprocess: dict[str, Any]) -> Any:
-    """The open_clip model with seeded random weights."""
+    """Return the open_clip model with seeded random weights."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)  # torch.manual_seed would reseed the GPUs as well
         try:
@@ -203,7 +214,7 @@ def _tokenizer(spec: str, name: str, cache_dir: str | None) -> Any:
     try:
         return open_clip.get_tokenizer(name, cache_dir=cache_dir)
     except Exception as error:
-        raise UserError(f"--backbone {spec}: its tokenizer cannot be had ({_first_line(error)})") from error
+        raise UserError(f"--backbone {spec}: cannot load its tokenizer ({_first_line(error)})") from error
 
 
 def _download(spec: str, architecture: str, tag: dict[str, Any], cache_dir: str | None) -> Path:
@@ -212,17 +223,17 @@ def _download(spec: str, architecture: str, tag: dict[str, Any], cache_dir: str 
     except Exception as error:
         repository = tag.get("hf_hub", "").rpartition("/")[0]
         where = f"https://huggingface.co/{repository}" if repository else tag.get("url", "")
-        needs_twin = tag.get("quick_gelu") and f"{architecture}-quickgelu" in open_clip.list_models()
-        name = f"{architecture}-quickgelu" if needs_twin else architecture
+        quick = f"{architecture}-quickgelu"
+        name = quick if tag.get("quick_gelu") and quick in open_clip.list_models() else architecture
         raise UserError(
-            f"--backbone {spec}: its weights are not in the cache and not to be downloaded "
-            f"({_first_line(error)}). Without network, fetch them from {where} elsewhere and give the file: "
+            f"--backbone {spec}: its weights are not in the cache, and the download failed "
+            f"({_first_line(error)}). Without network, download them from {where} elsewhere and pass the file: "
             f"--backbone {name}:FILE"
         ) from error
 
 
 def _unsupported(config: dict[str, Any]) -> str | None:
-    """Why the towers of an open_clip configuration cannot be used, or None."""
+    """Return why the towers of an open_clip configuration are not supported, or None if they are."""
     vision = config["vision_cfg"]
     if "timm_model_name" in vision:
         return f"its vision tower is timm's {vision['timm_model_name']}"
@@ -236,7 +247,7 @@ def _unsupported(config: dict[str, Any]) -> str | None:
 def _choices(name: str) -> str:
     tags = ", ".join(f"{name}:{tag}" for tag in open_clip.list_pretrained_tags_by_model(name))
     listed = f"Its tags: {tags}. " if tags else "open_clip has no tag for it. "
-    return f"{listed}Or give a file ({name}:PATH), or {name}:random for random weights"
+    return f"{listed}Or pass a file ({name}:PATH), or {name}:random for random weights"
 
 
 def _first_line(error: Exception) -> str:
@@ -246,13 +257,10 @@ def _first_line(error: Exception) -> str:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep open_clip's messages to the root logger out: they speak of weights this module loads itself.
-
-    The root logger gets a handler meanwhile, since `logging.warning` would install one for good.
-    """
+    """Suppress open_clip's messages to the root logger, which warn about weights that this module loads itself."""
     root = logging.getLogger()
     handler, disabled = logging.NullHandler(), root.manager.disable
-    root.addHandler(handler)
+    root.addHandler(handler)  # else `logging.warning` would install a handler permanently
     logging.disable(logging.WARNING)
     try:
         yield
@@ -263,7 +271,7 @@ def _quiet() -> Iterator[None]:
 
 @contextmanager
 def _offline_if_unreachable() -> Iterator[None]:
-    """Use the hub's cache at once where the hub cannot be reached, instead of after a minute of retries."""
+    """Use the hub's cache without a minute of retries if the hub cannot be reached."""
     host = urlparse(huggingface_hub.constants.ENDPOINT).hostname or "huggingface.co"
     proxied = any(os.environ.get(name) for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"))
     offline = huggingface_hub.constants.HF_HUB_OFFLINE

@@ -1,4 +1,4 @@
-"""A CLIP-like model as the rest of the package sees it: features, dense maps, hooks."""
+"""`Backbone`: a CLIP-like model with features, dense maps and hooks, as the rest of the package uses it."""
 
 from __future__ import annotations
 
@@ -7,72 +7,59 @@ from contextlib import contextmanager
 from typing import Any, Literal
 
 import torch
-from open_clip.modified_resnet import ModifiedResNet
-from open_clip.transformer import VisionTransformer
 from torch import Tensor, nn
 
 from ..core.errors import UserError
-from . import resnet, vit
 from .attention import AttentionOver
-from .dense import DenseFeatures, check_request
+from .dense import DenseFeatures, check_options
 from .hooks import BlockHook, Hooks, Tap
-from .text.prefix import encode_with_prefix, splits
-from .text.tokens import Tokens, tokenize
+from .text.prefix import encode_whole, encode_with_prefix, supports_prefix
+from .text.tokens import Tokenizer, Tokens, tokenize
 from .text.tower import TextTower, text_tower
+from .vision import MODULES, Kind, VisionModule, kind_of
 
 
 class Backbone(nn.Module):
-    """An open_clip model with its tokenizer and its preprocessing.
+    """An open_clip model with its tokenizer and preprocessing.
+
+    In shapes, B is images, C texts, M patches, W the token width of a tower and d the embedding dimension.
 
     Attributes:
-        model: the open_clip model; its state dict is what checkpoints hold.
+        model: the open_clip model; its state dict is what checkpoints contain.
+        tokenizer: open_clip's tokenizer.
         spec: the name it was loaded by.
         kind: "vit" or "resnet".
         image_size: height and width in pixels.
         mean, std: of image channels in [0, 1].
-        interpolation: how images are resized for it, "bicubic" or "bilinear".
-        embed_dim: d, size of the joint space.
+        interpolation: of image resizing, "bicubic" or "bilinear".
+        embed_dim: d.
         num_blocks: attention layers of the vision tower; 1 for a ResNet (its attention pool).
-        grid: rows and columns of patches (cells of a ResNet); M is their product.
+        grid: rows and columns of patches (cells of the feature map for a ResNet); M is their product.
         context_length: token positions of the text tower.
-        text_cache: class text features by weights, names and templates, shared with other backbones; None to keep none.
+        text_cache: class text features by fingerprint and prompts, which backbones may share; None for no caching.
     """
 
-    def __init__(self, model: Any, tokenizer: Callable[[list[str]], Tensor], spec: str) -> None:
+    def __init__(self, model: Any, tokenizer: Tokenizer, spec: str) -> None:
         """Wrap a model.
 
         Raises:
-            UserError: the vision tower is of a kind whose dense features are not known.
+            UserError: the vision tower is of an unsupported kind.
         """
         super().__init__()
         self.model = model
         self.tokenizer = tokenizer
         self.spec = spec
-        self._hooks = Hooks()
         self.text_cache: dict[Hashable, Tensor] | None = None
-        self._text_digest: tuple[Hashable, str] | None = None  # of `text_fingerprint`
-        self._splits: bool | None = (
-            None  # whether `encode_with_prefix` may walk the text blocks; found on first use
-        )
+        self._hooks = Hooks()
+        self._text_digest: tuple[Hashable, str] | None = None  # see `fingerprint.text_fingerprint`
+        self._supports_prefix: bool | None = None  # determined on first use
 
         visual = model.visual
-        self.kind: Literal["vit", "resnet"]
-        if isinstance(visual, VisionTransformer):
-            vit.check(visual)
-            self.kind = "vit"
-            self.num_blocks: int = len(visual.transformer.resblocks)
-            self.grid: tuple[int, int] = tuple(visual.grid_size)
-        elif isinstance(visual, ModifiedResNet):
-            resnet.check(visual)
-            self.kind = "resnet"
-            self.num_blocks = 1
-            side = round((visual.attnpool.positional_embedding.shape[0] - 1) ** 0.5)
-            self.grid = (side, side)
-        else:
-            raise UserError(
-                f'backbone "{spec}": its vision tower ({type(visual).__name__}) is not supported; '
-                "clipalign needs open_clip's VisionTransformer or ModifiedResNet"
-            )
+        self.kind: Kind = kind_of(visual, spec)
+        self._vision.check(visual)
+        self.num_blocks: int
+        self.grid: tuple[int, int]
+        self.num_blocks, self.grid = self._vision.layout(visual)
         size = visual.image_size
         self.image_size: tuple[int, int] = (size, size) if isinstance(size, int) else tuple(size)
         self.mean: tuple[float, ...] = tuple(visual.image_mean)
@@ -82,35 +69,31 @@ class Backbone(nn.Module):
             "bilinear" if preprocess.get("interpolation") == "bilinear" else "bicubic"
         )
         self.embed_dim: int = visual.output_dim
-        self.context_length: int = self.model.context_length
-
-    # Scale
+        self.context_length: int = model.context_length
 
     @property
     def logit_scale(self) -> Tensor:
-        """s, a scalar: 100 for OpenAI's weights."""
-        return self.model.logit_scale.exp().reshape(())
-
-    @property
-    def temperature(self) -> Tensor:
-        """tau = 1 / s."""
-        return 1 / self.logit_scale
+        """The logit scale s, a scalar; 100 for OpenAI's weights."""
+        return self.model.logit_scale.exp().reshape(())  # some checkpoints store it as [1]
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """The device of the weights."""
         return self.model.logit_scale.device
 
     # Images
 
     def encode_image(self, images: Tensor) -> Tensor:
-        """Image features, not normalised: [B, 3, H, W] -> [B, d]."""
+        """Return image features, not normalised: [B, 3, H, W] -> [B, d].
+
+        Raises:
+            UserError: images of another size than `image_size`.
+        """
         self._check_size(images)
-        tower = vit if self.kind == "vit" else resnet
-        return tower.encode(self.model.visual, images, self._hooks)
+        return self._vision.encode(self.model.visual, images, self._hooks)
 
     def forward(self, images: Tensor) -> Tensor:
-        """`encode_image`, so that wrappers which call the module (DDP, compile, summaries) work."""
+        """Return `encode_image`, for wrappers that call the module (DDP, torch.compile, summaries)."""
         return self.encode_image(images)
 
     def dense(
@@ -124,136 +107,136 @@ class Backbone(nn.Module):
         detach_guide: bool = True,
         keep_mlp: bool = False,
     ) -> DenseFeatures:
-        """Image feature, patch tokens, class-token attention and guide tokens in one pass.
+        """Return image features, patch tokens, class-token attention and guide tokens from one forward pass.
 
         Args:
             images: [B, 3, H, W].
-            attention_layers: which layers' class-token attention to return, counted from 0 (negative from
-                the end), in this order.
-            guide: structure of the second path's attention: "dv" (identity), "vvv", "qqv", "kkv" or any
-                other combination of queries, keys and values; None for no second path.
-            dual_blocks: in how many of the last blocks the second path runs; None for half of them.
-            attention_over: softmax over the "patches" (AlignCLIP, equation 3) or over all "tokens", then
-                without the class token and L1-normalised (its released code).
-            detach_guide: the second path gives and takes no gradient.
-            keep_mlp: give the second path the blocks' MLPs too.
+            attention_layers: layers whose class-token attention to return, counted from 0 (negative from the end),
+                in this order.
+            guide: attention structure of the second path: "dv" (identity), "vvv", "qqv", "kkv" or any other
+                combination of queries, keys and values; None for no second path.
+            dual_blocks: number of last blocks in which the second path runs; None for half of them.
+            attention_over: softmax over the "patches" (AlignCLIP, equation 3), or over all "tokens", then without the
+                class token and divided by the sum (its released code).
+            detach_guide: compute the second path without gradient.
+            keep_mlp: apply the blocks' MLPs in the second path too.
 
         Raises:
-            UserError: layers the tower does not have, an unknown structure, images of another size.
+            UserError: layers that the tower does not have, an unknown structure, or images of another size.
+
+        Example:
+            >>> from clipalign.backbone import load
+            >>> backbone = load("pocket")
+            >>> images = torch.zeros(2, 3, *backbone.image_size)
+            >>> dense = backbone.dense(images, attention_layers=[0, -1], guide="dv")
+            >>> dense.patches.shape == dense.guide.shape == (2, backbone.grid[0] * backbone.grid[1], backbone.embed_dim)
+            True
+            >>> dense.cls_attention.shape[:2]  # layers, images
+            torch.Size([2, 2])
         """
         self._check_size(images)
-        request = check_request(
+        options = check_options(
             self.num_blocks, attention_layers, attention_over, guide, dual_blocks, detach_guide, keep_mlp
         )
-        tower = vit if self.kind == "vit" else resnet
-        return tower.dense(self.model.visual, images, request, self._hooks)
+        return self._vision.dense(self.model.visual, images, options, self._hooks)
 
     def image_parameters(self) -> list[nn.Parameter]:
-        """Every parameter of the vision tower, projection and embeddings included."""
+        """Return every parameter of the vision tower, including projection and embeddings."""
         return list(self.model.visual.parameters())
 
     @property
     def vision_width(self) -> int:
-        """W of the vision tower's tokens (ViT only)."""
+        """Token width of the vision tower (ViT only)."""
         return int(self.model.visual.class_embedding.shape[-1])
+
+    @property
+    def _vision(self) -> VisionModule:
+        return MODULES[self.kind]
 
     def _check_size(self, images: Tensor) -> None:
         if tuple(images.shape[-2:]) != self.image_size:
-            got = " x ".join(str(n) for n in images.shape[-2:])
-            want = " x ".join(str(n) for n in self.image_size)
-            raise UserError(f'images of {got} pixels for backbone "{self.spec}", which takes {want}')
+            actual = " x ".join(str(n) for n in images.shape[-2:])
+            expected = " x ".join(str(n) for n in self.image_size)
+            raise UserError(f'images of {actual} pixels for backbone "{self.spec}", which takes {expected}')
 
     # Texts
 
     def tokenize(self, texts: Sequence[str]) -> Tokens:
-        """Token ids, with a report of what did not fit into the context length."""
+        """Tokenise texts; the result reports which of them exceed the context length."""
         return tokenize(self.tokenizer, texts)
 
     def encode_text(self, texts: Sequence[str] | Tensor) -> Tensor:
-        """Text features, not normalised.
+        """Return text features, not normalised.
 
-        Causal towers run only up to the last end token, with the same result: what follows cannot matter.
+        Causal towers run only up to the last end token, which does not change the result.
 
         Args:
-            texts: C texts (a warning says if some were too long), or their tokens [C, n].
+            texts: C texts (a warning reports truncation), or their token ids [C, n].
 
         Returns:
             [C, d].
         """
         if isinstance(texts, Tensor):
-            tokens = texts
+            ids = texts
         else:
-            report = self.tokenize(texts)
-            report.warn_if_truncated()
-            tokens = report.ids
+            tokens = self.tokenize(texts)
+            tokens.warn_if_truncated()
+            ids = tokens.ids
         tower = text_tower(self.model)
         if tower is None:
             if self._hooks.text is not None:
-                self._causal_tower()
-            return self.model.encode_text(tokens.to(self.device))
-        ends = tower.end_positions(tokens)
-        tokens = tokens[:, : int(ends.max()) + 1].to(self.device)
-        return tower.encode(tower.embed(tokens), ends, self._hooks)
+                self._causal_tower()  # raises: open_clip encodes other towers, without hooks
+            return self.model.encode_text(ids.to(self.device))
+        ids, ends = tower.cut(ids)
+        return tower.encode(tower.embed(ids), ends, self._hooks)
 
     def text_states(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """Text features, and what the text tower knows of each token.
+        """Return text features, and the final state of every token.
 
         Args:
-            tokens: [B, n] token ids.
+            tokens: token ids, [B, n].
 
         Returns:
-            Features [B, d], not normalised, and states [B, L, W] after the final layer norm, L up to the last end
-            token of all. Of a text that ends earlier (`text_lengths`) the states behind its end are of padding.
+            Features [B, d], not normalised, and states [B, L, W] after the final LayerNorm, with L up to the last end
+            token of the batch. The states of a text after its end token (see `text_lengths`) are those of padding.
 
         Raises:
             UserError: the text tower is not causal.
         """
         tower = self._causal_tower()
-        ends = tower.end_positions(tokens)
-        tokens = tokens[:, : int(ends.max()) + 1].to(self.device)
-        return tower.states(tower.embed(tokens), ends, self._hooks)
+        ids, ends = tower.cut(tokens)
+        return tower.states(tower.embed(ids), ends, self._hooks)
 
     def text_lengths(self, tokens: Tensor) -> Tensor:
-        """[B, n] token ids -> [B] tokens up to the end token, both ends included, on the backbone's device."""
+        """Return the number of tokens up to and including the end token: ids [B, n] -> [B], on `device`."""
         return (self._causal_tower().end_positions(tokens) + 1).to(self.device)
 
     def embed_tokens(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """What `encode_prompt_embeddings` takes: [C, n] token ids -> [C, L, W] without positions, [C] ends.
-
-        L is the longest prompt's length. Prompt learners replace or insert rows.
-        """
-        tower = self._causal_tower()
-        ends = tower.end_positions(tokens)
-        return tower.embed(tokens[:, : int(ends.max()) + 1].to(self.device)), ends.to(self.device)
-
-    def encode_prompt_embeddings(self, x: Tensor, eos: Tensor) -> Tensor:
-        """Text features of prompts given as vectors, through the same path as `encode_text`.
+        """Return token embeddings, in which prompt learners replace or insert vectors.
 
         Args:
-            x: [C, L, W] token embeddings and learned vectors, without positions. All L positions are run:
-                cut behind the last end token, as `embed_tokens` does.
-            eos: [C] position of each prompt's end token, where the feature is read.
+            tokens: token ids, [C, n].
 
         Returns:
-            [C, d], not normalised.
+            Embeddings without positions, [C, L, W], with L up to the last end token, and end positions [C].
 
         Raises:
-            UserError: the text tower is not causal, or L exceeds its context length.
+            UserError: the text tower is not causal.
         """
-        if x.shape[1] > self.context_length:
-            raise UserError(f"prompts of {x.shape[1]} positions; this text tower has {self.context_length}")
-        return self._causal_tower().encode(x, eos, self._hooks)
+        tower = self._causal_tower()
+        ids, ends = tower.cut(tokens)
+        return tower.embed(ids), ends.to(self.device)
 
     def encode_with_prefix(self, prefix: Tensor, rest: Tensor, ends: Tensor) -> Tensor:
-        """Features of every continuation behind every beginning, the same as of the prompts put together.
+        """Return features of prompts given as token embeddings: every continuation after every prefix.
 
-        What prompts have in common runs once: several times cheaper where learned vectors stand before class
-        names. Text hooks see the beginnings, and rows of theirs are all that they may change.
+        Prefixes run once, not once per continuation, which is several times faster if learned vectors precede class
+        names. Text hooks receive the prefixes, and can change nothing else.
 
         Args:
-            prefix: [G, P, W] beginnings, start token first, without positions.
-            rest: [C, S, W] continuations, without positions, cut behind the last end token.
-            ends: [C] position of each end token in `rest`.
+            prefix: G prefixes, start token first, without positions, [G, P, W].
+            rest: C continuations without positions, cut after the last end token, [C, S, W].
+            ends: position of each end token in `rest`, [C].
 
         Returns:
             [G, C, d], not normalised.
@@ -264,38 +247,30 @@ class Backbone(nn.Module):
         tower = self._causal_tower()
         length = prefix.shape[1] + rest.shape[1]
         if length > self.context_length:
-            raise UserError(f"prompts of {length} positions; this text tower has {self.context_length}")
-        if self._splits is None:
-            self._splits = splits(tower)
-        if self._splits and self._hooks.tap is None:
-            return encode_with_prefix(tower, prefix, rest, ends.to(rest.device), self._hooks)
-        together = torch.cat(
-            [
-                prefix.unsqueeze(1).expand(-1, len(rest), -1, -1),
-                rest.unsqueeze(0).expand(len(prefix), -1, -1, -1),
-            ],
-            dim=2,
-        )
-        at = (ends + prefix.shape[1]).repeat(len(prefix))
-        return tower.encode(together.flatten(0, 1), at, self._hooks).unflatten(0, (len(prefix), -1))
+            raise UserError(
+                f"prompts of {length} tokens; the context length of this backbone is {self.context_length}"
+            )
+        if self._supports_prefix is None:
+            self._supports_prefix = supports_prefix(tower)
+        # Taps expect the output of whole prompts.
+        encode = encode_with_prefix if self._supports_prefix and self._hooks.tap is None else encode_whole
+        return encode(tower, prefix, rest, ends.to(rest.device), self._hooks)
 
     @property
     def text_shape(self) -> tuple[int, int]:
-        """Blocks and width W of the (causal) text tower."""
+        """Number of blocks and token width of the (causal) text tower."""
         tower = self._causal_tower()
         return len(tower.transformer.resblocks), tower.token_embedding.embedding_dim
 
     @property
     def text_heads(self) -> int:
-        """Attention heads of a block of the (causal) text tower."""
+        """Attention heads per block of the (causal) text tower."""
         return int(self._causal_tower().transformer.resblocks[0].attn.num_heads)
 
     def _causal_tower(self) -> TextTower:
-        tower = text_tower(self.model)
-        if tower is None:
+        if (tower := text_tower(self.model)) is None:
             raise UserError(
-                f'backbone "{self.spec}": prompts and text hooks need a causal text tower '
-                "that reads its end token"
+                f'backbone "{self.spec}": prompts and text hooks need a causal text tower that reads its end token'
             )
         return tower
 
@@ -310,9 +285,9 @@ class Backbone(nn.Module):
         text: BlockHook | None = None,
         tap: Tap | None = None,
     ) -> Iterator[None]:
-        """Run the towers with functions before and after their blocks, as `Hooks` describes.
+        """Call functions before and after the blocks of the towers, as described in `Hooks`.
 
-        Inside the `with`, every encode and dense call uses them; an inner `with` replaces an outer one.
+        They apply to every call inside the `with` statement; an inner `with` replaces the hooks of an outer one.
         """
         previous, self._hooks = self._hooks, Hooks(vision_input, vision, text, tap)
         try:
@@ -321,5 +296,5 @@ class Backbone(nn.Module):
             self._hooks = previous
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Trade time for memory: blocks keep only their input and run again in the backward pass."""
+        """Trade time for memory: blocks store only their input, and run again in the backward pass."""
         self.model.set_grad_checkpointing(enable)

@@ -1,4 +1,4 @@
-"""The shipped small CLIP: its open_clip architecture, its preprocessing, its weights."""
+"""The small CLIP shipped with the package: its open_clip architecture, preprocessing and weights."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ WEIGHTS = FOLDER / "model.safetensors"
 
 
 def register() -> None:
-    """Make `open_clip.create_model("clipalign-pocket")` work.
+    """Add the architecture to open_clip, so that `open_clip.create_model("clipalign-pocket")` works.
 
-    open_clip names an architecture after the stem of its file, and builds a model from every key of it; so
-    the architecture has a file of its own beside `config.json`, which holds what open_clip does not expect.
+    open_clip names an architecture after the stem of its file and passes every key of the file to the model, so the
+    architecture has a file beside `config.json`, which has other keys as well.
     """
     if ARCHITECTURE not in open_clip.list_models():
         open_clip.add_model_config(FOLDER / f"{ARCHITECTURE}.json")
 
 
 def config() -> dict[str, Any]:
-    """Preprocessing and the facts of the card."""
+    """Return `config.json`: preprocessing, and the facts of the model card."""
     return json.loads((FOLDER / "config.json").read_text(encoding="utf-8"))

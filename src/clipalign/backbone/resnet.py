@@ -1,13 +1,12 @@
-"""open_clip's ModifiedResNet: convolution stages under one attention layer, the attention pool.
+"""open_clip's ModifiedResNet: convolution stages, then one attention layer, the attention pool.
 
-The pool's query is the mean of the cells (row 0), which stands where a ViT has its class token; the cells of
-the last feature map stand for patches. There is one attention layer, and no MLP or residual around it.
+The pool's query is the mean of the cells of the last feature map (position 0), which takes the place of a ViT's class
+token; the cells take that of patches. The layer has neither an MLP nor a residual connection.
 """
 
 from __future__ import annotations
 
 from contextlib import nullcontext
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -17,48 +16,55 @@ from ..core.errors import UserError
 from .attention import class_attention_row, class_scores, merge_heads, structured
 from .dense import DenseFeatures, DenseOptions
 from .hooks import Hooks, before
+from .towers import AttentionPool, ModifiedResNet, differs
 
 
-def check(visual: Any) -> None:
-    """Refuse a pool that computes something else than attention of the mean over the cells.
+def check(visual: ModifiedResNet) -> None:
+    """Refuse an attention pool that this module would compute wrongly.
 
     Raises:
-        UserError: running the pool both ways gives different features.
+        UserError: the pool fails, or gives other features than this module does.
     """
     pool = visual.attnpool
     try:
-        cells, width = pool.positional_embedding.shape
-        side = round((cells - 1) ** 0.5)
-        probe = torch.linspace(-2, 2, width * side * side, device=pool.positional_embedding.device).sin()
-        probe = probe.view(1, width, side, side).to(pool.positional_embedding.dtype)
+        like = pool.positional_embedding
+        rows, columns = layout(visual)[1]
+        probe = torch.linspace(-2, 2, like.shape[1] * rows * columns, device=like.device).sin()
+        probe = probe.view(1, -1, rows, columns).to(like.dtype)  # [1, C, rows, columns]
         with torch.no_grad():
-            known = pool(probe)
-            ours = _all_rows(pool, *_heads(pool, probe))[:, 0]
+            expected = pool(probe)
+            actual = _pool_all(pool, *_project(pool, probe))[:, 0]
     except (AttributeError, TypeError, RuntimeError) as error:
-        raise UserError(f"this ResNet has an attention pool clipalign does not support ({error})") from error
-    if (known - ours).norm() > 1e-3 * known.norm():
-        raise UserError("this ResNet has an attention pool that clipalign does not support")
+        raise UserError(f"the attention pool of this ResNet is not supported ({error})") from error
+    if differs(actual, expected):
+        raise UserError("the attention pool of this ResNet is not supported: its features differ")
 
 
-def encode(visual: Any, images: Tensor, hooks: Hooks) -> Tensor:
-    """[B, 3, H, W] -> [B, d]."""
+def layout(visual: ModifiedResNet) -> tuple[int, tuple[int, int]]:
+    """Return the number of attention layers, which is 1, and the rows and columns of the feature map."""
+    side = round((visual.attnpool.positional_embedding.shape[0] - 1) ** 0.5)
+    return 1, (side, side)
+
+
+def encode(visual: ModifiedResNet, images: Tensor, hooks: Hooks) -> Tensor:
+    """Return image features: [B, 3, H, W] -> [B, d]."""
     return visual.attnpool(_feature_map(visual, images, hooks))
 
 
-def dense(visual: Any, images: Tensor, request: DenseOptions, hooks: Hooks) -> DenseFeatures:
-    """Everything `Backbone.dense` promises, from the attention pool."""
+def dense(visual: ModifiedResNet, images: Tensor, options: DenseOptions, hooks: Hooks) -> DenseFeatures:
+    """Compute `Backbone.dense` from the attention pool."""
     pool = visual.attnpool
-    q, k, v = _heads(pool, _feature_map(visual, images, hooks))
-    features = _all_rows(pool, q, k, v)
+    q, k, v = _project(pool, _feature_map(visual, images, hooks))
+    features = _pool_all(pool, q, k, v)  # [B, 1 + M, d]
     patches = features.shape[1] - 1
     attention = features.new_zeros((0, len(features), patches))
-    if request.attention_layers:
-        row = class_attention_row(class_scores(q, k), request.attention_over)
-        attention = row.expand(len(request.attention_layers), -1, -1)
+    if options.attention_layers:
+        row = class_attention_row(class_scores(q, k), options.attention_over)  # [B, M]
+        attention = row.expand(len(options.attention_layers), -1, -1)  # [L, B, M]
     guide = None
-    if request.guide is not None:
-        with torch.no_grad() if request.detach_guide else nullcontext():
-            guide = pool.c_proj(structured(q, k, v, request.guide, patches=patches))
+    if options.guide is not None:
+        with torch.no_grad() if options.detach_guide else nullcontext():
+            guide = pool.c_proj(structured(q, k, v, options.guide, patches=patches))  # [B, M, d]
     return DenseFeatures(
         image=features[:, 0],
         patches=features[:, 1:],
@@ -67,7 +73,8 @@ def dense(visual: Any, images: Tensor, request: DenseOptions, hooks: Hooks) -> D
     )
 
 
-def _feature_map(visual: Any, images: Tensor, hooks: Hooks) -> Tensor:
+def _feature_map(visual: ModifiedResNet, images: Tensor, hooks: Hooks) -> Tensor:
+    """Return the last feature map, [B, C, rows, columns]."""
     if hooks.vision_input is not None:
         raise UserError("visual prompts at the input need a ViT; this backbone is a ResNet")
     x = visual.stem(images)
@@ -80,18 +87,18 @@ def _feature_map(visual: Any, images: Tensor, hooks: Hooks) -> Tensor:
     return x
 
 
-def _heads(pool: Any, feature_map: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Queries, keys and values [B, J, 1 + M, head size] of the mean and of the cells."""
-    cells = feature_map.flatten(2).transpose(1, 2)
-    tokens = torch.cat([cells.mean(dim=1, keepdim=True), cells], dim=1)
+def _project(pool: AttentionPool, feature_map: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return queries, keys and values [B, H, 1 + M, C/H] of the mean and of the cells."""
+    cells = feature_map.flatten(2).transpose(1, 2)  # [B, C, rows, columns] -> [B, M, C]
+    tokens = torch.cat([cells.mean(dim=1, keepdim=True), cells], dim=1)  # [B, 1 + M, C]
     tokens = tokens + pool.positional_embedding.to(tokens.dtype)
     q, k, v = (
-        projection(tokens).unflatten(-1, (pool.num_heads, -1)).transpose(1, 2)
+        projection(tokens).unflatten(-1, (pool.num_heads, -1)).transpose(1, 2)  # [B, H, 1 + M, C/H]
         for projection in (pool.q_proj, pool.k_proj, pool.v_proj)
     )
     return q, k, v
 
 
-def _all_rows(pool: Any, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """[B, 1 + M, d]: row 0 the image feature; the other rows are what the pool gives a cell as its query."""
-    return pool.c_proj(merge_heads(F.scaled_dot_product_attention(q, k, v)))
+def _pool_all(pool: AttentionPool, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Return the pool's output [B, 1 + M, d] for every query: the image feature, then one per cell."""
+    return pool.c_proj(merge_heads(F.scaled_dot_product_attention(q, k, v)))  # [B, 1 + M, C] -> [B, 1 + M, d]

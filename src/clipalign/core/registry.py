@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, reduce
 from importlib import import_module
@@ -141,6 +142,27 @@ class Registry(Generic[T]):
     def all(self) -> dict[str, T]:
         """Return every entry by name, importing all of them; raises as `get` does."""
         return {name: self.get(name) for name in self.names()}
+
+    @contextmanager
+    def isolated(self) -> Iterator[None]:
+        """Read entry points again, and forget entries of other packages on exit; for tests of extensions."""
+        before, imported = set(self._objects), set(sys.modules)
+        vars(self).pop("_points", None)
+        try:
+            yield
+        finally:
+            added = [name for name in self._objects if name not in before and name not in self._own]
+            for name in added:
+                del self._objects[name]
+            self._resolved -= set(added)
+            # Modules register once, when they are imported, so the next import has to run them again.
+            packages = {
+                point.module.partition(".")[0] for points in self._points.values() for point in points
+            }
+            for module in set(sys.modules) - imported:
+                if module.partition(".")[0] in packages:
+                    del sys.modules[module]
+            vars(self).pop("_points", None)
 
     def __contains__(self, name: object) -> bool:
         return name in self._objects or name in self._own or name in self._points

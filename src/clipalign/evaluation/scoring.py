@@ -13,7 +13,6 @@ import numpy as np
 from ..core.checkpoint import replacing
 from ..core.errors import UnseenClasses
 from ..core.types import Source, TestSet
-from ..protocols.rows import usable
 from .loader import EvalLoader, class_names, outputs_by_test
 from .metrics import METRICS, ClassificationMetric, EpisodeMetric, MetricValue, compute
 from .outputs import ClassifierFactory, Outputs
@@ -111,7 +110,8 @@ def label_space_digest(class_names: Sequence[str]) -> str:
 def domain_tests(source: Source) -> list[TestSet]:
     """Return one test set per domain, with all its rows and all classes; for data without a protocol."""
     classes = tuple(range(len(source.class_names)))
-    rows, _ = usable(source, np.arange(len(source.labels)))
+    rows = np.arange(len(source))
+    rows = rows[~np.isin(rows, list(source.broken(rows)))]
     return [
         TestSet(name, rows[source.domains[rows] == d], classes)
         for d, name in enumerate(source.domain_names)

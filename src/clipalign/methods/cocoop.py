@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..backbone.text.prompts import ClassPrompts, cosine_logits, initial_context
+from ..backbone.text.context import initial_context
+from ..backbone.text.prompts import ClassPrompts, cosine_logits
 from ..core.errors import UserError
 from . import register
 from .base import Classifier, Method

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..backbone.text.context import STD, initial_context
 from ..backbone.text.features import clean_class_names
-from ..backbone.text.prompts import STD, ClassPrompts, Position, cosine_logits, initial_context
+from ..backbone.text.prompts import ClassPrompts, Position, cosine_logits
 from ..core.errors import UnseenClasses
 from . import register
 from .base import Classifier, Method

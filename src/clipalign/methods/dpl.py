@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..backbone.text.prompts import ClassPrompts, check_count, cosine_logits
+from ..backbone.text.context import check_count
+from ..backbone.text.prompts import ClassPrompts, cosine_logits
 from ..core.errors import UserError
 from . import register
 from .base import Classifier, Method

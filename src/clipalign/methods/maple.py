@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..backbone.text.prompts import STD, ClassPrompts, cosine_logits, deep_hooks, scaled_depth, split_context
+from ..backbone.text.context import STD, deep_hooks, scaled_depth, split_context
+from ..backbone.text.prompts import ClassPrompts, cosine_logits
 from . import register
 from .coop import TRAINER
 from .shared.deep_prompts import DeepPromptMethod

@@ -11,15 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..backbone.text.prompts import (
-    STD,
-    ClassPrompts,
-    check_count,
-    cosine_logits,
-    deep_hooks,
-    scaled_depth,
-    split_context,
-)
+from ..backbone.text.context import STD, check_count, deep_hooks, scaled_depth, split_context
+from ..backbone.text.prompts import ClassPrompts, cosine_logits
 from ..core.errors import UserError
 from . import register
 from .coop import TRAINER

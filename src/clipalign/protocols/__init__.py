@@ -1,21 +1,18 @@
-"""Which rows train, which rows test, under which class names."""
+"""Protocols: which rows train, which rows test, and under which class names."""
 
 from __future__ import annotations
 
-from ..core.types import Episode, TestSet
-from .registry import build_episode, episode_from, list_protocols, usual_protocol
-from .retrieval import RETRIEVAL
+from .registry import PROTOCOLS, RETRIEVAL, build_episode, default_protocol, episode_from, list_protocols
 from .split_file import read_split, write_skipped, write_split
 
 __all__ = [
+    "PROTOCOLS",
     "RETRIEVAL",
-    "Episode",
-    "TestSet",
     "build_episode",
+    "default_protocol",
     "episode_from",
     "list_protocols",
     "read_split",
-    "usual_protocol",
     "write_skipped",
     "write_split",
 ]

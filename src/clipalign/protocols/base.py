@@ -1,4 +1,4 @@
-"""What a protocol makes of a data set: which rows train, which test, and under which class names."""
+"""`make_episode`, which every protocol ends with: drop broken files, check the parts, and hash the split."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ import numpy as np
 from ..core.errors import UserError
 from ..core.types import CaptionTest, Episode, Source, TestSet
 from ..data.captions.sentences import drop_rows
-from .rows import usable
 
 
 def make_episode(
@@ -29,55 +28,25 @@ def make_episode(
     caption_validation: Sequence[CaptionTest] = (),
     rule: str,
 ) -> Episode:
-    """Leave out files that are no images, check an episode and give it its hash.
+    """Return an episode without broken files.
 
-    Rows go after the cut, so that a broken file does not move any other row to another part.
+    Broken files are dropped after the split, so that they do not move other rows to another part.
+
+    Args: as the attributes of `Episode`.
 
     Raises:
-        UserError: a part without rows: the data set is too small for the protocol; too many broken files.
+        UserError: a part is empty, since the data set is too small for the protocol; or too many files are broken.
     """
-    tested_rows = [*(test.rows for test in tests), *(test.rows for test in caption_tests)]
-    used = np.unique(np.concatenate([train_rows, validation_rows, *tested_rows]))
-    _, skipped = usable(source, used)
+    used = np.unique(np.concatenate([train_rows, validation_rows, *_test_rows(tests, caption_tests)]))
+    skipped = source.broken(used)
     if skipped:
-        gone = list(skipped)
-        train_rows = train_rows[~np.isin(train_rows, gone)]
-        validation_rows = validation_rows[~np.isin(validation_rows, gone)]
-        tests = [replace(test, rows=test.rows[~np.isin(test.rows, gone)]) for test in tests]
-        caption_tests = [drop_rows(test, np.array(gone)) for test in caption_tests]
-        caption_validation = [drop_rows(test, np.array(gone)) for test in caption_validation]
-    parts = {"training": train_rows, "validation": validation_rows}
-    if caption_tests and len(train_rows) == 0:
-        parts = {}  # published sets of captions are for tests alone
-    parts |= {f'the test set "{test.name}"': test.rows for test in tests}
-    parts |= {f'the test set "{test.name}"': test.rows for test in caption_tests}
-    for part, rows in parts.items():
-        if len(rows) == 0:
-            where = f" with --target {target}" if target else ""
-            raise UserError(
-                f"--data {source.name}: --protocol {protocol}{where} leaves no images for {part}; "
-                "it needs more images per class and domain"
-            )
-    tested = np.unique(np.concatenate([test.rows for test in tests] + [test.rows for test in caption_tests]))
-    assert not np.isin(train_rows, validation_rows).any() and not np.isin(train_rows, tested).any()
-    assert not np.isin(validation_rows, tested).any()
-    facts: dict[str, Any] = {
-        "protocol": protocol,
-        "target": target,
-        "rule": rule,
-        "data": source.fingerprint(),
-        "train_classes": train_classes,
-        "train": train_rows.tolist(),
-        "validation": validation_rows.tolist(),
-        "tests": [[test.name, test.classes, test.rows.tolist()] for test in tests],
-    }
-    if caption_tests:
-        facts["captions"] = [
-            [t.name, t.rows.tolist(), t.owner.tolist(), t.texts]
-            for t in (*caption_tests, *caption_validation)
-        ]
-    digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode("utf-8")).hexdigest()
-    return Episode(
+        broken = np.array(list(skipped))
+        train_rows = train_rows[~np.isin(train_rows, broken)]
+        validation_rows = validation_rows[~np.isin(validation_rows, broken)]
+        tests = [replace(test, rows=test.rows[~np.isin(test.rows, broken)]) for test in tests]
+        caption_tests = [drop_rows(test, broken) for test in caption_tests]
+        caption_validation = [drop_rows(test, broken) for test in caption_validation]
+    episode = Episode(
         protocol,
         target,
         source,
@@ -85,9 +54,59 @@ def make_episode(
         train_rows,
         validation_rows,
         tuple(tests),
-        digest,
-        rule,
-        tuple(caption_tests),
-        tuple(caption_validation),
-        skipped,
+        split_hash="",
+        rule=rule,
+        caption_tests=tuple(caption_tests),
+        caption_validation=tuple(caption_validation),
+        skipped=skipped,
     )
+    check_parts(episode)
+    return replace(episode, split_hash=hash_split(episode))
+
+
+def check_parts(episode: Episode) -> None:
+    """Check that no part is empty and that training, validation and tests are disjoint.
+
+    Raises:
+        UserError: a part is empty. Published caption sets have test images only, so their other parts may be.
+    """
+    parts = {"training": episode.train_rows, "validation": episode.validation_rows}
+    if episode.caption_tests and len(episode.train_rows) == 0:
+        parts = {}
+    parts |= {f'the test set "{test.name}"': test.rows for test in episode.tests}
+    parts |= {f'the test set "{test.name}"': test.rows for test in episode.caption_tests}
+    for part, rows in parts.items():
+        if len(rows) == 0:
+            where = f" with --target {episode.target}" if episode.target else ""
+            raise UserError(
+                f"--data {episode.source.name}: --protocol {episode.protocol}{where} leaves no images for {part}; "
+                "it needs more images per class and domain"
+            )
+    tested = np.concatenate(_test_rows(episode.tests, episode.caption_tests))
+    train, validation = episode.train_rows, episode.validation_rows
+    assert not np.isin(train, validation).any() and not np.isin(train, tested).any()
+    assert not np.isin(validation, tested).any()
+
+
+def hash_split(episode: Episode) -> str:
+    """Return the SHA-256 of everything that decides whether two results are comparable."""
+    content: dict[str, Any] = {
+        "protocol": episode.protocol,
+        "target": episode.target,
+        "rule": episode.rule,
+        "data": episode.source.fingerprint(),
+        "train_classes": episode.train_classes,
+        "train": episode.train_rows.tolist(),
+        "validation": episode.validation_rows.tolist(),
+        "tests": [[test.name, test.classes, test.rows.tolist()] for test in episode.tests],
+    }
+    if episode.caption_tests:
+        content["captions"] = [
+            [t.name, t.rows.tolist(), t.owner.tolist(), t.texts]
+            for t in (*episode.caption_tests, *episode.caption_validation)
+        ]
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode("utf-8")).hexdigest()
+
+
+def _test_rows(tests: Sequence[TestSet], caption_tests: Sequence[CaptionTest]) -> list[np.ndarray]:
+    return [*(test.rows for test in tests), *(test.rows for test in caption_tests)]

@@ -1,8 +1,8 @@
-"""ImageNet shift: train on K images of every ImageNet class, test on ImageNet and its variants.
+"""ImageNet shift: train on K images of every ImageNet class, and test on ImageNet and its variants.
 
-The draw is CoOp's. Each variant is a domain without training images, and is scored among the classes that it
-has: 1000 in V2 and Sketch, 200 in A and R. Since ImageNet's validation images are the test, validation rows are
-drawn from the training images that are left over, not from them as CoOp does.
+The draw is CoOp's. Each variant is a domain without training images, scored among its own classes: 1000 in V2 and
+Sketch, 200 in A and R. CoOp selects models on ImageNet's validation images, which are the test here; validation rows
+are therefore drawn from the remaining training images.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ from .base import make_episode
 from .rows import target_index
 
 
-def episode(source: Source, target: str | None, seed: int, shots: int = 16) -> Episode:
-    """The episode of all variants at hand, or of `target` alone; see `build_episode`."""
+def imagenet_shift(source: Source, target: str | None, seed: int, shots: int = 16) -> Episode:
+    """Build the episode of all variants present, or of `target` only; see `build_episode`."""
     parts = source.parts
     if parts is None or len(np.unique(source.domains[parts["test"]])) < 2:
         raise UserError(
-            "--protocol imagenet-shift needs --data imagenet-shift, or data with a split and test images in "
-            f"several domains; {source.name} is not such"
+            "--protocol imagenet-shift needs --data imagenet-shift, or data with a split and with test images in "
+            f"several domains, unlike {source.name}"
         )
     train, validation = draw_shots(parts["train"], parts["validation"], source.labels, shots, seed)
-    wanted = range(len(source.domain_names)) if target is None else [target_index(source, target)]
+    domains = range(len(source.domain_names)) if target is None else [target_index(source, target)]
     tests = []
-    for domain in wanted:
+    for domain in domains:
         rows = parts["test"][source.domains[parts["test"]] == domain]
         if len(rows):
             classes = tuple(np.unique(source.labels[rows]).tolist())

@@ -1,4 +1,4 @@
-"""An episode of names alone, for models that are used without the data they were trained on."""
+"""Episodes with class names and no rows, for models that are used without their training data."""
 
 from __future__ import annotations
 
@@ -11,7 +11,11 @@ from ..core.types import Episode, Source
 
 
 class NamesOnly(Source):
-    """A `Source` that remembers the names of a data set, and has no rows."""
+    """A `Source` with the names of a data set and no rows.
+
+    Args:
+        name, class_names, domain_names, templates: as in `Source`.
+    """
 
     def __init__(
         self,
@@ -25,13 +29,15 @@ class NamesOnly(Source):
         self.labels = self.domains = np.empty(0, np.int64)
 
     def images(self, *_: Any, **__: Any) -> Tensor:
-        raise RuntimeError("the images of a finished run are not at hand")
+        """Raise RuntimeError: there are no images."""
+        raise RuntimeError("a data set of names has no images")
 
     def fingerprint(self) -> str:
+        """Return an empty fingerprint."""
         return ""
 
 
 def names_episode(source: Source, protocol: str = "", target: str | None = None) -> Episode:
-    """An episode without rows, which trains on all classes of a source."""
+    """Return an episode without rows whose label space is all classes of a source."""
     none = np.empty(0, np.int64)
     return Episode(protocol, target, source, tuple(range(len(source.class_names))), none, none, (), "")

@@ -1,4 +1,8 @@
-"""Protocols by name, and the episode that a command's options describe."""
+"""Registry of protocols, and the episode that options describe.
+
+A protocol is a function `(source, target, seed, *, ...) -> Episode`. Its further parameters are the options that it
+accepts (`target_split`, `shots`).
+"""
 
 from __future__ import annotations
 
@@ -8,63 +12,66 @@ from typing import Any
 
 from ..core.config import SplitOptions
 from ..core.errors import UserError
+from ..core.registry import Registry
 from ..core.types import Episode, Source
-from . import base_to_new, domain_shift, few_shot, imagenet_shift, in_the_wild, retrieval
-from .retrieval import RETRIEVAL
 from .split_file import read_split
 
-PROTOCOLS: dict[str, Callable[..., Episode]] = {
-    "domain-shift": domain_shift.episode,
-    "base-to-new": base_to_new.episode,
-    "in-the-wild": in_the_wild.episode,
-    "few-shot": few_shot.episode,
-    "imagenet-shift": imagenet_shift.episode,
-    RETRIEVAL: retrieval.episode,
-}
+RETRIEVAL = "retrieval"
+_HERE = __package__
 
-
-def usual_protocol(captions: bool) -> str:
-    """The protocol where none is told: retrieval where captions are learned from, or all there is."""
-    return RETRIEVAL if captions else "domain-shift"
+PROTOCOLS: Registry[Callable[..., Episode]] = Registry(
+    "protocol",
+    "clipalign.protocols",
+    {
+        "domain-shift": f"{_HERE}.domain_shift:domain_shift",
+        "base-to-new": f"{_HERE}.base_to_new:base_to_new",
+        "in-the-wild": f"{_HERE}.in_the_wild:in_the_wild",
+        "few-shot": f"{_HERE}.few_shot:few_shot",
+        "imagenet-shift": f"{_HERE}.imagenet_shift:imagenet_shift",
+        RETRIEVAL: f"{_HERE}.retrieval:retrieval",
+    },
+    flag="--protocol",
+)
 
 
 def list_protocols() -> list[str]:
-    """Names for `--protocol`."""
-    return list(PROTOCOLS)
+    """Return the names that --protocol takes."""
+    return PROTOCOLS.names()
+
+
+def default_protocol(captions: bool) -> str:
+    """Return the protocol that is used if none is given: retrieval for captions, otherwise domain-shift."""
+    return RETRIEVAL if captions else "domain-shift"
 
 
 def build_episode(
     protocol: str, source: Source, target: str | None, seed: int = 0, **options: Any
 ) -> Episode:
-    """Decide which rows train and which test.
+    """Cut a data set into training, validation and test rows.
 
     Args:
         protocol: one of `list_protocols()`.
         source: the data set.
-        target: domain to leave out (domain-shift, in-the-wild) or to test alone (base-to-new).
-        seed: of the split (DomainBed's trial seed), not of the training. Data sets with splits of their own
-            ignore it.
-        options: `target_split` ("all", "in", "out") and `shots`, for the protocols that take them; None for
-            their default.
+        target: domain to leave out (domain-shift, in-the-wild), or the only one to test (other protocols).
+        seed: seed of the split (DomainBed's trial seed), not of the training. Data sets with splits ignore it.
+        options: options of the protocol, such as `target_split` and `shots`; None means its default.
 
     Raises:
-        UserError: unknown protocol or target, an option of another protocol, or a data set that the protocol
-            cannot cut.
+        UserError: unknown protocol or target, an option of another protocol, or a data set that the protocol cannot
+            cut.
     """
-    known = PROTOCOLS
-    if protocol not in known:
-        raise UserError(f'--protocol: unknown "{protocol}"; choose one of: {", ".join(known)}')
+    build = PROTOCOLS.get(protocol)
     given = {name: value for name, value in options.items() if value is not None}
     for name in given:
-        owners = [p for p, function in known.items() if name in inspect.signature(function).parameters]
-        if protocol not in owners:
+        if name not in inspect.signature(build).parameters:
+            accepting = [p for p, f in PROTOCOLS.all().items() if name in inspect.signature(f).parameters]
             flag = "--" + name.replace("_", "-")
-            raise UserError(f"{flag} is for --protocol {' or '.join(owners)}, not {protocol}")
-    return known[protocol](source, target, seed, **given)
+            raise UserError(f"{flag} is for --protocol {' or '.join(accepting)}, not {protocol}")
+    return build(source, target, seed, **given)
 
 
 def episode_from(options: SplitOptions, source: Source) -> Episode:
-    """Return the episode that options describe; `protocol` has to be resolved unless there is a split file."""
+    """Build the episode that options describe; without a split file, `protocol` must be set."""
     if options.split_file is not None:
         return read_split(options.split_file, source)
     return build_episode(

@@ -1,6 +1,6 @@
-"""Retrieval: train on captions, test how images and captions find each other.
+"""Retrieval: train on captions, and test how well images and captions retrieve each other.
 
-Which rows train, validate and test comes with the data; see `data.captions.CaptionSource`.
+The parts come with the data; see `CaptionSource`.
 """
 
 from __future__ import annotations
@@ -11,20 +11,18 @@ from ..core.errors import UserError
 from ..core.types import CaptionSource, Episode, Source
 from .base import make_episode
 
-RETRIEVAL = "retrieval"
 
-
-def episode(source: Source, target: str | None, seed: int) -> Episode:
-    """The episode of a caption data set; it has no classes and no target domain; see `build_episode`."""
+def retrieval(source: Source, target: str | None, seed: int) -> Episode:
+    """Build the episode of a caption data set, without classes and without target; see `build_episode`."""
     if not isinstance(source, CaptionSource):
         raise UserError(
             f"--protocol retrieval needs captions, and --data {source.name} has none; "
-            "take pictoscenes, a table with a caption column, or another of docs/retrieval.md"
+            "use pictoscenes, a table with a caption column, or another data set of docs/retrieval.md"
         )
     if target is not None:
-        raise UserError("--target: --protocol retrieval leaves no domain out; drop the option")
+        raise UserError("--target: --protocol retrieval leaves no domain out; remove the option")
     return make_episode(
-        RETRIEVAL,
+        "retrieval",
         source,
         None,
         train_classes=(),

@@ -1,4 +1,4 @@
-"""Rows of a data set by domain, class and part: what protocols cut splits from."""
+"""Select and split rows by domain, class and part: the operations that protocols are made of."""
 
 from __future__ import annotations
 
@@ -11,29 +11,28 @@ from ..core.types import Source
 from ..data.splits import hold_out, seed_hash, three_way
 
 
-def cut_domain(
+def split_domain(
     source: Source, domain: int, classes: Iterable[int] | None, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Rows of a domain (of some classes) to train on and to hold out.
+    """Split the rows of a domain, restricted to some classes, into training and held-out rows.
 
-    They are those of the data set's own split; without one, DomainBed's 80/20 with this seed.
+    The split is the one that the data set ships; otherwise DomainBed's 80/20 with `seed`.
     """
     rows = rows_of(source, domains=[domain], classes=classes)
     splits, parts = source.splits, source.parts
     if splits is not None:
-        return np.intersect1d(rows, splits.domain_train[domain]), np.intersect1d(
-            rows, splits.domain_validation[domain]
-        )
+        train, held_out = splits.domain_train[domain], splits.domain_validation[domain]
+        return np.intersect1d(rows, train), np.intersect1d(rows, held_out)
     if parts is not None:
-        train, held = np.intersect1d(rows, parts["train"]), np.intersect1d(rows, parts["validation"])
-        return (train, held) if len(held) else hold_out(train, seed)
+        train, held_out = np.intersect1d(rows, parts["train"]), np.intersect1d(rows, parts["validation"])
+        return (train, held_out) if len(held_out) else hold_out(train, seed)
     return hold_out(rows, seed)
 
 
-def three_parts(source: Source, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Rows to train on, to validate on and to test, over all domains and classes.
+def split_three_ways(source: Source, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Split all rows into training, validation and test rows.
 
-    They are those of the data set's own split; without one, 50/20/30 per class.
+    The split is the one that the data set ships; otherwise 50/20/30 per class with `seed`.
     """
     splits, parts = source.splits, source.parts
     if splits is not None:
@@ -43,48 +42,47 @@ def three_parts(source: Source, seed: int) -> tuple[np.ndarray, np.ndarray, np.n
         if len(validation) == 0:
             train, validation = map(np.sort, hold_out(train, seed_hash(seed, "validation")))
         return train, validation, parts["test"]
-    cuts = [
+    by_class = [
         three_way(rows_of(source, classes=[c]), seed_hash(seed, c, "base-to-new"))
         for c in range(len(source.class_names))
     ]
-    train, validation, test = (concatenate(list(part)) for part in zip(*cuts, strict=True))
+    train, validation, test = (merge_rows(list(part)) for part in zip(*by_class, strict=True))
     return train, validation, test
 
 
-def rule_of(source: Source, otherwise: str) -> str:
-    """Where a split comes from, in words."""
+def describe_rule(source: Source, default: str) -> str:
+    """Return the description of a split; `default` is the published rule. It enters the split hash."""
     if source.splits is not None:
         return source.splits.rule
-    return f"the data set's own split, or {otherwise}" if source.parts is not None else otherwise
-
-
-def usable(source: Source, rows: np.ndarray) -> tuple[np.ndarray, dict[int, str]]:
-    """Rows whose files decode, and the others with the reason.
-
-    Raises:
-        UserError: too many of the others; see `ImageTable`.
-    """
-    broken = source.broken(rows)
-    return rows[~np.isin(rows, list(broken))], broken
+    return f"the data set's own split, or {default}" if source.parts is not None else default
 
 
 def rows_of(
     source: Source, *, domains: Iterable[int] | None = None, classes: Iterable[int] | None = None
 ) -> np.ndarray:
-    """Rows of the given domains and classes (None: of all), ascending."""
-    wanted = np.ones(len(source.labels), dtype=bool)
+    """Return the rows of some domains and classes (None: all), [n] int64, ascending."""
+    selected = np.ones(len(source), dtype=bool)  # [N]
     if domains is not None:
-        wanted &= np.isin(source.domains, list(domains))
+        selected &= np.isin(source.domains, list(domains))
     if classes is not None:
-        wanted &= np.isin(source.labels, list(classes))
-    return np.flatnonzero(wanted)
+        selected &= np.isin(source.labels, list(classes))
+    return np.flatnonzero(selected)
+
+
+def in_target(source: Source, rows: np.ndarray, target: str | None) -> np.ndarray:
+    """Return the rows that are in the target domain; all of them without a target.
+
+    Raises:
+        UserError: unknown target.
+    """
+    return rows if target is None else rows[source.domains[rows] == target_index(source, target)]
 
 
 def target_index(source: Source, target: str) -> int:
-    """Position of a domain.
+    """Return the index of a domain.
 
     Raises:
-        UserError: the data set has no such domain.
+        UserError: unknown target.
     """
     if target not in source.domain_names:
         known = ", ".join(source.domain_names)
@@ -92,11 +90,11 @@ def target_index(source: Source, target: str) -> int:
     return source.domain_names.index(target)
 
 
-def left_out(protocol: str, source: Source, target: str | None) -> tuple[int, tuple[int, ...]]:
-    """The target domain and the source domains of a protocol that leaves one domain out.
+def leave_one_domain_out(protocol: str, source: Source, target: str | None) -> tuple[int, tuple[int, ...]]:
+    """Return the target domain and the source domains.
 
     Raises:
-        UserError: fewer than two domains, no target, or an unknown one.
+        UserError: fewer than two domains, or a missing or unknown target.
     """
     if len(source.domain_names) < 2:
         raise UserError(
@@ -110,8 +108,8 @@ def left_out(protocol: str, source: Source, target: str | None) -> tuple[int, tu
     return index, tuple(d for d in range(len(source.domain_names)) if d != index)
 
 
-def halves(protocol: str, source: Source, base: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Base and new classes: the data set's own halves, or the first `base` classes and the rest.
+def base_and_new(protocol: str, source: Source, base: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Return base and new classes: the halves that the data set ships, or the first `base` classes and the others.
 
     Raises:
         UserError: fewer than two classes.
@@ -119,7 +117,7 @@ def halves(protocol: str, source: Source, base: int) -> tuple[tuple[int, ...], t
     count = len(source.class_names)
     if count < 2:
         raise UserError(
-            f"--protocol {protocol} needs at least two classes, one to train on and one to hold back; "
+            f"--protocol {protocol} needs at least two classes, one to train on and one to hold out; "
             f"{source.name} has {count}"
         )
     if source.splits is not None:
@@ -127,6 +125,6 @@ def halves(protocol: str, source: Source, base: int) -> tuple[tuple[int, ...], t
     return tuple(range(base)), tuple(range(base, count))
 
 
-def concatenate(parts: list[np.ndarray]) -> np.ndarray:
-    """Row numbers of all parts, ascending, int64."""
+def merge_rows(parts: list[np.ndarray]) -> np.ndarray:
+    """Concatenate rows, [n] int64, ascending."""
     return np.sort(np.concatenate([np.empty(0, np.int64), *parts]).astype(np.int64))

@@ -1,4 +1,4 @@
-"""Splits as files: what a run was trained and tested on, row by row, to be read and used again."""
+"""Split files: write the rows that a run was trained and tested on, and read them again."""
 
 from __future__ import annotations
 
@@ -22,21 +22,23 @@ FORMAT = 1
 
 
 def write_split(path: Path, episode: Episode, seed: int) -> None:
-    """Write an episode as JSON: names of classes, and of rows where the data have them, else their numbers.
+    """Write an episode as JSON, with class names and the keys of rows (row numbers if the data have no keys).
 
     Args:
         path: file to write.
         episode: the split.
-        seed: that it was cut with.
+        seed: the seed it was made with.
     """
-    source = episode.source
-    keys = source.keys
+    source, keys = episode.source, episode.source.keys
 
-    def named(rows: np.ndarray) -> list[Any]:
-        return [keys[row] for row in rows] if keys is not None else rows.tolist()
+    def identify(rows: np.ndarray) -> list[Any]:
+        return rows.tolist() if keys is None else [keys[row] for row in rows]
 
-    def classes(positions: Sequence[int]) -> list[str]:
+    def class_names(positions: Sequence[int]) -> list[str]:
         return [source.class_names[c] for c in positions]
+
+    def caption_rows(tests: Sequence[CaptionTest]) -> list[dict[str, Any]]:
+        return [{"name": test.name, "rows": identify(test.rows)} for test in tests]
 
     content = {
         "format": FORMAT,
@@ -47,27 +49,24 @@ def write_split(path: Path, episode: Episode, seed: int) -> None:
         "hash": episode.split_hash,
         "data": source.name,
         "fingerprint": source.fingerprint(),
-        "train_classes": classes(episode.train_classes),
-        "train": named(episode.train_rows),
-        "validation": named(episode.validation_rows),
+        "train_classes": class_names(episode.train_classes),
+        "train": identify(episode.train_rows),
+        "validation": identify(episode.validation_rows),
         "tests": [
-            {"name": test.name, "classes": classes(test.classes), "rows": named(test.rows)}
+            {"name": test.name, "classes": class_names(test.classes), "rows": identify(test.rows)}
             for test in episode.tests
         ],
+        "caption_tests": caption_rows(episode.caption_tests),
+        "caption_validation": caption_rows(episode.caption_validation),
     }
-    for part, tests in (
-        ("caption_tests", episode.caption_tests),
-        ("caption_validation", episode.caption_validation),
-    ):
-        content[part] = [{"name": test.name, "rows": named(test.rows)} for test in tests]
     write_text(path, json.dumps(content, indent=0))
 
 
 def write_skipped(path: Path, episode: Episode) -> None:
-    """List files that were left out, with the reason; no file where there are none."""
+    """Write the broken files of an episode with the reasons as CSV; nothing if there are none."""
     if not episode.skipped:
         return
-    keys = episode.source.keys or ()
+    keys: Sequence[Any] = episode.source.keys or range(len(episode.source))
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(("path", "reason"))
@@ -76,33 +75,35 @@ def write_skipped(path: Path, episode: Episode) -> None:
 
 
 def read_split(path: Path, source: Source) -> Episode:
-    """An episode on the same data, or on data that have at least these rows.
+    """Read an episode for the same data, or for data that contain the same rows and classes.
 
-    Its hash is made anew from rows, label spaces and data: it is that of the file where nothing has changed.
+    The hash is computed again; it equals the file's if nothing has changed.
 
     Raises:
-        UserError: unreadable, or rows or classes that the data do not have.
+        UserError: the file is unreadable, or names rows or classes that the data do not have.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         if content["format"] != FORMAT:
             raise ValueError(f"format {content['format']}")
         class_of = {name: i for i, name in enumerate(source.class_names)}
-        row_of = finder(source)
+        find_rows = row_finder(source)
         return make_episode(
             content["protocol"],
             source,
             content["target"],
             train_classes=tuple(class_of[name] for name in content["train_classes"]),
-            train_rows=row_of(content["train"]),
-            validation_rows=row_of(content["validation"]),
+            train_rows=find_rows(content["train"]),
+            validation_rows=find_rows(content["validation"]),
             tests=[
-                TestSet(test["name"], row_of(test["rows"]), tuple(class_of[name] for name in test["classes"]))
+                TestSet(
+                    test["name"], find_rows(test["rows"]), tuple(class_of[name] for name in test["classes"])
+                )
                 for test in content["tests"]
             ],
-            caption_tests=caption_tests(source, "test", content.get("caption_tests", ()), row_of),
-            caption_validation=caption_tests(
-                source, "validation", content.get("caption_validation", ()), row_of
+            caption_tests=read_caption_tests(source, "test", content.get("caption_tests", ()), find_rows),
+            caption_validation=read_caption_tests(
+                source, "validation", content.get("caption_validation", ()), find_rows
             ),
             rule=content["rule"],
         )
@@ -114,24 +115,24 @@ def read_split(path: Path, source: Source) -> Episode:
         raise UserError(f"--split-file: {path} is not a readable split file ({error})") from None
 
 
-def caption_tests(
+def read_caption_tests(
     source: Source,
     part: Literal["validation", "test"],
     stored: Sequence[Mapping[str, Any]],
-    row_of: Callable[[list[Any]], np.ndarray],
+    find_rows: Callable[[list[Any]], np.ndarray],
 ) -> list[CaptionTest]:
-    """The caption tests of a file: the source's own, cut to the rows that the file names."""
+    """Return the caption tests of a source, restricted to the rows of a split file."""
     if not stored:
         return []
     if not isinstance(source, CaptionSource):
-        raise ValueError(f"a split of captions, which --data {source.name} does not have")
+        raise ValueError(f"it has captions, which --data {source.name} does not have")
     known = {test.name: test for test in source.caption_tests(part)}
-    rows = {test["name"]: row_of(test["rows"]) for test in stored}
-    return [drop_rows(known[name], np.setdiff1d(known[name].rows, kept)) for name, kept in rows.items()]
+    kept = {test["name"]: find_rows(test["rows"]) for test in stored}
+    return [drop_rows(known[name], np.setdiff1d(known[name].rows, rows)) for name, rows in kept.items()]
 
 
-def finder(source: Source) -> Callable[[list[Any]], np.ndarray]:
-    """A function from names or numbers of rows to their numbers, ascending."""
+def row_finder(source: Source) -> Callable[[list[Any]], np.ndarray]:
+    """Return a function from keys (or numbers) of rows to rows, [n] int64, ascending."""
     keys: Sequence[Any] = range(len(source)) if source.keys is None else source.keys
-    known = {key: row for row, key in enumerate(keys)}
-    return lambda rows: np.sort(np.array([known[row] for row in rows], dtype=np.int64))
+    row_of = {key: row for row, key in enumerate(keys)}
+    return lambda keys: np.sort(np.array([row_of[key] for key in keys], dtype=np.int64))

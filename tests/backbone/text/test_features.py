@@ -1,4 +1,4 @@
-"""Prompts and class-text features: the rules, and what is refused."""
+"""Class names, prompts and class text features."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def backbone() -> Backbone:
     return load("pocket:random")
 
 
-def test_names_and_templates_become_prompts() -> None:
+def test_fill_templates_puts_clean_names_into_templates() -> None:
     assert clean_class_names(["red_apple", "t-shirt", "  a  b "]) == ("red apple", "t shirt", "a b")
     assert fill_templates(["red_apple", "cat"]) == [["a photo of a red apple."], ["a photo of a cat."]]
     assert fill_templates(["cat"], TEMPLATES) == [["a photo of a cat.", "itap of the cat", "cat"]]
@@ -49,50 +49,50 @@ def test_names_and_templates_become_prompts() -> None:
         (["hot_dog", "Hot-Dog"], '"Hot-Dog" and "hot_dog" are the same'),
     ],
 )
-def test_bad_class_names_are_refused(names: list[str], message: str) -> None:
+def test_invalid_class_names_are_refused(names: list[str], message: str) -> None:
     with pytest.raises(UserError, match=message):
         clean_class_names(names)
 
 
 @pytest.mark.parametrize("templates", [[], ["a photo"], ["{} and {}"]])
-def test_bad_templates_are_refused(templates: list[str]) -> None:
+def test_invalid_templates_are_refused(templates: list[str]) -> None:
     with pytest.raises(UserError, match="--template"):
         fill_templates(["cat"], templates)
 
 
 @pytest.mark.parametrize("batch_size", [2, 256])
-def test_ensemble_rule(backbone: Backbone, batch_size: int) -> None:
-    got = class_text_features(backbone, NAMES, TEMPLATES, batch_size=batch_size)
-    assert got.shape == (4, backbone.embed_dim) and not got.requires_grad
-    for row, texts in zip(got, fill_templates(NAMES, TEMPLATES), strict=True):
-        # Slow and literal: open_clip's own encoder, all 77 positions, one text at a time.
+def test_template_ensemble_matches_clips_zero_shot_evaluation(backbone: Backbone, batch_size: int) -> None:
+    actual = class_text_features(backbone, NAMES, TEMPLATES, batch_size=batch_size)
+    assert actual.shape == (4, backbone.embed_dim) and not actual.requires_grad
+    for row, texts in zip(actual, fill_templates(NAMES, TEMPLATES), strict=True):
+        # open_clip's own encoder, all 77 positions, one text at a time.
         unit = [F.normalize(backbone.model.encode_text(backbone.tokenizer([t]))[0], dim=0) for t in texts]
-        literal = F.normalize(torch.stack(unit).mean(dim=0), dim=0)
-        torch.testing.assert_close(row, literal, atol=2e-6, rtol=1e-5)
+        expected = F.normalize(torch.stack(unit).mean(dim=0), dim=0)
+        torch.testing.assert_close(row, expected, atol=2e-6, rtol=1e-5)
 
 
-def test_one_template_is_plain_normalised_features(backbone: Backbone) -> None:
-    got = class_text_features(backbone, ["cat", "dog"])
-    literal = F.normalize(backbone.encode_text(["a photo of a cat.", "a photo of a dog."]), dim=-1)
-    torch.testing.assert_close(got, literal)
+def test_one_template_gives_normalised_text_features(backbone: Backbone) -> None:
+    actual = class_text_features(backbone, ["cat", "dog"])
+    expected = F.normalize(backbone.encode_text(["a photo of a cat.", "a photo of a dog."]), dim=-1)
+    torch.testing.assert_close(actual, expected)
 
 
-def test_features_follow_the_weights(backbone: Backbone) -> None:
+def test_class_text_features_follow_the_weights(backbone: Backbone) -> None:
     before = class_text_features(backbone, ["cat"])
     weight = backbone.model.ln_final.weight
-    held = weight.detach().clone()
+    original = weight.detach().clone()
     with torch.no_grad():
         weight.mul_(torch.linspace(0.5, 2, len(weight)))
         changed = class_text_features(backbone, ["cat"])
-        weight.copy_(held)
+        weight.copy_(original)
     assert not torch.allclose(before, changed, atol=1e-3)
     assert torch.equal(before, class_text_features(backbone, ["cat"]))
 
 
-def test_what_is_cut_is_reported(backbone: Backbone) -> None:
+def test_truncation_is_tokensed_and_warned_about(backbone: Backbone) -> None:
     short, long = "a cat", "word " * 90
-    report = backbone.tokenize([short, long, "!?! yes!"])
-    assert report.num_truncated == 1 and report.longest == 92 and report.lengths[0] == 4
+    tokens = backbone.tokenize([short, long, "!?! yes!"])
+    assert tokens.num_truncated == 1 and tokens.longest == 92 and tokens.lengths[0] == 4
     exactly = backbone.tokenize(["word " * 75])
     assert exactly.num_truncated == 0 and exactly.longest == 77
     with pytest.warns(UserWarning, match="1 of 2 texts have more than 77 tokens.*the longest has 92"):

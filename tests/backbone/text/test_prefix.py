@@ -1,4 +1,4 @@
-"""Prompts encoded behind a common beginning must be those encoded whole, values and gradients."""
+"""Prompts encoded after a common prefix give the features and gradients of whole prompts."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from clipalign.backbone import Backbone
+from clipalign.backbone.text.tower import text_tower
 from clipalign.core.errors import UserError
 
 MakeBackbone = Callable[..., Backbone]
@@ -22,23 +23,25 @@ TOWERS: dict[str, dict[str, Any]] = {
     "end token by id": {"text": {"pool_type": "eos", "eos_id": 49407}},
     "projection with bias": {"text": {"proj_bias": True}},
     "no projection": {"text": {"proj_type": "none"}},
-    "own attention": {"text": {"block_type": "custom"}, "custom_text": True},
+    "custom attention": {"text": {"block_type": "custom"}, "custom_text": True},
     "normalised queries": {"text": {"block_type": "custom", "qk_norm": True}, "custom_text": True},
 }
 
 
-def pieces() -> tuple[Tensor, Tensor, Tensor]:
-    """Three beginnings of five rows, four continuations of up to six."""
+def parts() -> tuple[Tensor, Tensor, Tensor]:
+    """Return three prefixes of five tokens, and four continuations of up to six with their end positions."""
     generator = torch.Generator().manual_seed(0)
     prefix = torch.randn(3, 5, 24, generator=generator, requires_grad=True)
     rest = torch.randn(4, 6, 24, generator=generator, requires_grad=True)
     return prefix, rest, torch.tensor([5, 2, 3, 0])
 
 
-def whole(backbone: Backbone, prefix: Tensor, rest: Tensor, ends: Tensor) -> Tensor:
-    """One prompt at a time."""
+def one_by_one(backbone: Backbone, prefix: Tensor, rest: Tensor, ends: Tensor) -> Tensor:
+    """Return the features [G, C, d] of whole prompts, one forward pass each."""
+    tower = text_tower(backbone.model)
+    assert tower is not None
     rows = [
-        backbone.encode_prompt_embeddings(torch.cat([p, r])[None], (end + len(p))[None])[0]
+        tower.encode(torch.cat([p, r])[None], (end + len(p))[None], backbone._hooks)[0]
         for p in prefix
         for r, end in zip(rest, ends, strict=True)
     ]
@@ -46,36 +49,35 @@ def whole(backbone: Backbone, prefix: Tensor, rest: Tensor, ends: Tensor) -> Ten
 
 
 @pytest.mark.parametrize("tower", TOWERS)
-def test_the_same_features_and_gradients(make: MakeBackbone, tower: str) -> None:
+def test_features_and_gradients_match_whole_prompts(make: MakeBackbone, tower: str) -> None:
     backbone = make(**TOWERS[tower])
-    prefix, rest, ends = pieces()
-    got, known = backbone.encode_with_prefix(prefix, rest, ends), whole(backbone, prefix, rest, ends)
-    torch.testing.assert_close(got, known)
-    weights = torch.randn(known.shape, generator=torch.Generator().manual_seed(1))
-    for mine, theirs in zip(
-        torch.autograd.grad((got * weights).sum(), (prefix, rest)),
-        torch.autograd.grad((known * weights).sum(), (prefix, rest)),
-        strict=True,
-    ):
-        torch.testing.assert_close(mine, theirs)
+    prefix, rest, ends = parts()
+    actual = backbone.encode_with_prefix(prefix, rest, ends)
+    expected = one_by_one(backbone, prefix, rest, ends)
+    torch.testing.assert_close(actual, expected)
+    weights = torch.randn(expected.shape, generator=torch.Generator().manual_seed(1))
+    actual_gradients, expected_gradients = (
+        torch.autograd.grad((features * weights).sum(), (prefix, rest)) for features in (actual, expected)
+    )
+    torch.testing.assert_close(actual_gradients, expected_gradients)
 
 
-def test_it_is_the_short_way(make: MakeBackbone) -> None:
-    seen: list[tuple[int, ...]] = []
+def test_blocks_run_on_prefixes_only_if_the_tower_supports_it(make: MakeBackbone) -> None:
+    shapes: list[tuple[int, ...]] = []
 
-    def count(block: int, tokens: Tensor) -> Tensor:
-        seen.append(tuple(tokens.shape))
+    def record(block: int, tokens: Tensor) -> Tensor:
+        shapes.append(tuple(tokens.shape))
         return tokens
 
     for backbone, shape in ((make(), (3, 5, 24)), (make(**TOWERS["normalised queries"]), (12, 11, 24))):
-        seen.clear()
-        with backbone.hooks(text=count):
-            backbone.encode_with_prefix(*pieces())
-        assert set(seen) == {shape} and len(seen) == 2
+        shapes.clear()
+        with backbone.hooks(text=record):
+            backbone.encode_with_prefix(*parts())
+        assert shapes == [shape] * 2
 
 
 @pytest.mark.parametrize("tower", ["CLIP", "normalised queries"])
-def test_deep_prompts_enter_the_beginnings(make: MakeBackbone, tower: str) -> None:
+def test_text_hooks_change_the_prefixes(make: MakeBackbone, tower: str) -> None:
     backbone, learned = make(**TOWERS[tower]), torch.linspace(-1, 1, 48).view(2, 24)
 
     def overwrite(block: int, tokens: Tensor) -> Tensor:
@@ -84,26 +86,26 @@ def test_deep_prompts_enter_the_beginnings(make: MakeBackbone, tower: str) -> No
         return torch.cat([tokens[:, :1], learned.expand(len(tokens), -1, -1), tokens[:, 3:]], dim=1)
 
     with backbone.hooks(text=overwrite):
-        got, known = backbone.encode_with_prefix(*pieces()), whole(backbone, *pieces())
-    torch.testing.assert_close(got, known)
-    assert not torch.allclose(got, backbone.encode_with_prefix(*pieces()))
+        actual, expected = backbone.encode_with_prefix(*parts()), one_by_one(backbone, *parts())
+    torch.testing.assert_close(actual, expected)
+    assert not torch.allclose(actual, backbone.encode_with_prefix(*parts()))
 
 
-def test_checkpointing_and_taps_change_nothing(make: MakeBackbone) -> None:
+def test_grad_checkpointing_and_taps_keep_features(make: MakeBackbone) -> None:
     backbone = make()
-    known = backbone.encode_with_prefix(*pieces())
+    expected = backbone.encode_with_prefix(*parts())
     lengths: set[int] = set()
     with backbone.hooks(tap=lambda tower, block, x: lengths.add(x.shape[1])):
-        torch.testing.assert_close(backbone.encode_with_prefix(*pieces()), known)
+        torch.testing.assert_close(backbone.encode_with_prefix(*parts()), expected)
     assert lengths == {11}
     backbone.set_grad_checkpointing()
-    prefix, rest, ends = pieces()
-    again = backbone.encode_with_prefix(prefix, rest, ends)
-    torch.testing.assert_close(again, known)
-    again.sum().backward()
+    prefix, rest, ends = parts()
+    actual = backbone.encode_with_prefix(prefix, rest, ends)
+    torch.testing.assert_close(actual, expected)
+    actual.sum().backward()
     assert prefix.grad is not None and rest.grad is not None
 
 
-def test_prompts_longer_than_the_text_window_are_refused(make: MakeBackbone) -> None:
-    with pytest.raises(UserError, match="prompts of 21 positions"):
+def test_prompts_beyond_the_context_length_are_refused(make: MakeBackbone) -> None:
+    with pytest.raises(UserError, match="prompts of 21 tokens"):
         make().encode_with_prefix(torch.zeros(1, 15, 24), torch.zeros(1, 6, 24), torch.tensor([5]))

@@ -1,1 +1,1 @@
-"""Texts: templates, prompts, tokens, the text tower and its features."""
+"""Text: templates, prompts, tokens, the text tower and its features."""

@@ -17,14 +17,18 @@ if TYPE_CHECKING:
     from ..model import Backbone
 
 DEFAULT_TEMPLATES = ("a photo of a {}.",)
-PLACE = "{}"
+PLACEHOLDER = "{}"
 
 
 def clean_class_names(names: Sequence[str]) -> tuple[str, ...]:
-    """Class names as prompts use them: underscores and hyphens become blanks.
+    """Return class names as prompts contain them, with spaces for underscores and hyphens.
 
     Raises:
-        UserError: no names, an empty one, or two that differ in case alone, which CLIP's tokenizer ignores.
+        UserError: no names, an empty one, or two that prompts cannot tell apart (see `ambiguous_names`).
+
+    Example:
+        >>> clean_class_names(["red_apple", "t-shirt"])
+        ('red apple', 't shirt')
     """
     if not names:
         raise UserError("class names: none given")
@@ -32,9 +36,9 @@ def clean_class_names(names: Sequence[str]) -> tuple[str, ...]:
     for i, (name, text) in enumerate(zip(names, cleaned, strict=True)):
         if not text:
             raise UserError(f'class names: number {i} is empty ("{name}")')
-    if same := ambiguous_names(names):
-        first, second = same[0][:2]
-        others = sum(len(group) - 1 for group in same) - 1
+    if groups := ambiguous_names(names):
+        first, second = groups[0][:2]
+        others = sum(len(group) - 1 for group in groups) - 1
         more = f" (and {others} more)" if others else ""
         raise UserError(
             f'class names: "{second}" and "{first}" are the same to the model{more}; rename or remove one'
@@ -43,12 +47,17 @@ def clean_class_names(names: Sequence[str]) -> tuple[str, ...]:
 
 
 def prompt_name(name: str) -> str:
-    """A class name with blanks for underscores and hyphens."""
+    """Return a class name with single spaces for underscores, hyphens and whitespace."""
     return " ".join(name.replace("_", " ").replace("-", " ").split())
 
 
 def ambiguous_names(names: Sequence[str]) -> list[list[str]]:
-    """Groups of class names that are the same to the model: prompts ignore case, hyphens and underscores."""
+    """Return groups of class names with the same prompt: case, hyphens and underscores make no difference.
+
+    Example:
+        >>> ambiguous_names(["hot_dog", "cat", "Hot-Dog"])
+        [['hot_dog', 'Hot-Dog']]
+    """
     groups: dict[str, list[str]] = {}
     for name in names:
         groups.setdefault(prompt_name(name).lower(), []).append(name)
@@ -56,7 +65,7 @@ def ambiguous_names(names: Sequence[str]) -> list[list[str]]:
 
 
 def check_templates(templates: Sequence[str]) -> tuple[str, ...]:
-    """Templates that have one place for the class name.
+    """Return the templates as a tuple.
 
     Raises:
         UserError: no templates, or one without exactly one {}.
@@ -66,7 +75,7 @@ def check_templates(templates: Sequence[str]) -> tuple[str, ...]:
     if not templates:
         raise UserError('--template: none given; the usual one is "a photo of a {}."')
     for template in templates:
-        if template.count(PLACE) != 1:
+        if template.count(PLACEHOLDER) != 1:
             raise UserError(f'--template "{template}": needs exactly one {{}} for the class name')
     return tuple(templates)
 
@@ -74,13 +83,17 @@ def check_templates(templates: Sequence[str]) -> tuple[str, ...]:
 def fill_templates(
     class_names: Sequence[str], templates: Sequence[str] = DEFAULT_TEMPLATES
 ) -> list[list[str]]:
-    """Every template with every class name: one list per class.
+    """Return the prompts of each class, one per template.
 
     Raises:
         UserError: as `clean_class_names` and `check_templates`.
+
+    Example:
+        >>> fill_templates(["cat", "red_apple"], ["a {}.", "one {}."])
+        [['a cat.', 'one cat.'], ['a red apple.', 'one red apple.']]
     """
     templates = check_templates(templates)
-    return [[t.replace(PLACE, name) for t in templates] for name in clean_class_names(class_names)]
+    return [[t.replace(PLACEHOLDER, name) for t in templates] for name in clean_class_names(class_names)]
 
 
 @torch.no_grad()
@@ -90,58 +103,64 @@ def class_text_features(
     templates: Sequence[str] = DEFAULT_TEMPLATES,
     batch_size: int = 256,
 ) -> Tensor:
-    """One unit vector per class: T in every method with a text classifier.
+    """Return one unit-norm feature per class, the weights T of every text classifier.
 
-    With several templates their features are normalised, averaged, and normalised again, as CLIP's own
-    zero-shot evaluation does. Where `backbone.text_cache` is there, features of a text tower that is not trained are
-    kept in it under the digest of its weights.
+    The features of several templates are normalised, averaged, and normalised again, as in CLIP's zero-shot
+    evaluation. If `backbone.text_cache` is a dict, features of a frozen text tower are cached in it.
 
     Args:
-        backbone: its text tower encodes the prompts.
-        class_names: C names; underscores and hyphens count as blanks.
+        backbone: encodes the prompts.
+        class_names: C names; underscores and hyphens count as spaces.
         templates: K templates with {} for the name.
-        batch_size: prompts encoded at once.
+        batch_size: prompts per forward pass.
 
     Returns:
-        [C, d] float32 on the backbone's device, rows of length 1, without gradient.
+        [C, d] float32 on the backbone's device, unit norm, without gradient.
 
     Raises:
-        UserError: duplicate or empty class names, a template without {}.
+        UserError: duplicate or empty class names, or a template without {}.
     """
     by_class = fill_templates(class_names, templates)
-    identity = None if backbone.text_cache is None else text_fingerprint(backbone)
-    key = (identity, tuple(map(tuple, by_class)), batch_size)
-    if identity is not None and backbone.text_cache is not None and key in backbone.text_cache:
-        return backbone.text_cache[key].clone()
-    features = text_features(backbone, [text for texts in by_class for text in texts], batch_size)
-    features = F.normalize(features.unflatten(0, (len(by_class), -1)).mean(dim=1), dim=-1)
-    if identity is not None and backbone.text_cache is not None:
-        backbone.text_cache[key] = features.clone()
+    cache, fingerprint = backbone.text_cache, None
+    if cache is not None:
+        fingerprint = text_fingerprint(backbone)
+    key = (fingerprint, tuple(map(tuple, by_class)), batch_size)
+    if cache is not None and fingerprint is not None and key in cache:
+        return cache[key].clone()  # a copy, which the caller may change
+    features = text_features(backbone, [text for texts in by_class for text in texts], batch_size)  # [CK, d]
+    features = features.unflatten(0, (len(by_class), -1)).mean(dim=1)  # [C, K, d] -> [C, d]
+    features = F.normalize(features, dim=-1)
+    if cache is not None and fingerprint is not None:
+        cache[key] = features.clone()
     return features
 
 
 @torch.no_grad()
 def text_features(backbone: Backbone, texts: Sequence[str], batch_size: int = 256) -> Tensor:
-    """One unit vector per text.
+    """Return one unit-norm feature per text.
 
     Args:
-        backbone: its text tower encodes them.
-        texts: N texts of any length; a warning says how many were cut.
-        batch_size: texts encoded at once.
+        backbone: encodes the texts.
+        texts: N texts of any length; a warning reports how many are truncated.
+        batch_size: texts per forward pass.
 
     Returns:
-        [N, d] float32 on the backbone's device, rows of length 1, without gradient.
+        [N, d] float32 on the backbone's device, unit norm, without gradient.
     """
     tokens = backbone.tokenize(texts)
     tokens.warn_if_truncated()
     features = torch.empty(len(tokens.lengths), backbone.embed_dim, device=backbone.device)
     with torch.autocast(backbone.device.type, enabled=False):
         for rows in length_batches(tokens, batch_size):
-            encoded = backbone.encode_text(tokens.ids[rows]).float()
+            encoded = backbone.encode_text(tokens.ids[rows]).float()  # [batch, d]
             features[rows.to(features.device)] = F.normalize(encoded, dim=-1)
     return features
 
 
 def length_batches(tokens: Tokens, batch_size: int) -> tuple[Tensor, ...]:
-    """Positions of all texts in batches of like length, so that each is cut to little more than it needs."""
+    """Return the indices of all texts in batches of similar length, so that little padding is encoded.
+
+    Returns:
+        Index tensors [batch_size] int64, the last one possibly shorter.
+    """
     return torch.tensor(tokens.lengths).argsort(stable=True).split(batch_size)

@@ -1,4 +1,4 @@
-"""open_clip's causal text tower, from embedded prompts to features."""
+"""open_clip's causal text tower, from token embeddings to features. W is the token width, L the context length."""
 
 from __future__ import annotations
 
@@ -9,47 +9,54 @@ import torch
 from torch import Tensor, nn
 
 from ..hooks import Hooks, before, run_block
+from ..towers import Layer, Transformer
 
 
 @dataclass(frozen=True)
 class TextTower:
-    """The parts of a text tower that reads its end token through a causal mask.
+    """The parts of a causal text tower whose feature is that of the end token.
 
-    In such a tower no token sees what comes after it, so everything behind the end token can be cut without
-    changing the feature: most prompts need 8 to 25 of 77 positions.
+    No token of a causal tower depends on later ones, so everything after the end token can be cut without changing the
+    feature: most prompts need 8 to 25 of 77 positions.
     """
 
-    transformer: Any
+    transformer: Transformer
     token_embedding: nn.Embedding
-    positional_embedding: Tensor
-    ln_final: nn.Module
-    projection: nn.Linear | Tensor | None
-    mask: Tensor
+    positional_embedding: Tensor  # [L, W]
+    ln_final: Layer
+    projection: nn.Linear | Tensor | None  # [W, d]
+    mask: Tensor  # [L, L]
     pool: str
     end_id: int
 
     def end_positions(self, tokens: Tensor) -> Tensor:
-        """[C, n] token ids -> [C] position of the end token (where the feature is read)."""
-        if self.pool == "argmax":
+        """Return the position of each end token: ids [C, n] -> [C]."""
+        if self.pool == "argmax":  # the end token has the largest id of CLIP's vocabulary
             return tokens.argmax(dim=-1)
         return (tokens == self.end_id).int().argmax(dim=-1)
 
+    def cut(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """Return ids up to the last end token, on the tower's device, and end positions: [C, n] -> [C, L], [C]."""
+        ends = self.end_positions(tokens)
+        return tokens[:, : int(ends.max()) + 1].to(self.token_embedding.weight.device), ends
+
     def embed(self, tokens: Tensor) -> Tensor:
-        """[C, n] token ids -> [C, n, W], without positions."""
+        """Return token embeddings without positions: ids [C, n] -> [C, n, W]."""
         return self.token_embedding(tokens)
 
     def encode(self, embeddings: Tensor, ends: Tensor, hooks: Hooks) -> Tensor:
-        """[C, n, W] prompts without positions, [C] end positions -> [C, d]."""
+        """Return features [C, d] of token embeddings [C, n, W] without positions, with end positions [C]."""
         x = self.run(embeddings, hooks)
+        # The norm acts on each token, so only the end tokens need it.
         return self.project(self.ln_final(x[torch.arange(len(x), device=x.device), ends.to(x.device)]))
 
     def states(self, embeddings: Tensor, ends: Tensor, hooks: Hooks) -> tuple[Tensor, Tensor]:
-        """`encode`, and every token after the final layer norm: [C, d], [C, n, W]."""
+        """Return `encode` [C, d] and all tokens after the final LayerNorm [C, n, W]."""
         x = self.ln_final(self.run(embeddings, hooks))
         return self.project(x[torch.arange(len(x), device=x.device), ends.to(x.device)]), x
 
     def run(self, embeddings: Tensor, hooks: Hooks) -> Tensor:
-        """All blocks: [C, n, W] without positions -> [C, n, W] before the final layer norm."""
+        """Run all blocks: token embeddings [C, n, W] without positions -> [C, n, W], before the final LayerNorm."""
         n = embeddings.shape[1]
         x = embeddings + self.positional_embedding[:n].to(embeddings.dtype)
         mask = self.mask[:n, :n].to(x.dtype)
@@ -60,20 +67,21 @@ class TextTower:
         return x
 
     def project(self, x: Tensor) -> Tensor:
-        """[C, W] -> [C, d]."""
+        """Project to the joint space: [..., W] -> [..., d]."""
         if self.projection is None:
             return x
         return self.projection(x) if isinstance(self.projection, nn.Linear) else x @ self.projection
 
 
 def text_tower(model: Any) -> TextTower | None:
-    """The text tower of a `CLIP` or `CustomTextCLIP`; None where it is of another kind.
+    """Return the text tower of an open_clip `CLIP` or `CustomTextCLIP`, or None if it is of another kind.
 
-    Other kinds (bidirectional, a class token at the end, pooling of the last position, Hugging Face models)
-    are encoded by open_clip itself, all positions.
+    Other kinds (bidirectional, with a class token at the end, pooling the last position, Hugging Face models) are
+    encoded by open_clip, at all positions.
     """
     tower = getattr(model, "text", model)
     mask = getattr(tower, "attn_mask", None)
+    # The names differ between `CLIP` and the text tower of `CustomTextCLIP`.
     pool = getattr(tower, "text_pool_type", getattr(tower, "pool_type", None))
     if mask is None or pool not in ("argmax", "eos") or getattr(tower, "cls_emb", None) is not None:
         return None

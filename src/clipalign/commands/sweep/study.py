@@ -27,7 +27,7 @@ from ...core.parsing import make_config, reject_unknown
 from ...core.yaml_files import read_yaml
 from ...data.registry import source_from
 from ...methods import Method, get_method
-from ...protocols import usual_protocol
+from ...protocols import default_protocol
 from ...runs.folder import RunFolder, check_same
 from ...runs.options import TrainOptions, train_command, train_options_from, train_parser
 
@@ -165,7 +165,7 @@ def _job(entry: MethodEntry, data: DataEntry, seed: int, layers: Options, chosen
     method = entry.method
     known = ZEROSHOT_OPTIONS if method.name == ZEROSHOT else set(options_of(TrainConfig, method.Config))
     options = {key: value for key, value in layers.items() if key in known}
-    protocol = str(options.get("protocol") or usual_protocol(method.learns_from == "captions"))
+    protocol = str(options.get("protocol") or default_protocol(method.learns_from == "captions"))
     variant = ",".join(f"{key}={_word(value)}" for key, value in chosen.items() if key in known)
     label = f"{entry.label},{variant}" if variant else entry.label
     parts = (data.name, protocol, data.target or "no-target", label)

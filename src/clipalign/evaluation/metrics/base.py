@@ -97,7 +97,8 @@ def check_metric(name: str, metric: type[Metric]) -> None:
     if not getattr(metric, "fields", ()):
         raise TypeError(f"metric {name}: {metric.__name__}.fields is empty")
     facts = {field.name for field in fields(ResultRow)}
-    ours = metric.__module__.startswith(__name__.rpartition(".")[0])
+    package = __name__.rpartition(".")[0]
+    ours = metric.__module__.startswith(f"{package}.")
     for field in metric.fields:
         if not FIELD_NAME.fullmatch(field.name):
             raise TypeError(f'metric {name}: invalid field name "{field.name}"')

@@ -1,4 +1,4 @@
-"""Functions between blocks: what prompt and regularisation methods stand on."""
+"""Hooks between the blocks of both towers."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ from clipalign.backbone import Backbone
 MakeBackbone = Callable[..., Backbone]
 
 
-def test_taps_give_every_block_of_both_towers(make: MakeBackbone, images: Tensor) -> None:
+def test_taps_receive_the_output_of_every_block_of_both_towers(make: MakeBackbone, images: Tensor) -> None:
     backbone = make()
     seen: dict[tuple[str, int], Tensor] = {}
     tokens = backbone.tokenizer(["a cat", "two words more"])
     with backbone.hooks(tap=lambda tower, block, x: seen.__setitem__((tower, block), x)):
         backbone.encode_image(images)
         backbone.encode_text(tokens)
-    known = backbone.model.forward_intermediates(
+    expected = backbone.model.forward_intermediates(
         images, tokens, intermediates_only=True, image_output_fmt="NLC", image_output_extra_tokens=True
     )
     assert set(seen) == {("vision", i) for i in range(-1, 4)} | {("text", 0), ("text", 1)}
     for i in range(4):
-        torch.testing.assert_close(seen["vision", i][:, 1:], known["image_intermediates"][i])
-        torch.testing.assert_close(seen["vision", i][:, :1], known["image_intermediates_prefix"][i])
+        torch.testing.assert_close(seen["vision", i][:, 1:], expected["image_intermediates"][i])
+        torch.testing.assert_close(seen["vision", i][:, :1], expected["image_intermediates_prefix"][i])
     stem = backbone.model.visual.conv1(images).flatten(2).transpose(1, 2)
     torch.testing.assert_close(seen["vision", -1], stem)
     for i in range(2):
         output = seen["text", i]
-        torch.testing.assert_close(output, known["text_intermediates"][i][:, : output.shape[1]])
+        torch.testing.assert_close(output, expected["text_intermediates"][i][:, : output.shape[1]])
     dense: dict[int, Tensor] = {}
     with backbone.hooks(tap=lambda tower, block, x: dense.__setitem__(block, x)):
         backbone.dense(images, [1], "vvv", 2)
@@ -39,31 +39,31 @@ def test_taps_give_every_block_of_both_towers(make: MakeBackbone, images: Tensor
         torch.testing.assert_close(dense[i], seen["vision", i])
 
 
-def test_hooks_run_before_their_block(make: MakeBackbone, images: Tensor) -> None:
+def test_vision_hooks_run_before_their_block(make: MakeBackbone, images: Tensor) -> None:
     backbone = make()
     visual, order = backbone.model.visual, []
-    ramp = torch.linspace(-1, 1, 32)  # a constant would vanish in the next norm
+    ramp = torch.linspace(-1, 1, 32)  # LayerNorm would remove a constant
 
     def shift(block: int, x: Tensor) -> Tensor:
         order.append(block)
         return x + block * ramp
 
     with backbone.hooks(vision=shift, vision_input=lambda x: 1.5 * x):
-        got = backbone.encode_image(images)
+        actual = backbone.encode_image(images)
         dense = backbone.dense(images, [0], "dv", 2)
     assert order == [0, 1, 2, 3] * 2
-    # By hand: the first norm takes a scaled input, then every block a shifted one.
+    # The same without hooks: scale the input of the first norm, then shift that of every block.
     x = torch.cat([visual.class_embedding.expand(3, 1, -1), visual.conv1(images).flatten(2).mT], dim=1)
     x = visual.ln_pre(1.5 * (x + visual.positional_embedding))
     for i, block in enumerate(visual.transformer.resblocks):
         x = block(x + i * ramp)
-    literal = visual.ln_post(x[:, 0]) @ visual.proj
-    torch.testing.assert_close(got, literal)
-    torch.testing.assert_close(dense.image, literal)
-    assert not torch.allclose(literal, backbone.encode_image(images), atol=1e-2)
+    expected = visual.ln_post(x[:, 0]) @ visual.proj
+    torch.testing.assert_close(actual, expected)
+    torch.testing.assert_close(dense.image, expected)
+    assert not torch.allclose(expected, backbone.encode_image(images), atol=1e-2)
 
 
-def test_text_hooks(make: MakeBackbone) -> None:
+def test_text_hooks_change_features_and_pass_gradients(make: MakeBackbone) -> None:
     backbone = make()
     prompt = torch.nn.Parameter(torch.randn(2, 24))
 
@@ -78,7 +78,9 @@ def test_text_hooks(make: MakeBackbone) -> None:
     assert prompt.grad is not None and prompt.grad.abs().sum() > 0
 
 
-def test_visual_prompts_behind_the_patches_are_not_patches(make: MakeBackbone, images: Tensor) -> None:
+def test_visual_prompts_after_the_patches_are_not_returned_as_patches(
+    make: MakeBackbone, images: Tensor
+) -> None:
     backbone = make()
     prompts = torch.randn(2, 32)
 
@@ -98,7 +100,7 @@ def test_visual_prompts_behind_the_patches_are_not_patches(make: MakeBackbone, i
     torch.testing.assert_close(dense.cls_attention.sum(-1), torch.ones(2, 3))
 
 
-def test_hooks_end_with_their_block_of_code(make: MakeBackbone, images: Tensor) -> None:
+def test_hooks_are_removed_after_the_with_statement(make: MakeBackbone, images: Tensor) -> None:
     backbone = make()
     plain = backbone.encode_image(images)
     with backbone.hooks(vision=lambda block, x: 0 * x):
