@@ -10,21 +10,23 @@ from huggingface_hub import ModelCard
 from clipalign.commands.cli import main
 from clipalign.evaluation.results import ResultRow
 from clipalign.runs.card import base_model, card_data, licences, limits, model_card
+from clipalign.runs.record import RunRecord
 
-RECORD: dict[str, Any] = {
-    "command": "clipalign train --method erm",
-    "version": "0.1.0",
-    "torch": "2.4",
-    "average": "none",
-    "data": "photos",
-    "fingerprint": "f00d",
-    "protocol": "in-the-wild",
-    "target": "noto",
-    "split": "random",
-    "split_hash": "c0ffee",
-    "templates": ["a photo of a {}.", "a", "b", "c"],
-    "class_names": [f"class {i}" for i in range(20)],
-}
+RECORD = RunRecord(
+    command="clipalign train --method erm",
+    version="0.1.0",
+    torch="2.4",
+    average="none",
+    data="photos",
+    fingerprint="f00d",
+    protocol="in-the-wild",
+    target="noto",
+    split="random",
+    split_hash="c0ffee",
+    templates=("a photo of a {}.", "a", "b", "c"),
+    domain_names=("noto",),
+    class_names=tuple(f"class {i}" for i in range(20)),
+)
 
 
 def row(**changes: Any) -> ResultRow:

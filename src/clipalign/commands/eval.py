@@ -196,5 +196,5 @@ def model_facts(
     templates = choose_templates(config.template or run.options.config.model.template, source)
     facts = run.options.row_fields(templates, command)
     facts["steps"] = run.options.config.schedule.steps if method.iterates else 0
-    facts["average"] = opened_model.record["average"] if config.weights == "model" else "none"
+    facts["average"] = run.record.average if config.weights == "model" else "none"
     return facts | {"extra": {"run": config.model}}, templates

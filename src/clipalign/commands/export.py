@@ -10,7 +10,7 @@ import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from ..backbone import preprocess_for
 from ..backbone.text.features import fill_templates
@@ -24,9 +24,11 @@ from ..runs.export.base import ExportedModel, Probe, check_features, format_diff
 from ..runs.export.head import OTHER_CLASSES, head_of, rule, write_head
 from ..runs.folder import is_run
 from ..runs.opening import open_model
+from ..runs.record import RunRecord
 from .predict import read_classes
 
 FACTS = "export.json"
+RUN_FACTS = ("data", "protocol", "target", "split_hash")  # of a run's record, copied to FACTS
 
 
 @dataclass(frozen=True)
@@ -127,7 +129,8 @@ def _export(config: ExportConfig) -> tuple[Export, list[str]]:
             f"({method.trains}), which this format does not hold. --to safetensors keeps every tensor; "
             "--towers-only exports the towers, whose predictions are zero-shot ones"
         )
-    preprocess = preprocess_for(method.backbone, record.get("interpolation"))
+    interpolation = None if record is None else record.interpolation
+    preprocess = preprocess_for(method.backbone, interpolation)
     model = ExportedModel(method.backbone, preprocess, method.state_dict(), config.cache_dir)
     with new_folder(config.out) as folder:
         with _quiet():
@@ -167,7 +170,7 @@ def _export(config: ExportConfig) -> tuple[Export, list[str]]:
 
 
 def export_facts(
-    config: ExportConfig, method: Method, record: Mapping[str, Any], differences: Mapping[str, float]
+    config: ExportConfig, method: Method, record: RunRecord | None, differences: Mapping[str, float]
 ) -> dict[str, Any]:
     """Return the content of export.json: the origin of the model and how exactly it was reproduced."""
     features = dict(differences)
@@ -180,7 +183,7 @@ def export_facts(
         "weights": config.weights,
         "clipalign": __version__,
         "largest_difference_of_unit_features": features,
-        "run": {k: record[k] for k in ("data", "protocol", "target", "split_hash") if k in record},
+        "run": {} if record is None else {name: getattr(record, name) for name in RUN_FACTS},
     }
     if states is not None:
         facts["largest_relative_difference_of_hidden_states"] = states
@@ -204,8 +207,10 @@ def check_texts(method: Method, config: ExportConfig) -> None:
         )
 
 
-def open_for_export(config: ExportConfig) -> tuple[Method, tuple[str, ...], tuple[str, ...], dict[str, Any]]:
-    """Return the model, the classes of its classifier, templates, and the record of its run."""
+def open_for_export(
+    config: ExportConfig,
+) -> tuple[Method, tuple[str, ...], tuple[str, ...], RunRecord | None]:
+    """Return the model, the classes of its classifier, templates, and the record of its run, if it is one."""
     names = tuple(read_classes(config.classes_file)) if config.classes_file is not None else ()
     opened = open_model(
         config.model, weights=config.weights, cache_dir=config.cache_dir, templates=config.template

@@ -29,6 +29,7 @@ from ..protocols import write_skipped, write_split
 from ..runs.card import write_card
 from ..runs.folder import RunFolder, check_out, check_same, write_config
 from ..runs.options import TrainOptions, train_command, train_options, train_options_from
+from ..runs.record import RunRecord
 from ..runs.run import Run, open_run
 
 
@@ -243,25 +244,25 @@ def fit_method(run: PreparedRun, log: RunLog) -> dict[str, Any]:
     }
 
 
-def record(run: PreparedRun, command: str) -> dict[str, Any]:
+def record(run: PreparedRun, command: str) -> RunRecord:
     """Return the facts for config.yaml: those that predictions need, and those that explain the results."""
     options, episode = run.options, run.task.episode
     source = episode.source
-    return {
-        "command": command,
-        "version": __version__,
-        "torch": str(torch.__version__),
-        "origins": dict(options.origins),
-        "average": run.average,
-        "resolved": run.method.resolved(),
-        "data": source.name,
-        "fingerprint": source.fingerprint(),
-        "protocol": episode.protocol,
-        "target": episode.target,
-        "split": episode.rule,
-        "split_hash": episode.split_hash,
-        "templates": list(run.templates),
-        "domain_names": list(source.domain_names),
-        "class_names": list(episode.class_names),
-        "interpolation": run.task.loader.preprocess.interpolation,
-    }
+    return RunRecord(
+        command=command,
+        version=__version__,
+        torch=str(torch.__version__),
+        origins=dict(options.origins),
+        average=run.average,
+        resolved=run.method.resolved(),
+        data=source.name,
+        fingerprint=source.fingerprint(),
+        protocol=episode.protocol,
+        target=episode.target,
+        split=episode.rule,
+        split_hash=episode.split_hash,
+        templates=run.templates,
+        domain_names=source.domain_names,
+        class_names=episode.class_names,
+        interpolation=run.task.loader.preprocess.interpolation,
+    )

@@ -85,14 +85,14 @@ def _largest_group(runs: Sequence[StoredRun]) -> list[StoredRun]:
 
 def _protocol(run: StoredRun) -> str:
     """Return the protocol of a run; the options lack it if it was chosen by default."""
-    return str(run.folder.record()["protocol"])
+    return run.folder.record().protocol
 
 
 def _models(group: Sequence[StoredRun]) -> list[Model]:
     """Return zero-shot and the first run of each method that trains a tower, which changes the maps."""
     options = group[0].options
     before = load(options["backbone"], cache_dir=options.get("cache_dir"))
-    templates = tuple(group[0].folder.record()["templates"])
+    templates = group[0].folder.record().templates
     models = [Model("zero-shot", before, zeroshot(before, templates).classifier, templates)]
     first = {run.method: run for run in reversed(group)}
     for name in order_labels(first):

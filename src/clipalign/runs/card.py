@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import open_clip
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
@@ -19,6 +18,7 @@ from ..evaluation.results import ResultRow
 from ..methods import get_method
 from .folder import RunFolder
 from .options import is_pocket
+from .record import RunRecord
 
 TEMPLATE = Path(__file__).with_name("templates") / "card.md.jinja"
 MAX_NAMES = 12  # class names that a card lists
@@ -31,7 +31,7 @@ def write_card(folder: RunFolder, rows: Sequence[ResultRow]) -> None:
     write_text(folder.card, model_card(folder.record(), rows).content + "\n")
 
 
-def model_card(record: Mapping[str, Any], rows: Sequence[ResultRow]) -> ModelCard:
+def model_card(record: RunRecord, rows: Sequence[ResultRow]) -> ModelCard:
     """Return the card of a run.
 
     Args:
@@ -39,32 +39,32 @@ def model_card(record: Mapping[str, Any], rows: Sequence[ResultRow]) -> ModelCar
         rows: its result rows, at least one.
     """
     first = rows[0]
-    templates = record["templates"]
+    templates = record.templates
     card: ModelCard = ModelCard.from_template(
         card_data(record, rows),
         template_path=str(TEMPLATE),
-        title=f"{first.backbone}, {first.method} on {record['data']}",
+        title=f"{first.backbone}, {first.method} on {record.data}",
         backbone=first.backbone,
         method=get_method(first.method),
         seed=first.seed,
         record=record,
-        class_names=_some(record["class_names"], MAX_NAMES, ", "),
+        class_names=_some(record.class_names, MAX_NAMES, ", "),
         prompts=_some(templates, MAX_PROMPTS, " | "),
         table=result_table(rows),
         limits=list(limits(rows)),
-        licences=licences(record["data"], first),
+        licences=licences(record.data, first),
     )
     return card
 
 
-def card_data(record: Mapping[str, Any], rows: Sequence[ResultRow]) -> ModelCardData:
+def card_data(record: RunRecord, rows: Sequence[ResultRow]) -> ModelCardData:
     """Return the metadata of a card, with all results as a model index.
 
     The licence is "other": those of the backbone and of the data apply, and the card names them.
     """
     first = rows[0]
     base = base_model(first.backbone)
-    data = first.data.removeprefix("hf:") if first.data.startswith("hf:") else str(record["data"])
+    data = first.data.removeprefix("hf:") if first.data.startswith("hf:") else record.data
     evaluations = list(_evaluations(record, rows, data))
     return ModelCardData(
         library_name="clipalign",
@@ -82,9 +82,9 @@ def card_data(record: Mapping[str, Any], rows: Sequence[ResultRow]) -> ModelCard
     )
 
 
-def _evaluations(record: Mapping[str, Any], rows: Sequence[ResultRow], data: str) -> Iterator[EvalResult]:
+def _evaluations(record: RunRecord, rows: Sequence[ResultRow], data: str) -> Iterator[EvalResult]:
     """Yield the metrics of each test set that reports have tables of."""
-    protocol = ", ".join(str(value) for value in (record["protocol"], record.get("target")) if value)
+    protocol = ", ".join(value for value in (record.protocol, record.target) if value)
     metrics = {field.name: name for name, metric in METRICS.all().items() for field in metric.fields}
     fields = [field for field in measured_fields(rows) if field.table and not field.variant]
     for row in rows:
@@ -95,7 +95,7 @@ def _evaluations(record: Mapping[str, Any], rows: Sequence[ResultRow], data: str
                     if is_retrieval(row)
                     else "zero-shot-image-classification",
                     dataset_type=data,
-                    dataset_name=f"{record['data']} ({protocol}), {row.test}",
+                    dataset_name=f"{record.data} ({protocol}), {row.test}",
                     dataset_config=protocol,
                     dataset_split=row.test,
                     metric_type=metrics[field.name],

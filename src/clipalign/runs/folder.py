@@ -1,13 +1,12 @@
-"""The folder of a run: its files, when it may be written, and how it is opened again."""
+"""The folder of a run: its files, and when it may be written."""
 
 from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import yaml
 
@@ -15,95 +14,97 @@ from ..core.checkpoint import write_text
 from ..core.config import TrainConfig
 from ..core.errors import UserError
 from ..core.fields import options_of
-from ..core.yaml_files import RECORD, dump_yaml, plain, read_yaml
+from ..core.yaml_files import RECORD, dump_yaml, read_yaml
 from ..evaluation.results import FILE as RESULTS
 from .options import TrainOptions
+from .record import RunRecord
 
-if TYPE_CHECKING:
-    pass
-
+CONFIG = "config.yaml"
 # A line of metrics.jsonl: "step", loss terms, validation values; "chosen" holds what `Method.finish` chose.
 MetricLine = dict[str, Any]
 
 # Options of every method that do not change what a run computes.
 RESULT_NEUTRAL = frozenset(
-    n for n, option in options_of(TrainConfig).items() if not option.facts.affects_result
+    name for name, option in options_of(TrainConfig).items() if not option.facts.affects_result
 )
 
 
 @dataclass(frozen=True)
 class RunFolder:
-    """Paths of a run.
+    """Files of a run.
 
-    config.yaml holds every option (usable as `--config`) and, under `record`, facts about the run. A run is
-    done when results.jsonl is there: it is written last.
+    A run is finished when results.jsonl exists: it is written last.
     """
 
     path: Path
 
     @property
     def config(self) -> Path:
-        return self.path / "config.yaml"
+        """All options, usable as `--config`; facts about the run are under `record`."""
+        return self.path / CONFIG
 
     @property
     def metrics(self) -> Path:
+        """Loss terms and validation metrics by step."""
         return self.path / "metrics.jsonl"
 
     @property
     def model(self) -> Path:
+        """Weights that predictions use, averaged if the run averages."""
         return self.path / "model.safetensors"
 
     @property
     def last(self) -> Path:
+        """Weights after the last step."""
         return self.path / "last.safetensors"
 
     @property
     def results(self) -> Path:
+        """Result rows, one per test set."""
         return self.path / RESULTS
 
     @property
     def predictions(self) -> Path:
+        """Predictions for every test image."""
         return self.path / "predictions.npz"
 
     @property
     def split(self) -> Path:
+        """Rows of training, validation and test; usable as `--split-file`."""
         return self.path / "split.json"
 
     @property
     def skipped(self) -> Path:
+        """Images that could not be decoded."""
         return self.path / "skipped.csv"
 
     @property
     def card(self) -> Path:
+        """Model card."""
         return self.path / "README.md"
 
     @property
     def checkpoint(self) -> Path:
+        """State to resume from; deleted when the run is finished."""
         return self.path / "checkpoint" / "state.safetensors"
 
     @property
     def log(self) -> Path:
+        """Messages of the run."""
         return self.path / "log.txt"
 
     @property
     def done(self) -> bool:
-        """Whether the run has its results."""
+        """Whether the run is finished."""
         return self.results.is_file()
 
     def clear(self) -> None:
-        """Remove the files of an earlier run, and nothing else that may lie beside them."""
-        for path in (
-            self.results,
-            self.config,
-            self.metrics,
-            self.model,
-            self.last,
-            self.predictions,
-            self.split,
-            self.skipped,
-            self.card,
-            self.log,
-        ):
+        """Delete the files of an earlier run, and no others."""
+        files = (
+            *(self.results, self.config, self.metrics, self.model, self.last, self.predictions),
+            *(self.split, self.skipped, self.card, self.log),
+        )
+        for path in files:
             path.unlink(missing_ok=True)
         for folder in (self.checkpoint.parent, self.path / "tensorboard", self.path / "wandb"):
             shutil.rmtree(folder, ignore_errors=True)
@@ -115,32 +116,37 @@ class RunFolder:
         lines = self.metrics.read_text(encoding="utf-8").splitlines(keepends=True)
         return [json.loads(line) for line in lines if line.endswith("\n")]
 
-    def record(self) -> dict[str, Any]:
-        """The facts in config.yaml."""
+    def record(self) -> RunRecord:
+        """Return the facts in config.yaml.
+
+        Raises:
+            UserError: the file was not written by a run.
+        """
         content = yaml.safe_load(self.config.read_text(encoding="utf-8")) or {}
-        record: dict[str, Any] = content.get(RECORD) or {}
-        return record
+        return RunRecord.from_dict(content.get(RECORD) or {}, str(self.config))
 
 
 def check_out(path: Path, *, overwrite: bool, resume: bool = False) -> None:
-    """Refuse to write into a folder that holds something.
+    """Refuse to write into a folder in use.
 
     Raises:
-        UserError: it does, and neither --overwrite nor --resume was given; or it is not a folder.
+        UserError: the folder is not empty, and neither overwritten nor resumed; or it is not a folder, or not a run
+            that can be resumed.
     """
     if path.exists() and not path.is_dir():
         raise UserError(f"--out: {path} is a file, not a folder")
-    if path.is_dir() and any(path.iterdir()) and not (overwrite or resume):
+    used = path.is_dir() and any(path.iterdir())
+    if used and not (overwrite or resume):
         raise UserError(f"--out: {path} is not empty; choose another folder, or give --resume or --overwrite")
-    if resume and path.is_dir() and any(path.iterdir()) and not (path / "config.yaml").is_file():
-        raise UserError(f"--resume: {path} holds no run (no config.yaml); choose another --out")
+    if used and resume and not is_run(path):
+        raise UserError(f"--resume: {path} holds no run (no {CONFIG}); choose another --out")
 
 
 def check_same(folder: RunFolder, options: TrainOptions) -> None:
     """Refuse to resume a run with other options, unless they do not affect the result.
 
     Raises:
-        UserError: naming the first option that differs.
+        UserError: an option differs; the message names the first one.
     """
     stored = read_yaml(folder.config)
     known = options_of(TrainConfig, options.method.Config)
@@ -152,13 +158,12 @@ def check_same(folder: RunFolder, options: TrainOptions) -> None:
             )
 
 
-def write_config(folder: RunFolder, options: TrainOptions, record: Mapping[str, Any]) -> None:
+def write_config(folder: RunFolder, options: TrainOptions, record: RunRecord) -> None:
     """Write config.yaml."""
-    values = {name: v for name, v in options.flat().items() if name not in ("resume", "overwrite")}
-    facts = {name: plain(value) for name, value in record.items()}
-    write_text(folder.config, dump_yaml({**values, RECORD: facts}))
+    values = {name: value for name, value in options.flat().items() if name not in ("resume", "overwrite")}
+    write_text(folder.config, dump_yaml({**values, RECORD: record.as_dict()}))
 
 
 def is_run(name: str | Path) -> bool:
-    """Whether a path is a run folder."""
-    return (Path(name) / "config.yaml").is_file()
+    """Return whether a path is a run folder."""
+    return (Path(name) / CONFIG).is_file()

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from ..backbone import load
 from ..core.errors import UserError
 from .folder import is_run
+from .record import RunRecord
 from .run import Run, open_run, zeroshot
 
 if TYPE_CHECKING:
@@ -39,14 +40,14 @@ class OpenedModel:
         return () if self.run is None else self.run.class_names
 
     @property
-    def record(self) -> dict[str, Any]:
-        """Facts in the run's config.yaml; none for a backbone."""
-        return {} if self.run is None else self.run.folder.record()
+    def record(self) -> RunRecord | None:
+        """Facts about the run; None for a backbone."""
+        return None if self.run is None else self.run.record
 
     @property
     def interpolation(self) -> Interpolation | None:
         """Image resizing of the run; None for a backbone."""
-        return self.record.get("interpolation")
+        return None if self.run is None else self.run.record.interpolation
 
 
 def open_model(

@@ -1,4 +1,4 @@
-"""A finished run, opened again as a model."""
+"""Load a finished run as a model."""
 
 from __future__ import annotations
 
@@ -19,33 +19,36 @@ from ..methods import Method, get_method
 from ..protocols.names_only import NamesOnly, names_episode
 from .folder import RunFolder
 from .options import TrainOptions, train_options_from
+from .record import RunRecord
 
 
 @dataclass(frozen=True)
 class Run:
-    """A finished run, opened.
+    """A finished run with its model.
 
     Attributes:
-        folder: its files.
-        options: what it was told.
-        method: set up, with the run's weights.
-        backbone: carries the trained towers.
+        folder: files of the run.
+        options: options of the run.
+        record: facts about the run.
+        method: set up, with the weights of the run.
+        backbone: the trained towers.
     """
 
     folder: RunFolder
     options: TrainOptions
+    record: RunRecord
     method: Method
     backbone: Backbone
 
     @property
     def results(self) -> list[ResultRow]:
-        """Its result rows."""
+        """Result rows of the run."""
         return read_results(self.folder.path)
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """The classes it was trained on."""
-        return tuple(self.folder.record()["class_names"])
+        """Classes that the run was trained on."""
+        return self.record.class_names
 
 
 def read_options(folder: RunFolder) -> TrainOptions:
@@ -53,7 +56,9 @@ def read_options(folder: RunFolder) -> TrainOptions:
     if not folder.config.is_file():
         raise UserError(f"{folder.path} is not a run folder (no config.yaml)")
     options = train_options_from({"config": folder.config, "out": folder.path})
-    return replace(options, origins=folder.record().get("origins") or {})  # the layers of then, not the file
+    return replace(
+        options, origins=folder.record().origins
+    )  # where options came from, rather than config.yaml
 
 
 def open_run(
@@ -63,50 +68,50 @@ def open_run(
     device: torch.device | str = "cpu",
     cache_dir: str | None = None,
 ) -> Run:
-    """Build a run's model again.
+    """Load the model of a run.
 
     Args:
         path: run folder.
-        weights: "model" (what predictions use) or "last" (the last step's).
-        device: where it goes.
-        cache_dir: folder of downloaded weights, for backbones whose architecture comes from the hub.
+        weights: "model" (those predictions use) or "last" (those of the last step).
+        device: device of the model.
+        cache_dir: folder of downloads, for backbones whose architecture comes from the hub.
 
     Raises:
-        UserError: not a finished run, or a damaged weights file.
+        UserError: the run is not finished, or its weights are damaged.
     """
     folder = RunFolder(Path(path))
     options = read_options(folder)
     model = options.config.model
     file = folder.model if weights == "model" else folder.last
     if not file.is_file():
-        raise UserError(f"{folder.path} has no {file.name}: the run is not finished; go on with --resume")
+        raise UserError(
+            f"{folder.path} has no {file.name}: the run is not finished; continue it with --resume"
+        )
     state = load_weights(file)
-    # The file holds both towers, so the pre-trained weights are not needed again, nor can they have changed.
+    # The file holds both towers, so pre-trained weights are not needed.
     backbone = load(model.backbone, device, cache_dir or model.cache_dir, pretrained=False)
     method = options.method(options.hyper)
-    # Weights first, so that what `setup` derives from them is right; again after it, for the method's own.
+    # `setup` derives tensors from the towers' weights, so these are loaded first; all others exist only after it.
     with contextlib.suppress(RuntimeError):
         backbone.model.load_state_dict(state, strict=False)
-    method.setup(backbone, stored_episode(folder), folder.record()["templates"])
+    record = folder.record()
+    method.setup(backbone, stored_episode(record), record.templates)
     method.load_state_dict(state)
-    return Run(folder, options, method, backbone)
+    return Run(folder, options, record, method, backbone)
 
 
-def stored_episode(folder: RunFolder) -> Episode:
-    """What `Method.setup` needs to know of the episode a run was trained on; it has no rows."""
-    facts = folder.record()
-    names, domains, templates = (tuple(facts[k]) for k in ("class_names", "domain_names", "templates"))
-    return names_episode(
-        NamesOnly(facts["data"], names, domains, templates), facts["protocol"], facts["target"]
-    )
+def stored_episode(record: RunRecord) -> Episode:
+    """Return the episode of a run as far as `Method.setup` needs it: with names, without rows."""
+    source = NamesOnly(record.data, record.class_names, record.domain_names, record.templates)
+    return names_episode(source, record.protocol, record.target)
 
 
 def zeroshot(backbone: Backbone, templates: Sequence[str] | None = None) -> Method:
-    """A backbone as it is, as a method without classes of its own.
+    """Return a backbone as a zero-shot method without trained classes.
 
     Args:
-        backbone: frozen by it.
-        templates: of prompts; None for "a photo of a {}.".
+        backbone: towers; they are frozen.
+        templates: prompt templates; default: "a photo of a {}.".
     """
     templates = tuple(templates or DEFAULT_TEMPLATES)
     method = get_method("zeroshot")()
