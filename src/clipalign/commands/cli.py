@@ -31,35 +31,39 @@ class Command:
 
 
 DATA = {
-    "check": Command("check a data set before training", "data:run_check", "data:CheckConfig"),
-    "prepare": Command("lay out a published set from its archives", "data:run_prepare", "data:PrepareConfig"),
-    "list": Command("list published sets, their licences and sources", "data:run_list", "data:ListConfig"),
+    "check": Command("check a data set before training", "data:run_check", "options:CheckConfig"),
+    "prepare": Command(
+        "lay out a published set from its archives", "data:run_prepare", "options:PrepareConfig"
+    ),
+    "list": Command(
+        "list published sets, their licences and sources", "data:run_list", "options:PublishedConfig"
+    ),
 }
 # A new command is one entry.
 COMMANDS = {
     "demo": Command(
-        "fine-tune the shipped model on the shipped data and write a report", "demo:run", "demo:DemoConfig"
+        "fine-tune the shipped model on the shipped data and write a report", "demo:run", "options:DemoConfig"
     ),
     "train": Command(
         "fine-tune a backbone and score it on a protocol", "train:run_training", "..core.config:TrainConfig"
     ),
-    "eval": Command("score a run, or a backbone zero-shot", "eval:run_evaluation", "eval:EvalConfig"),
+    "eval": Command("score a run, or a backbone zero-shot", "eval:run_evaluation", "options:EvalConfig"),
     "data": Command("check data before training; lay out published sets", "data:run_data", members=DATA),
-    "predict": Command("classify images", "predict:run_prediction", "predict:PredictConfig"),
-    "explain": Command("draw where a model looks", "explain:run_explain", "explain:ExplainConfig"),
+    "predict": Command("classify images", "predict:run_prediction", "options:PredictConfig"),
+    "explain": Command("draw where a model looks", "explain:run_explain", "options:ExplainConfig"),
     "sweep": Command(
-        "run a study, several runs at a time, and resume it", "sweep:run_sweep", "sweep:SweepConfig"
+        "run a study, several runs at a time, and resume it", "sweep:run_sweep", "options:SweepConfig"
     ),
     "export": Command(
-        "write a model for open_clip, Hugging Face or ONNX", "export:run_export", "export:ExportConfig"
+        "write a model for open_clip, Hugging Face or ONNX", "export:run_export", "options:ExportConfig"
     ),
-    "report": Command("write tables and plots of runs", "report:run_report", "report:ReportConfig"),
-    "bench": Command("measure the cost of a step of each method", "bench:run_bench", "bench:BenchConfig"),
-    "list": Command("list methods, data sets, backbones or protocols", "list:run_list", "list:ListConfig"),
+    "report": Command("write tables and plots of runs", "report:run_report", "options:ReportConfig"),
+    "bench": Command("measure the cost of a step of each method", "bench:run_bench", "options:BenchConfig"),
+    "list": Command("list methods, data sets, backbones or protocols", "list:run_list", "options:ListConfig"),
     "completion": Command(
         "print a script that completes commands in a shell",
         "completion:run_completion",
-        "completion:CompletionConfig",
+        "options:CompletionConfig",
     ),
 }
 
@@ -79,12 +83,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
             near = difflib.get_close_matches(name, COMMANDS, n=1)
             hint = f"; did you mean {near[0]}?" if near else f"; choose one of: {', '.join(COMMANDS)}"
             raise UserError(f'unknown command "{name}"{hint}')
-        if name == "train" and {"-h", "--help", "--help-all"} & set(arguments):
-            from ..runs.options import train_options
-
-            train_options(arguments[1:])  # prints help without importing the towers
-        run: Callable[[Sequence[str], str], Any] = find(COMMANDS[name].run)
-        run(arguments[1:], f"clipalign {name}")
+        command, tokens, prog = COMMANDS[name], arguments[1:], f"clipalign {name}"
+        if tokens and tokens[0] in command.members:
+            command, tokens, prog = command.members[tokens[0]], tokens[1:], f"{prog} {tokens[0]}"
+        if {"-h", "--help", "--help-all"} & set(tokens) and command.options:
+            print_help(command, tokens, prog)
+        else:
+            run: Callable[[Sequence[str], str], Any] = find(command.run)
+            run(tokens, prog)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -92,6 +98,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stderr.close()
         return 1
     return 0
+
+
+def print_help(command: Command, tokens: Sequence[str], prog: str) -> None:
+    """Print the options of a command without importing it."""
+    if command is COMMANDS["train"]:  # its options depend on the method
+        from ..runs.options import train_options
+
+        train_options(tokens, prog)
+    else:
+        from ..core.parsing import OptionParser
+
+        OptionParser(prog, find(command.options)).parse(tokens)
 
 
 def find(target: str) -> Any:

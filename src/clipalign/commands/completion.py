@@ -3,24 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Literal
 
 from jsonargparse import ArgumentParser
 
-from ..core.config import TrainConfig, facts
+from ..core.config import TrainConfig
 from ..core.help import HelpFormatter
 from ..core.parsing import OptionParser, parse_config
 from ..methods import all_methods
 from .cli import COMMANDS, Command, find
-
-
-@dataclass(frozen=True)
-class CompletionConfig:
-    """Print a completion script for a shell. Try: source <(clipalign completion bash)"""
-
-    shell: Literal["bash", "zsh", "fish"] = field(metadata=facts(positional=True))
-    """bash, zsh or fish."""
+from .options import CompletionConfig
 
 
 def run_completion(tokens: Sequence[str], prog: str = "clipalign completion") -> None:

@@ -3,74 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from ..core.config import DataOptions, Options, facts
 from ..core.errors import UserError
 from ..core.parsing import make_config, parse_config
 from ..data.check import report
 from ..data.published.archives import prepare
 from ..data.published.declarations import find_image_set, image_sets
 from ..data.registry import source_from
+from .options import CheckConfig, PrepareConfig, PublishedConfig
 
 USAGE = """usage: clipalign data check DATA [OPTIONS]     check a data set before training
        clipalign data prepare NAME [OPTIONS]   lay out a published set from its archives
        clipalign data list                     list published sets, their licences and sources"""
-
-
-@dataclass(frozen=True)
-class CheckConfig(Options):
-    """Print totals, counts, sizes, broken and duplicate files and doubtful class names, and how to train."""
-
-    data: str = field(metadata=facts(positional=True))
-    """Data set, as in `clipalign train --data`."""
-    data_root: Path | None = field(default=None, metadata=facts(unit="DIR"))
-    """Folder of published sets, or of a table's images."""
-    data_options: tuple[str, ...] = field(default=(), metadata=facts(unit="K=V"))
-    """Settings of the data set."""
-    layout: Literal["auto", "class", "domain", "split"] = "auto"
-    """First folder level: auto, class, domain or split."""
-    class_names: Path | None = field(default=None, metadata=facts(unit="FILE"))
-    """Display names of classes."""
-    sheet: Path | None = field(default=Path("data-check.png"), metadata=facts(unit="FILE"))
-    """Picture of three random rows; None: no picture."""
-    seed: int = field(default=0, metadata=facts(unit="SEED", at_least=0))
-    """Seed of these rows."""
-
-    def source_options(self) -> DataOptions:
-        """Return the options that name the data set."""
-        return DataOptions(
-            data=self.data,
-            data_root=self.data_root,
-            data_options=self.data_options,
-            layout=self.layout,
-            class_names=self.class_names,
-        )
-
-
-@dataclass(frozen=True)
-class PrepareConfig:
-    """Unpack the archives of a published set in the layout of its authors, and verify the counts."""
-
-    name: str = field(metadata=facts(positional=True))
-    """Name in `clipalign data list`."""
-    archive: tuple[Path, ...] = field(default=(), metadata=facts(unit="FILE"))
-    """Archives as downloaded (tar, zip). Other files, such as CoOp's split file, are copied next to the images."""
-    root: Path = field(default=Path("data"), metadata=facts(unit="DIR"))
-    """Folder of published sets, the later --data-root."""
-    exclude: Path | None = field(default=None, metadata=facts(unit="FILE"))
-    """Text file of images to leave out. For example DomainBed's list of duplicates in DomainNet."""
-
-    def __post_init__(self) -> None:
-        if not self.archive:
-            raise UserError("data prepare needs --archive FILE [FILE ...]")
-
-
-@dataclass(frozen=True)
-class ListConfig:
-    """Print the published sets, their licences and where to get them."""
 
 
 def run_data(tokens: Sequence[str], prog: str = "clipalign data") -> None:
@@ -148,7 +94,7 @@ def run_prepare(tokens: Sequence[str], prog: str = "clipalign data prepare") -> 
 
 def run_list(tokens: Sequence[str], prog: str = "clipalign data list") -> None:
     """Print the published sets, their licences and where to get them."""
-    parse_config(ListConfig, tokens, prog)
+    parse_config(PublishedConfig, tokens, prog)
     from rich.console import Console
     from rich.table import Table as RichTable
 

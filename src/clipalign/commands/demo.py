@@ -8,13 +8,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
-from ..core.config import Options, facts
 from ..core.parsing import parse_config
 from ..report.accuracy import accuracy_tables
 from ..report.collect import find_runs
@@ -22,31 +19,12 @@ from ..report.forgetting import forgetting
 from ..report.render import print_tables
 from ..runs.folder import check_out
 from ..runs.options import train_command
+from .options import DemoConfig
 from .report import Report, write_report
 from .train import train_from
 
 METHODS = ("zeroshot", "erm", "alignclip")
 TITLE = "clipalign demo: a new style and new classes at once"
-
-
-@dataclass(frozen=True)
-class DemoConfig(Options):
-    """Fine-tune the shipped model on the shipped data with three methods, and write a report with pictures."""
-
-    out: Path = field(default=Path("clipalign-demo"), metadata=facts(unit="DIR"))
-    """Folder of the runs and the report. Must be new or empty without --overwrite."""
-    target: str = field(default="twemoji", metadata=facts(unit="STYLE"))
-    """Style left out of training, and tested. A domain of pictograms."""
-    steps: int = field(default=120, metadata=facts(unit="STEPS", at_least=1))
-    """Optimiser steps per method that trains."""
-    seed: int = field(default=0, metadata=facts(unit="SEED", at_least=0))
-    """Seed of batches and augmentation."""
-    pictures: int = field(default=6, metadata=facts(unit="COUNT", at_least=0))
-    """Test images with maps, before and after training."""
-    backbone: str = field(default="pocket", metadata=facts(unit="MODEL"))
-    """pocket, or pocket:random to see the effect of pre-training."""
-    overwrite: bool = False
-    """Replace the demo in --out."""
 
 
 def run(tokens: Sequence[str] = (), prog: str = "clipalign demo") -> Report:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
 from ..backbone import preprocess_for
 from ..backbone.text.templates import choose_templates
-from ..core.config import DataOptions, Options, SplitOptions, facts
+from ..core.config import SplitOptions
 from ..core.distributed import Ranks
 from ..core.errors import UserError
 from ..core.parsing import command_line, make_config, parse_config
@@ -29,35 +29,7 @@ from ..methods import check_template
 from ..protocols import RETRIEVAL, episode_from
 from ..runs.folder import check_out
 from ..runs.opening import OpenedModel, open_model
-
-
-@dataclass(frozen=True, kw_only=True)
-class EvalConfig(Options):
-    """Score a run, or a backbone zero-shot, and write one result row per test set."""
-
-    model: str = field(metadata=facts(positional=True))
-    """Run folder, or a backbone as in `clipalign train`."""
-    out: Path = field(metadata=facts(unit="DIR"))
-    """Folder for results.jsonl. Must be new or empty without --overwrite."""
-    weights: Literal["model", "last"] = "model"
-    """Of a run: model or last. model: those that predictions use, averaged if the method averages; last: those of
-    the last step."""
-    template: tuple[str, ...] = field(default=(), metadata=facts(unit="TEXT", unset="the data set's"))
-    """Prompt templates with {}. {} stands for the class name; the features of several templates are averaged."""
-    cache_dir: str | None = field(default=None, metadata=facts(unit="DIR", unset="Hugging Face cache"))
-    """Downloaded weights."""
-    seed: int = field(default=0, metadata=facts(unit="SEED", at_least=0))
-    """Seed in the result rows. Evaluation is deterministic."""
-    device: str = field(default="auto", metadata=facts(unit="DEVICE"))
-    """auto, cpu, cuda or cuda:N."""
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    """auto, fp32, bf16 or fp16. Type of the forward pass; similarities are always float32."""
-    eval_batch_size: int = field(default=256, metadata=facts(unit="IMAGES", at_least=1))
-    """Images per forward pass."""
-    overwrite: bool = False
-    """Replace the results in --out."""
-    data: DataOptions = field(default_factory=DataOptions)
-    split: SplitOptions = field(default_factory=SplitOptions)
+from .options import EvalConfig
 
 
 def evaluate(

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..backbone import load
 from ..core.checkpoint import write_text
-from ..core.config import Options, facts
-from ..core.errors import UserError
 from ..core.parsing import make_config, parse_config
 from ..core.precision import select_device
 from ..data.decode import read_image
@@ -21,47 +18,7 @@ from ..methods import Method
 from ..runs.folder import check_out
 from ..runs.opening import open_model
 from ..runs.run import zeroshot
-
-
-@dataclass(frozen=True)
-class ExplainConfig(Options):
-    """Draw where a model looks on an image and where it finds texts, before and after fine-tuning; or which
-    dimensions its masks open for texts (--masks)."""
-
-    model: str = field(metadata=facts(positional=True))
-    """Run folder, or a backbone as in `clipalign train`."""
-    image: Path | None = field(default=None, metadata=facts(positional=True))
-    """Image file, with --text. PNG, JPEG, WebP, GIF, BMP or TIFF."""
-    text: tuple[str, ...] = field(default=(), metadata=facts(unit="TEXT"))
-    """Texts to find, such as "a dog" "grass". One row of the picture each. They are encoded without a template;
-    prompt learners put their learned context around them, as around class names."""
-    masks: tuple[str, ...] = field(default=(), metadata=facts(unit="TEXT"))
-    """Texts whose masks are drawn. A mask is the set of dimensions that a text opens; their overlap is drawn too. For
-    methods with masks, such as smartclip."""
-    disentanglement: bool = False
-    """Measure disentanglement on Pictograms. Compares masks of related and unrelated concepts, and unions and
-    intersections of masks with the masks of joined texts."""
-    out: Path = field(default=Path("clipalign-explain"), metadata=facts(unit="DIR"))
-    """Folder to write. Gets explain.png and maps.npz; masks.png and masks.json; disentanglement.json. Must be new or
-    empty without --overwrite."""
-    cache_dir: str | None = field(default=None, metadata=facts(unit="DIR", unset="Hugging Face cache"))
-    """Downloaded weights."""
-    device: str = field(default="auto", metadata=facts(unit="DEVICE"))
-    """auto, cpu, cuda or cuda:N."""
-    overwrite: bool = False
-    """Replace the files in --out."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for name, texts in (("--text", self.text), ("--masks", self.masks)):
-            for i, text in enumerate(texts):
-                if not text.strip():
-                    raise UserError(f"{name}: text number {i + 1} is empty; give words, or leave it out")
-        without_image = self.image is None and (self.masks or self.disentanglement)
-        if not self.text and not without_image:
-            raise UserError('--text: give at least one text to look for, such as --text "a dog"')
-        if self.text and self.image is None:
-            raise UserError("explain needs an image file to look for --text in; give it after the model")
+from .options import ExplainConfig
 
 
 def explain(

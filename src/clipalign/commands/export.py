@@ -8,13 +8,12 @@ import logging
 import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from ..backbone import preprocess_for
 from ..backbone.text.features import fill_templates
-from ..core.config import Options, facts
 from ..core.errors import UserError
 from ..core.parsing import make_config, parse_config
 from ..core.version import __version__
@@ -25,38 +24,11 @@ from ..runs.export.head import OTHER_CLASSES, head_of, rule, write_head
 from ..runs.folder import is_run
 from ..runs.opening import open_model
 from ..runs.record import RunRecord
+from .options import ExportConfig
 from .predict import read_classes
 
 FACTS = "export.json"
 RUN_FACTS = ("data", "protocol", "target", "split_hash")  # of a run's record, copied to FACTS
-
-
-@dataclass(frozen=True)
-class ExportConfig(Options):
-    """Write a model in the format of another library, load it again with that library, and compare features."""
-
-    model: str = field(metadata=facts(positional=True))
-    """Run folder, or a backbone as in `clipalign train`."""
-    out: Path = field(metadata=facts(unit="DIR"))
-    """Folder to write. Must be new or empty without --overwrite; it appears complete or not at all."""
-    to: str = field(default="open_clip", metadata=facts(unit="FORMAT"))
-    """open_clip, hf, hf-text, safetensors or onnx. open_clip: checkpoint and configuration; hf: CLIPModel
-    with processor (extra [hf]); hf-text: text tower as CLIPTextModel with tokenizer, for text-to-image
-    pipelines (extra [hf]); safetensors: every tensor by name; onnx: image and text tower (extra [onnx]).
-    Other packages may add formats."""
-    classes_file: Path | None = field(default=None, metadata=facts(unit="FILE", unset="the run's classes"))
-    """Class names of the classifier, one per line."""
-    template: tuple[str, ...] = field(default=(), metadata=facts(unit="TEXT", unset="the run's"))
-    """Prompt templates with {}. {} stands for the class name."""
-    weights: Literal["model", "last"] = "model"
-    """Of a run: model or last. model: those that predictions use, averaged if the method averages; last: those of
-    the last step."""
-    towers_only: bool = False
-    """Export the towers without a classifier. For methods whose predictions need more than the two towers."""
-    cache_dir: str | None = field(default=None, metadata=facts(unit="DIR", unset="Hugging Face cache"))
-    """Downloaded weights."""
-    overwrite: bool = False
-    """Replace an earlier export in --out."""
 
 
 @dataclass(frozen=True)

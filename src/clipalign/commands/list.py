@@ -3,19 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Literal
 
-from ..core.config import facts
 from ..core.parsing import parse_config
-
-
-@dataclass(frozen=True)
-class ListConfig:
-    """Print the names of methods, data sets, backbones or protocols."""
-
-    what: Literal["methods", "data", "backbones", "protocols"] = field(metadata=facts(positional=True))
-    """Kind of names."""
+from .options import ListConfig
 
 
 def run_list(tokens: Sequence[str], prog: str = "clipalign list") -> None:

@@ -7,7 +7,7 @@ import io
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -20,7 +20,6 @@ from ..backbone import preprocess_for
 from ..backbone.text.features import DEFAULT_TEMPLATES, clean_class_names
 from ..backbone.text.templates import choose_templates
 from ..core.checkpoint import write_text
-from ..core.config import Options, facts
 from ..core.errors import UserError
 from ..core.parsing import make_config, parse_config
 from ..core.precision import Precision, select_device
@@ -28,46 +27,10 @@ from ..data.decode import decode_error, evaluation_view, printable, read_image
 from ..data.sources.folder import images_in
 from ..protocols.names_only import NamesOnly
 from ..runs.opening import open_model
+from .options import PredictConfig
 
 BATCH = 64  # images per forward pass
 LISTED = 10  # skipped files that are named
-
-
-@dataclass(frozen=True)
-class PredictConfig(Options):
-    """Classify images among the classes of a file, or those the run was trained on."""
-
-    model: str = field(metadata=facts(positional=True))
-    """Run folder, or a backbone as in `clipalign train`."""
-    images: tuple[Path, ...] = field(metadata=facts(positional=True))
-    """Image files and folders. PNG, JPEG, WebP, GIF, BMP and TIFF; folders are searched at any depth."""
-    out: Path | None = field(default=None, metadata=facts(unit="FILE"))
-    """.csv or .json file to write instead of a table."""
-    overwrite: bool = False
-    """Replace the file in --out."""
-    classes_file: Path | None = field(default=None, metadata=facts(unit="FILE", unset="the run's classes"))
-    """Text file, one class name per line."""
-    topk: int = field(default=5, metadata=facts(unit="COUNT", at_least=1))
-    """Classes to print per image."""
-    template: tuple[str, ...] = field(default=(), metadata=facts(unit="TEXT", unset="the run's"))
-    """Prompt templates with {}. {} stands for the class name."""
-    weights: Literal["model", "last"] = "model"
-    """Of a run: model or last. model: those that predictions use; last: those of the last step."""
-    cache_dir: str | None = field(default=None, metadata=facts(unit="DIR", unset="Hugging Face cache"))
-    """Downloaded weights."""
-    device: str = field(default="auto", metadata=facts(unit="DEVICE"))
-    """auto, cpu, cuda or cuda:N."""
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    """auto, fp32, bf16 or fp16. Type of the forward pass."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not self.images:
-            raise UserError("predict needs at least one image file or folder")
-        if self.out is not None and self.out.suffix.lower() not in (".csv", ".json"):
-            raise UserError(f"--out: {self.out} must end in .csv or .json")
-        if self.out is not None and self.out.exists() and not self.overwrite:
-            raise UserError(f"--out: {self.out} exists; choose another file, or give --overwrite")
 
 
 @dataclass(frozen=True)

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from ..core.checkpoint import write_text
-from ..core.config import Options, facts
 from ..core.parsing import make_config, parse_config
 from ..report.accuracy import accuracy_tables
 from ..report.collect import find_runs
@@ -34,25 +33,7 @@ from ..report.sections import (
 from ..report.style import report_styles
 from ..report.tables import all_tables
 from ..runs.folder import check_out
-
-
-@dataclass(frozen=True)
-class ReportConfig(Options):
-    """Write tables, curves and pictures of all runs in a folder."""
-
-    folder: Path = field(metadata=facts(positional=True))
-    """Folder that holds runs, at any depth."""
-    out: Path | None = field(default=None, metadata=facts(unit="DIR", unset="FOLDER/report"))
-    """Folder of the report. Gets report.md, report.html, tables.csv, differences.csv and pictures. Must be new or empty
-    without --overwrite."""
-    baseline: str | None = field(default=None, metadata=facts(unit="NAME", unset="erm, or zeroshot"))
-    """Method or table row that others are compared with."""
-    title: str = field(default="Fine-tuning report", metadata=facts(unit="TEXT"))
-    """First heading."""
-    pictures: int = field(default=6, metadata=facts(unit="COUNT", at_least=0))
-    """Test images with maps; 0: none. Each is drawn before and after training; 0 opens no model."""
-    overwrite: bool = False
-    """Replace the report in --out."""
+from .options import ReportConfig
 
 
 @dataclass(frozen=True)

@@ -10,17 +10,14 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
-from typing import Literal
+from dataclasses import asdict
 
 from ...core.checkpoint import write_text
-from ...core.config import Options, facts
-from ...core.errors import UserError
 from ...core.parsing import parse_config
 from ...methods import get_method, list_methods
 from ...report.markdown import pipe_table
 from ...runs.folder import check_out
+from ..options import BenchConfig
 from .cost import Cost
 from .machine import machine
 
@@ -29,44 +26,11 @@ DASH = "–"
 HEADS = ("method", "trained parameters", "step", "step / erm", "memory", "memory / erm", "predict / erm")
 
 
-@dataclass(frozen=True)
-class BenchConfig(Options):
-    """Time a few optimiser steps of each method, with the options it was published with."""
-
-    what: Literal["methods"] = field(metadata=facts(positional=True))
-    """methods."""
-    methods: tuple[str, ...] = field(default=(), metadata=facts(unit="NAME", unset="all"))
-    """Names of methods."""
-    backbones: tuple[str, ...] = field(
-        default=("pocket:random", "ViT-B-16:random"), metadata=facts(unit="MODEL")
-    )
-    """Backbones as in `clipalign train`. Cost does not depend on the weights."""
-    steps: int = field(default=3, metadata=facts(unit="STEPS", at_least=1))
-    """Steps timed per method, after a warm-up step."""
-    batch_size: int = field(default=8, metadata=facts(unit="IMAGES", at_least=1))
-    """Images per step, the same for every method."""
-    classes: int = field(default=50, metadata=facts(unit="COUNT", at_least=1))
-    """Number of classes. Matters to methods that run the text tower in every step."""
-    device: str = field(default="auto", metadata=facts(unit="DEVICE"))
-    """auto, cpu, cuda or cuda:N."""
-    clock: Literal["wall", "cpu"] = "wall"
-    """wall: elapsed time; cpu: processor time of the process. The latter suits a shared machine."""
-    out: Path | None = field(default=None, metadata=facts(unit="DIR"))
-    """Folder for bench.json and bench.md. Must be new or empty without --overwrite."""
-    overwrite: bool = False
-    """Replace the results in --out."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for name in self.methods:
-            get_method(name)
-        if not self.backbones:
-            raise UserError("--backbones: name at least one")
-
-
 def run_bench(tokens: Sequence[str], prog: str = "clipalign bench") -> list[Cost]:
     """Measure the methods of a command line, print the table and return the costs."""
     config = parse_config(BenchConfig, tokens, prog)
+    for name in config.methods:
+        get_method(name)  # raises for unknown names
     if config.out is not None:
         check_out(config.out, overwrite=config.overwrite)
     names = config.methods or list_methods()

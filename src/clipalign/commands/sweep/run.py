@@ -4,43 +4,19 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
-from ...core.config import Options, facts
 from ...core.errors import UserError
 from ...core.parsing import make_config, parse_config
 from ...report.collect import find_runs
 from ...report.render import print_tables
 from ...report.tables import all_tables
 from ...runs.folder import RunFolder
+from ..options import SweepConfig, part_of
 from .pool import run_all
 from .progress import Progress
 from .study import Job, read_study
-
-
-@dataclass(frozen=True)
-class SweepConfig(Options):
-    """Run every run of a study that is not finished: methods x data x targets x seeds x options."""
-
-    config: Path = field(metadata=facts(unit="FILE"))
-    """YAML file of the study. Its keys are methods, data, protocol, targets, seeds, options and grid."""
-    out: Path = field(metadata=facts(unit="DIR"))
-    """Folder of the study. Each run is a folder in it; finished runs are kept, others are resumed."""
-    jobs: int = field(default=1, metadata=facts(unit="COUNT", at_least=1))
-    """Runs at a time, one process each."""
-    devices: tuple[str, ...] = field(default=(), metadata=facts(unit="DEVICE", unset="auto"))
-    """Devices of the processes, such as cuda:0 cuda:1."""
-    shard: str | None = field(default=None, metadata=facts(unit="K/N"))
-    """Run the K-th of N parts. For N machines that share --out, or whose folders are merged later."""
-    slurm: int | None = field(default=None, metadata=facts(unit="TASKS", at_least=1))
-    """Print a SLURM array script and run nothing. It has this many tasks, one shard each."""
-    dry_run: bool = False
-    """Print the runs and their commands, and run nothing."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        part_of(self.shard)
 
 
 @dataclass(frozen=True)
@@ -130,21 +106,6 @@ def _sweep(config: SweepConfig) -> Sweep:
             progress.update(event)
     done = tuple(job.name for job in jobs if RunFolder(config.out / job.name).done)
     return Sweep(config.out, done, progress.failed)
-
-
-def part_of(shard: str | None) -> tuple[int, int]:
-    """Parse a shard; None is the whole study.
-
-    Raises:
-        UserError: the shard is not K/N with K from 1 to N.
-
-    >>> part_of("3/8"), part_of(None)
-    ((3, 8), (1, 1))
-    """
-    part, _, parts = (shard or "1/1").partition("/")
-    if not (part.isdigit() and parts.isdigit() and 1 <= int(part) <= int(parts)):
-        raise UserError(f'--shard must be K/N with K from 1 to N, such as 3/8, not "{shard}"')
-    return int(part), int(parts)
 
 
 def slurm_script(config: SweepConfig) -> str:

@@ -1,0 +1,328 @@
+"""Options of every command but `train`, whose options are in `core.config`.
+
+They are here rather than beside the commands so that `--help` and completion import no command.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from ..core.config import DataOptions, Options, SplitOptions, facts
+from ..core.errors import UserError
+
+
+@dataclass(frozen=True)
+class DemoConfig(Options):
+    """Fine-tune the shipped model on the shipped data with three methods, and write a report with pictures."""
+
+    out: Path = field(default=Path("clipalign-demo"), metadata=facts(unit="DIR"))
+    """Folder of the runs and the report. Must be new or empty without --overwrite."""
+    target: str = field(default="twemoji", metadata=facts(unit="STYLE"))
+    """Style left out of training, and tested. A domain of pictograms."""
+    steps: int = field(default=120, metadata=facts(unit="STEPS", at_least=1))
+    """Optimiser steps per method that trains."""
+    seed: int = field(default=0, metadata=facts(unit="SEED", at_least=0))
+    """Seed of batches and augmentation."""
+    pictures: int = field(default=6, metadata=facts(unit="COUNT", at_least=0))
+    """Test images with maps, before and after training."""
+    backbone: str = field(default="pocket", metadata=facts(unit="MODEL"))
+    """pocket, or pocket:random to see the effect of pre-training."""
+    overwrite: bool = False
+    """Replace the demo in --out."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalConfig(Options):
+    """Score a run, or a backbone zero-shot, and write one result row per test set."""
+
+    model: str = field(metadata=facts(positional=True))
+    """Run folder, or a backbone as in `clipalign train`."""
+    out: Path = field(metadata=facts(unit="DIR"))
+    """Folder for results.jsonl. Must be new or empty without --overwrite."""
+    weights: Literal["model", "last"] = "model"
+    """Of a run: model or last. model: those that predictions use, averaged if the method averages; last: those of
+    the last step."""
+    template: tuple[str, ...] = field(default=(), metadata=facts(unit="TEXT", unset="the data set's"))
+    """Prompt templates with {}. {} stands for the class name; the features of several templates are averaged."""
+    cache_dir: str | None = field(default=None, metadata=facts(unit="DIR", unset="Hugging Face cache"))
+    """Downloaded weights."""
+    seed: int = field(default=0, metadata=facts(unit="SEED", at_least=0))
+    """Seed in the result rows. Evaluation is deterministic."""
+    device: str = field(default="auto", metadata=facts(unit="DEVICE"))
+    """auto, cpu, cuda or cuda:N."""
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """auto, fp32, bf16 or fp16. Type of the forward pass; similarities are always float32."""
+    eval_batch_size: int = field(default=256, metadata=facts(unit="IMAGES", at_least=1))
+    """Images per forward pass."""
+    overwrite: bool = False
+    """Replace the results in --out."""
+    data: DataOptions = field(default_factory=DataOptions)
+    split: SplitOptions = field(default_factory=SplitOptions)
+
+
+@dataclass(frozen=True)
+class CheckConfig(Options):
+    """Print totals, counts, sizes, broken and duplicate files and doubtful class names, and how to train."""
+
+    data: str = field(metadata=facts(positional=True))
+    """Data set, as in `clipalign train --data`."""
+    data_root: Path | None = field(default=None, metadata=facts(unit="DIR"))
+    """Folder of published sets, or of a table's images."""
+    data_options: tuple[str, ...] = field(default=(), metadata=facts(unit="K=V"))
+    """Settings of the data set."""
+    layout: Literal["auto", "class", "domain", "split"] = "auto"
+    """First folder level: auto, class, domain or split."""
+    class_names: Path | None = field(default=None, metadata=facts(unit="FILE"))
+    """Display names of classes."""
+    sheet: Path | None = field(default=Path("data-check.png"), metadata=facts(unit="FILE"))
+    """Picture of three random rows; None: no picture."""
+    seed: int = field(default=0, metadata=facts(unit="SEED", at_least=0))
+    """Seed of these rows."""
+
+    def source_options(self) -> DataOptions:
+        """Return the options that name the data set."""
+        return DataOptions(
+            data=self.data,
+            data_root=self.data_root,
+            data_options=self.data_options,
+            layout=self.layout,
+            class_names=self.class_names,
+        )
+
+
+@dataclass(frozen=True)
+class PrepareConfig:
+    """Unpack the archives of a published set in the layout of its authors, and verify the counts."""
+
+    name: str = field(metadata=facts(positional=True))
+    """Name in `clipalign data list`."""
+    archive: tuple[Path, ...] = field(default=(), metadata=facts(unit="FILE"))
+    """Archives as downloaded (tar, zip). Other files, such as CoOp's split file, are copied next to the images."""
+    root: Path = field(default=Path("data"), metadata=facts(unit="DIR"))
+    """Folder of published sets, the later --data-root."""
+    exclude: Path | None = field(default=None, metadata=facts(unit="FILE"))
+    """Text file of images to leave out. For example DomainBed's list of duplicates in DomainNet."""
+
+    def __post_init__(self) -> None:
+        if not self.archive:
+            raise UserError("data prepare needs --archive FILE [FILE ...]")
+
+
+@dataclass(frozen=True)
+class PublishedConfig:
+    """Print the published sets, their licences and where to get them."""
+
+
+@dataclass(frozen=True)
+class PredictConfig(Options):
+    """Classify images among the classes of a file, or those the run was trained on."""
+
+    model: str = field(metadata=facts(positional=True))
+    """Run folder, or a backbone as in `clipalign train`."""
+    images: tuple[Path, ...] = field(metadata=facts(positional=True))
+    """Image files and folders. PNG, JPEG, WebP, GIF, BMP and TIFF; folders are searched at any depth."""
+    out: Path | None = field(default=None, metadata=facts(unit="FILE"))
+    """.csv or .json file to write instead of a table."""
+    overwrite: bool = False
+    """Replace the file in --out."""
+    classes_file: Path | None = field(default=None, metadata=facts(unit="FILE", unset="the run's classes"))
+    """Text file, one class name per line."""
+    topk: int = field(default=5, metadata=facts(unit="COUNT", at_least=1))
+    """Classes to print per image."""
+    template: tuple[str, ...] = field(default=(), metadata=facts(unit="TEXT", unset="the run's"))
+    """Prompt templates with {}. {} stands for the class name."""
+    weights: Literal["model", "last"] = "model"
+    """Of a run: model or last. model: those that predictions use; last: those of the last step."""
+    cache_dir: str | None = field(default=None, metadata=facts(unit="DIR", unset="Hugging Face cache"))
+    """Downloaded weights."""
+    device: str = field(default="auto", metadata=facts(unit="DEVICE"))
+    """auto, cpu, cuda or cuda:N."""
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """auto, fp32, bf16 or fp16. Type of the forward pass."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.images:
+            raise UserError("predict needs at least one image file or folder")
+        if self.out is not None and self.out.suffix.lower() not in (".csv", ".json"):
+            raise UserError(f"--out: {self.out} must end in .csv or .json")
+        if self.out is not None and self.out.exists() and not self.overwrite:
+            raise UserError(f"--out: {self.out} exists; choose another file, or give --overwrite")
+
+
+@dataclass(frozen=True)
+class ExplainConfig(Options):
+    """Draw where a model looks on an image and where it finds texts, before and after fine-tuning; or which
+    dimensions its masks open for texts (--masks)."""
+
+    model: str = field(metadata=facts(positional=True))
+    """Run folder, or a backbone as in `clipalign train`."""
+    image: Path | None = field(default=None, metadata=facts(positional=True))
+    """Image file, with --text. PNG, JPEG, WebP, GIF, BMP or TIFF."""
+    text: tuple[str, ...] = field(default=(), metadata=facts(unit="TEXT"))
+    """Texts to find, such as "a dog" "grass". One row of the picture each. They are encoded without a template;
+    prompt learners put their learned context around them, as around class names."""
+    masks: tuple[str, ...] = field(default=(), metadata=facts(unit="TEXT"))
+    """Texts whose masks are drawn. A mask is the set of dimensions that a text opens; their overlap is drawn too. For
+    methods with masks, such as smartclip."""
+    disentanglement: bool = False
+    """Measure disentanglement on Pictograms. Compares masks of related and unrelated concepts, and unions and
+    intersections of masks with the masks of joined texts."""
+    out: Path = field(default=Path("clipalign-explain"), metadata=facts(unit="DIR"))
+    """Folder to write. Gets explain.png and maps.npz; masks.png and masks.json; disentanglement.json. Must be new or
+    empty without --overwrite."""
+    cache_dir: str | None = field(default=None, metadata=facts(unit="DIR", unset="Hugging Face cache"))
+    """Downloaded weights."""
+    device: str = field(default="auto", metadata=facts(unit="DEVICE"))
+    """auto, cpu, cuda or cuda:N."""
+    overwrite: bool = False
+    """Replace the files in --out."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name, texts in (("--text", self.text), ("--masks", self.masks)):
+            for i, text in enumerate(texts):
+                if not text.strip():
+                    raise UserError(f"{name}: text number {i + 1} is empty; give words, or leave it out")
+        without_image = self.image is None and (self.masks or self.disentanglement)
+        if not self.text and not without_image:
+            raise UserError('--text: give at least one text to look for, such as --text "a dog"')
+        if self.text and self.image is None:
+            raise UserError("explain needs an image file to look for --text in; give it after the model")
+
+
+@dataclass(frozen=True)
+class SweepConfig(Options):
+    """Run every run of a study that is not finished: methods x data x targets x seeds x options."""
+
+    config: Path = field(metadata=facts(unit="FILE"))
+    """YAML file of the study. Its keys are methods, data, protocol, targets, seeds, options and grid."""
+    out: Path = field(metadata=facts(unit="DIR"))
+    """Folder of the study. Each run is a folder in it; finished runs are kept, others are resumed."""
+    jobs: int = field(default=1, metadata=facts(unit="COUNT", at_least=1))
+    """Runs at a time, one process each."""
+    devices: tuple[str, ...] = field(default=(), metadata=facts(unit="DEVICE", unset="auto"))
+    """Devices of the processes, such as cuda:0 cuda:1."""
+    shard: str | None = field(default=None, metadata=facts(unit="K/N"))
+    """Run the K-th of N parts. For N machines that share --out, or whose folders are merged later."""
+    slurm: int | None = field(default=None, metadata=facts(unit="TASKS", at_least=1))
+    """Print a SLURM array script and run nothing. It has this many tasks, one shard each."""
+    dry_run: bool = False
+    """Print the runs and their commands, and run nothing."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        part_of(self.shard)
+
+
+@dataclass(frozen=True)
+class ExportConfig(Options):
+    """Write a model in the format of another library, load it again with that library, and compare features."""
+
+    model: str = field(metadata=facts(positional=True))
+    """Run folder, or a backbone as in `clipalign train`."""
+    out: Path = field(metadata=facts(unit="DIR"))
+    """Folder to write. Must be new or empty without --overwrite; it appears complete or not at all."""
+    to: str = field(default="open_clip", metadata=facts(unit="FORMAT"))
+    """open_clip, hf, hf-text, safetensors or onnx. open_clip: checkpoint and configuration; hf: CLIPModel
+    with processor (extra [hf]); hf-text: text tower as CLIPTextModel with tokenizer, for text-to-image
+    pipelines (extra [hf]); safetensors: every tensor by name; onnx: image and text tower (extra [onnx]).
+    Other packages may add formats."""
+    classes_file: Path | None = field(default=None, metadata=facts(unit="FILE", unset="the run's classes"))
+    """Class names of the classifier, one per line."""
+    template: tuple[str, ...] = field(default=(), metadata=facts(unit="TEXT", unset="the run's"))
+    """Prompt templates with {}. {} stands for the class name."""
+    weights: Literal["model", "last"] = "model"
+    """Of a run: model or last. model: those that predictions use, averaged if the method averages; last: those of
+    the last step."""
+    towers_only: bool = False
+    """Export the towers without a classifier. For methods whose predictions need more than the two towers."""
+    cache_dir: str | None = field(default=None, metadata=facts(unit="DIR", unset="Hugging Face cache"))
+    """Downloaded weights."""
+    overwrite: bool = False
+    """Replace an earlier export in --out."""
+
+
+@dataclass(frozen=True)
+class ReportConfig(Options):
+    """Write tables, curves and pictures of all runs in a folder."""
+
+    folder: Path = field(metadata=facts(positional=True))
+    """Folder that holds runs, at any depth."""
+    out: Path | None = field(default=None, metadata=facts(unit="DIR", unset="FOLDER/report"))
+    """Folder of the report. Gets report.md, report.html, tables.csv, differences.csv and pictures. Must be new or empty
+    without --overwrite."""
+    baseline: str | None = field(default=None, metadata=facts(unit="NAME", unset="erm, or zeroshot"))
+    """Method or table row that others are compared with."""
+    title: str = field(default="Fine-tuning report", metadata=facts(unit="TEXT"))
+    """First heading."""
+    pictures: int = field(default=6, metadata=facts(unit="COUNT", at_least=0))
+    """Test images with maps; 0: none. Each is drawn before and after training; 0 opens no model."""
+    overwrite: bool = False
+    """Replace the report in --out."""
+
+
+@dataclass(frozen=True)
+class BenchConfig(Options):
+    """Time a few optimiser steps of each method, with the options it was published with."""
+
+    what: Literal["methods"] = field(metadata=facts(positional=True))
+    """methods."""
+    methods: tuple[str, ...] = field(default=(), metadata=facts(unit="NAME", unset="all"))
+    """Names of methods."""
+    backbones: tuple[str, ...] = field(
+        default=("pocket:random", "ViT-B-16:random"), metadata=facts(unit="MODEL")
+    )
+    """Backbones as in `clipalign train`. Cost does not depend on the weights."""
+    steps: int = field(default=3, metadata=facts(unit="STEPS", at_least=1))
+    """Steps timed per method, after a warm-up step."""
+    batch_size: int = field(default=8, metadata=facts(unit="IMAGES", at_least=1))
+    """Images per step, the same for every method."""
+    classes: int = field(default=50, metadata=facts(unit="COUNT", at_least=1))
+    """Number of classes. Matters to methods that run the text tower in every step."""
+    device: str = field(default="auto", metadata=facts(unit="DEVICE"))
+    """auto, cpu, cuda or cuda:N."""
+    clock: Literal["wall", "cpu"] = "wall"
+    """wall: elapsed time; cpu: processor time of the process. The latter suits a shared machine."""
+    out: Path | None = field(default=None, metadata=facts(unit="DIR"))
+    """Folder for bench.json and bench.md. Must be new or empty without --overwrite."""
+    overwrite: bool = False
+    """Replace the results in --out."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.backbones:
+            raise UserError("--backbones: name at least one")
+
+
+@dataclass(frozen=True)
+class ListConfig:
+    """Print the names of methods, data sets, backbones or protocols."""
+
+    what: Literal["methods", "data", "backbones", "protocols"] = field(metadata=facts(positional=True))
+    """Kind of names."""
+
+
+@dataclass(frozen=True)
+class CompletionConfig:
+    """Print a completion script for a shell. Try: source <(clipalign completion bash)"""
+
+    shell: Literal["bash", "zsh", "fish"] = field(metadata=facts(positional=True))
+    """bash, zsh or fish."""
+
+
+def part_of(shard: str | None) -> tuple[int, int]:
+    """Parse a shard; None is the whole study.
+
+    Raises:
+        UserError: the shard is not K/N with K from 1 to N.
+
+    >>> part_of("3/8"), part_of(None)
+    ((3, 8), (1, 1))
+    """
+    part, _, parts = (shard or "1/1").partition("/")
+    if not (part.isdigit() and parts.isdigit() and 1 <= int(part) <= int(parts)):
+        raise UserError(f'--shard must be K/N with K from 1 to N, such as 3/8, not "{shard}"')
+    return int(part), int(parts)
