@@ -204,7 +204,8 @@ def test_backbone_attributes_describe_the_tower(make: MakeBackbone) -> None:
     )
     assert (backbone.embed_dim, backbone.context_length) == (16, 20)
     assert backbone.mean == (0.5, 0.5, 0.5) and backbone.std == (0.25, 0.25, 0.25)
-    assert (backbone.logit_scale * backbone.temperature).item() == pytest.approx(1)
+    assert backbone.logit_scale.shape == ()
+    assert backbone.logit_scale.item() == pytest.approx(backbone.model.logit_scale.exp().item())
     image_parameters = {id(p) for p in backbone.image_parameters()}
     assert image_parameters == {id(p) for p in backbone.model.visual.parameters()}
 

@@ -78,8 +78,8 @@ def load(
 
     Example:
         >>> backbone = load("pocket")
-        >>> backbone.encode_text(["a cat", "a dog"]).shape
-        torch.Size([2, 128])
+        >>> backbone.encode_text(["a cat", "a dog"]).shape == (2, backbone.embed_dim)
+        True
     """
     name, size = split_size(spec)
     if name.startswith("hf-hub:"):

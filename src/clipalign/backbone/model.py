@@ -4,22 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
-from types import ModuleType
 from typing import Any, Literal
 
-import open_clip.modified_resnet
-import open_clip.transformer
 import torch
 from torch import Tensor, nn
 
 from ..core.errors import UserError
-from . import resnet, vit
 from .attention import AttentionOver
 from .dense import DenseFeatures, check_options
 from .hooks import BlockHook, Hooks, Tap
 from .text.prefix import encode_whole, encode_with_prefix, supports_prefix
 from .text.tokens import Tokenizer, Tokens, tokenize
 from .text.tower import TextTower, text_tower
+from .vision import MODULES, Kind, VisionModule, kind_of
 
 
 class Backbone(nn.Module):
@@ -58,16 +55,7 @@ class Backbone(nn.Module):
         self._supports_prefix: bool | None = None  # determined on first use
 
         visual = model.visual
-        self.kind: Literal["vit", "resnet"]
-        if isinstance(visual, open_clip.transformer.VisionTransformer):
-            self.kind = "vit"
-        elif isinstance(visual, open_clip.modified_resnet.ModifiedResNet):
-            self.kind = "resnet"
-        else:
-            raise UserError(
-                f'backbone "{spec}": its vision tower ({type(visual).__name__}) is not supported; '
-                "clipalign needs open_clip's VisionTransformer or ModifiedResNet"
-            )
+        self.kind: Kind = kind_of(visual, spec)
         self._vision.check(visual)
         self.num_blocks: int
         self.grid: tuple[int, int]
@@ -87,11 +75,6 @@ class Backbone(nn.Module):
     def logit_scale(self) -> Tensor:
         """The logit scale s, a scalar; 100 for OpenAI's weights."""
         return self.model.logit_scale.exp().reshape(())  # some checkpoints store it as [1]
-
-    @property
-    def temperature(self) -> Tensor:
-        """The temperature tau = 1 / s."""
-        return 1 / self.logit_scale
 
     @property
     def device(self) -> torch.device:
@@ -140,6 +123,16 @@ class Backbone(nn.Module):
 
         Raises:
             UserError: layers that the tower does not have, an unknown structure, or images of another size.
+
+        Example:
+            >>> from clipalign.backbone import load
+            >>> backbone = load("pocket")
+            >>> images = torch.zeros(2, 3, *backbone.image_size)
+            >>> dense = backbone.dense(images, attention_layers=[0, -1], guide="dv")
+            >>> dense.patches.shape == dense.guide.shape == (2, backbone.grid[0] * backbone.grid[1], backbone.embed_dim)
+            True
+            >>> dense.cls_attention.shape[:2]  # layers, images
+            torch.Size([2, 2])
         """
         self._check_size(images)
         options = check_options(
@@ -157,8 +150,8 @@ class Backbone(nn.Module):
         return int(self.model.visual.class_embedding.shape[-1])
 
     @property
-    def _vision(self) -> ModuleType:
-        return vit if self.kind == "vit" else resnet
+    def _vision(self) -> VisionModule:
+        return MODULES[self.kind]
 
     def _check_size(self, images: Tensor) -> None:
         if tuple(images.shape[-2:]) != self.image_size:
