@@ -27,7 +27,7 @@ def literal(losses: list[float], converge: int, tolerance: int, ratio: float) ->
     earliest = max(0, start - max(0, tolerance - converge))
     # `start` belongs to the valley even if rounding puts the mean of equal losses below them.
     candidates = [start] + [
-        b for b in range(earliest, start) if all(loss <= threshold for loss in losses[b : start + 1])
+        b for b in range(earliest, start) if all(loss <= threshold for loss in losses[b:start])
     ]
     end, seen = start, len(losses)
     for i in range(start + 1, len(losses)):

@@ -23,8 +23,10 @@ from ..engine.fit import fit
 from ..engine.log import RunLog
 from ..engine.progress import Reporter
 from ..engine.setup import PreparedRun, RunCache, prepare
+from ..engine.validation import make_validation
 from ..engine.writers import Writers, check_writers
 from ..evaluation.results import ResultRow, read_results, write_results
+from ..evaluation.scoring import evaluate_episode
 from ..protocols import write_skipped, write_split
 from ..runs.card import write_card
 from ..runs.folder import RunFolder, check_out, check_same, write_config
@@ -169,7 +171,7 @@ def begin(folder: RunFolder, run: PreparedRun, command: str) -> None:
     """Write the files that exist before the first step: config.yaml, split.json and skipped.csv."""
     folder.path.mkdir(parents=True, exist_ok=True)
     folder.clear()
-    episode = run.task.episode
+    episode = run.episode
     write_config(folder, run.options, record(run, command))
     write_split(folder.split, episode, run.options.config.split.split_seed)
     write_skipped(folder.skipped, episode)
@@ -189,7 +191,14 @@ def train_and_evaluate(run: PreparedRun, folder: RunFolder, command: str) -> lis
         fields = fit_method(run, RunLog(folder, reporter, writers, is_main))
         fields |= run.options.row_fields(run.templates, command)
         fields["seconds"] = round(time.perf_counter() - start, 1)
-        rows = run.task.evaluate(run.method, fields, run.zero_shot, folder.predictions if is_main else None)
+        rows = evaluate_episode(
+            run.loader,
+            run.method,
+            run.episode,
+            fields,
+            run.zero_shot,
+            folder.predictions if is_main else None,
+        )
         if is_main:
             save_weights(folder.model, run.method.state_dict())
             if run.batches is None:
@@ -209,9 +218,9 @@ def fit_method(run: PreparedRun, log: RunLog) -> dict[str, Any]:
     Returns:
         The fields of the result rows about training and validation.
     """
-    config, method, episode = run.options.config, run.method, run.task.episode
-    validation, metrics = run.task.validation(config.run.seed), None
-    extra: dict[str, Any] = {"interpolation": run.task.loader.preprocess.interpolation}
+    config, method, episode = run.options.config, run.method, run.episode
+    validation, metrics = make_validation(episode, run.loader, config.run.seed), None
+    extra: dict[str, Any] = {"interpolation": run.loader.preprocess.interpolation}
     if episode.skipped:
         extra["skipped"] = len(episode.skipped)
     if run.batches is not None:
@@ -246,7 +255,7 @@ def fit_method(run: PreparedRun, log: RunLog) -> dict[str, Any]:
 
 def record(run: PreparedRun, command: str) -> RunRecord:
     """Return the facts for config.yaml: those that predictions need, and those that explain the results."""
-    options, episode = run.options, run.task.episode
+    options, episode = run.options, run.episode
     source = episode.source
     return RunRecord(
         command=command,
@@ -264,5 +273,5 @@ def record(run: PreparedRun, command: str) -> RunRecord:
         templates=run.templates,
         domain_names=source.domain_names,
         class_names=episode.class_names,
-        interpolation=run.task.loader.preprocess.interpolation,
+        interpolation=run.loader.preprocess.interpolation,
     )

@@ -5,20 +5,28 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from ..core.types import Episode
+from ..data.batches import CaptionTrainBatches
 from ..evaluation.metrics import headline
 from ..evaluation.results import ResultRow
 from .setup import PreparedRun
 
+FALSE_NEGATIVE_STEPS = 20  # batches that estimate the false-negative rate
+
 
 def run_lines(run: PreparedRun) -> Iterator[str]:
     """Yield the setup of a run, including all values that were derived instead of given."""
-    config, episode, method = run.options.config, run.task.episode, run.method
+    config, episode, method = run.options.config, run.episode, run.method
     optimiser = config.optimiser
     target = f", target {episode.target}" if episode.target else ""
     head = f"{method.name} on {config.model.backbone}; {episode.source.name}, {episode.protocol}{target}: "
-    lines = run.task.describe(run.batches)
-    yield head + next(lines)
-    yield from lines
+    yield head + data_line(episode)
+    rate = false_negatives(run.batches) if isinstance(run.batches, CaptionTrainBatches) else None
+    if rate is not None:
+        yield (
+            f"false negatives: on average a caption is true of {rate:.2f} other images of its batch, "
+            "which the loss treats as negatives"
+        )
     if episode.skipped:
         yield f"skipped {len(episode.skipped)} files that do not decode as images; see skipped.csv"
     if method.iterates:
@@ -32,6 +40,33 @@ def run_lines(run: PreparedRun) -> Iterator[str]:
         yield "the method does not iterate: --steps has no effect"
     if resolved := method.resolved():
         yield ", ".join(f"{name.replace('_', ' ')} {format_value(value)}" for name, value in resolved.items())
+
+
+def data_line(episode: Episode) -> str:
+    """Return the numbers of training and validation rows."""
+    validation = f"{len(episode.validation_rows)} to validate"
+    if episode.caption_tests:
+        return f"{len(episode.train_rows)} images with captions to train, {validation}"
+    return (
+        f"{len(episode.train_rows)} rows of {len(episode.train_domains)} domains and "
+        f"{len(episode.train_classes)} classes to train, {validation}"
+    )
+
+
+def false_negatives(batches: CaptionTrainBatches) -> float | None:
+    """Estimate the false-negative rate per batch: the mean number of other images that a caption is true of.
+
+    Returns:
+        The mean over the first batches; None if the source does not know.
+    """
+    total = 0
+    for step in range(FALSE_NEGATIVE_STEPS):
+        rows, texts = batches.plan(step)
+        count = batches.source.false_negatives(texts, rows)
+        if count is None:
+            return None
+        total += count
+    return total / (FALSE_NEGATIVE_STEPS * batches.batch_size)
 
 
 def format_value(value: Any) -> str:

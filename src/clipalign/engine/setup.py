@@ -2,29 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from ..backbone import load, preprocess_for
+from ..backbone import Backbone, load, preprocess_for
 from ..backbone.text.templates import choose_templates
 from ..core.config import DataOptions, TrainConfig
 from ..core.distributed import Ranks
 from ..core.errors import UserError
 from ..core.precision import Precision
-from ..core.types import Source
-from ..data.batches import TrainBatches
+from ..core.types import Episode, Preprocess, Source
+from ..data.batches import CaptionTrainBatches, TrainBatches
 from ..data.captions.sentences import captions_only
 from ..data.registry import require_captions, source_from
 from ..evaluation import EvalLoader, ViewCache
+from ..evaluation.scoring import score
 from ..methods import Method, check_template
 from ..methods.shared.contrastive import ContrastiveMethod
 from ..protocols import RETRIEVAL, default_protocol, episode_from
 from ..runs.options import TrainOptions
+from ..runs.run import zeroshot
 from .averaging import average_kind
-from .tasks import Task, check_task, make_task
 
 
 @dataclass
@@ -57,7 +59,8 @@ class PreparedRun:
 
     Attributes:
         options: resolved options.
-        task: training, validation and test data.
+        episode: training, validation and test rows.
+        loader: evaluation views.
         method: after `Method.setup`.
         templates: prompt templates.
         average: kind of weight average.
@@ -67,7 +70,8 @@ class PreparedRun:
     """
 
     options: TrainOptions
-    task: Task
+    episode: Episode
+    loader: EvalLoader
     method: Method
     templates: tuple[str, ...]
     average: str
@@ -112,8 +116,7 @@ def prepare(
     loader = EvalLoader(source, preprocess, batch_size, ranks, precision, cache.views)
 
     method = method_class(options.hyper)
-    task = make_task(episode, loader, templates)
-    check_task(method, episode)
+    check_training_data(method, episode)
     check_batch_size(method, config, ranks)
     average = average_kind(config.average, method)
     if average == "swad" and config.evaluation.validate_every == 0:
@@ -123,12 +126,58 @@ def prepare(
     if method.iterates:
         key = (config.model.backbone, episode.split_hash, templates, preprocess, precision.name)
         if key not in cache.zero_shot:
-            cache.zero_shot[key] = task.zero_shot(backbone)
+            cache.zero_shot[key] = zero_shot_accuracy(loader, backbone, episode, templates)
         zero_shot = cache.zero_shot[key]
     torch.manual_seed(config.run.seed)  # initial weights that the method draws
     method.setup(backbone, episode, templates)
-    batches = task.train_batches(method, config, ranks) if method.iterates else None
-    return PreparedRun(options, task, method, templates, average, batches, zero_shot, precision, ranks)
+    batches = train_batches(method, config, episode, preprocess, ranks) if method.iterates else None
+    return PreparedRun(
+        options, episode, loader, method, templates, average, batches, zero_shot, precision, ranks
+    )
+
+
+def train_batches(
+    method: Method, config: TrainConfig, episode: Episode, preprocess: Preprocess, ranks: Ranks
+) -> TrainBatches:
+    """Return the training batches of this process: of captions if the episode has retrieval tests, else of classes."""
+    size, seed = config.optimiser.batch_size, config.run.seed
+    if episode.caption_tests:
+        return CaptionTrainBatches(episode, size, seed, preprocess, ranks, method.caption_use)
+    return TrainBatches(episode, size, seed, preprocess, ranks)
+
+
+def zero_shot_accuracy(
+    loader: EvalLoader, backbone: Backbone, episode: Episode, templates: Sequence[str]
+) -> dict[str, float]:
+    """Return the zero-shot accuracy of the tests that share no class with training, to report forgetting."""
+    labels = episode.source.labels
+    tests = [t for t in episode.tests if not np.isin(labels[t.rows], episode.train_classes).any()]
+    if not tests:
+        return {}
+    classifier_of = zeroshot(backbone, templates).classifier
+    scores = score(loader, classifier_of, tests, metrics=())
+    return {one.test.name: one.accuracy for one in scores if one.accuracy is not None}
+
+
+def check_training_data(method: Method, episode: Episode) -> None:
+    """Check that the episode has the training data that the method needs.
+
+    Raises:
+        UserError: captions for a method that trains on classes, or the reverse; or no training rows.
+    """
+    captions = bool(episode.caption_tests)
+    if method.iterates and captions != (method.learns_from == "captions"):
+        wanted = "captions" if method.learns_from == "captions" else "classes"
+        other = "--protocol retrieval" if wanted == "captions" else "a protocol of classes"
+        raise UserError(
+            f"--method {method.name} learns from {wanted}, and --protocol {episode.protocol} on "
+            f"{episode.source.name} has none; it needs {other}, or another method"
+        )
+    if method.iterates and len(episode.train_rows) == 0:
+        raise UserError(
+            f"--data {episode.source.name} has only test rows; "
+            f"train on other captions, then score the run with `clipalign eval RUN --data {episode.source.name}`"
+        )
 
 
 def check_batch_size(method: Method, config: TrainConfig, ranks: Ranks) -> None:

@@ -123,3 +123,10 @@ class CaptionValidation:
             "validation_recall": sum(recall) / len(recall),
             "validation_loss": sum(losses) / len(losses),
         }
+
+
+def make_validation(episode: Episode, loader: EvalLoader, seed: int) -> RunValidation:
+    """Create the validation of an episode; `seed` is that of augmented training views."""
+    if episode.caption_tests:
+        return CaptionValidation(episode, loader)
+    return ClassValidation(episode, loader, seed)

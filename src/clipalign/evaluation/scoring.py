@@ -1,4 +1,4 @@
-"""Score test sets of classes: outputs, metrics, result rows and predictions."""
+"""Score the test sets of an episode: outputs, metrics, result rows and predictions."""
 
 from __future__ import annotations
 
@@ -6,17 +6,21 @@ import hashlib
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..core.checkpoint import replacing
 from ..core.errors import UnseenClasses
-from ..core.types import Source, TestSet
+from ..core.types import Episode, Source, TestSet
 from .loader import EvalLoader, class_names, outputs_by_test
 from .metrics import METRICS, ClassificationMetric, EpisodeMetric, MetricValue, compute
 from .outputs import ClassifierFactory, Outputs
 from .results import ResultRow, make_row
+from .retrieval import retrieval_outputs, retrieval_rows
+
+if TYPE_CHECKING:
+    from ..methods.base import Method
 
 
 @dataclass(frozen=True)
@@ -39,6 +43,33 @@ class Score:
     def accuracy(self) -> float | None:
         """Top-1 accuracy; None without outputs."""
         return None if self.outputs is None else float(self.outputs.correct.mean())
+
+
+def evaluate_episode(
+    loader: EvalLoader,
+    method: Method,
+    episode: Episode,
+    facts: Mapping[str, Any],
+    zeroshot: Mapping[str, float] | None = None,
+    predictions: Path | None = None,
+) -> list[ResultRow]:
+    """Score a method on all tests of an episode: retrieval for captions, else classification.
+
+    Args:
+        loader: loads the images of the episode's source.
+        method: trained method.
+        episode: test sets.
+        facts: fields of `ResultRow` that all rows share.
+        zeroshot: accuracy before training, by name of the test set.
+        predictions: file for the predicted classes of each view; None writes none.
+    """
+    if episode.caption_tests:
+        outputs = retrieval_outputs(loader, method, episode.caption_tests, "test")
+        return retrieval_rows(episode.caption_tests, outputs, facts)
+    scores = score(loader, method.classifier, episode.tests)
+    if predictions is not None:
+        write_predictions(predictions, scores)
+    return result_rows(scores, episode.source, facts, zeroshot)
 
 
 def score(
