@@ -15,7 +15,6 @@ import numpy as np
 from PIL import Image
 
 from clipalign import load_source
-from clipalign.data import Preprocess
 
 
 def write_folder(folder: Path, domains: int, classes: int, images: int, side: int) -> int:
@@ -29,20 +28,15 @@ def write_folder(folder: Path, domains: int, classes: int, images: int, side: in
         side: width and height in pixels.
     """
     source = load_source("pictograms")
-    pixels_only = Preprocess(
-        (side, side), (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
-    )  # mean 0, std 1: no normalisation
     rows = np.flatnonzero((source.labels < classes) & (source.domains < domains))
     for row in rows.tolist():
         name = source.class_names[source.labels[row]].replace(" ", "_")
         target = folder / source.domain_names[source.domains[row]] / name
         target.mkdir(parents=True)
-        views = source.images(
-            np.full(images, row), "train", np.arange(images), 0, pixels_only
-        )  # [n, 3, H, W]
-        for i, view in enumerate(views):
-            array = (view.permute(1, 2, 0).numpy() * 255).round().astype(np.uint8)  # [H, W, 3]
-            Image.fromarray(array).save(target / f"{i:02d}.jpg", quality=90)
+        for i in range(images):
+            pixels = source.sample(row, stage="train", draw=i).image.permute(1, 2, 0).numpy()  # [64, 64, 3]
+            picture = Image.fromarray((pixels * 255).round().astype(np.uint8))
+            picture.resize((side, side), Image.Resampling.LANCZOS).save(target / f"{i:02d}.jpg", quality=90)
     return len(rows) * images
 
 

@@ -1,4 +1,4 @@
-"""What many tests share: a tiny CLIP in a folder, and a folder of coloured squares."""
+"""Fixtures for all tests: tiny CLIPs in folders, and a folder of coloured squares."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from clipalign.backbone import Backbone, load
 from clipalign.data.sources.folder import ImageFolder
 from tests.helpers.backbones import RESNET, write_backbone
 
-torch.set_num_threads(1)  # tiny tensors; the other cores run other tests
+torch.set_num_threads(1)  # tensors are tiny, and the other cores run other tests
 
 COLOURS = {"red": (220, 30, 30), "green": (30, 200, 60), "blue": (40, 60, 220), "yellow": (230, 220, 40)}
 DOMAINS = ("dark", "grey", "light")
@@ -23,13 +23,13 @@ DOMAINS = ("dark", "grey", "light")
 
 @pytest.fixture(scope="session")
 def tiny_spec(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A `--backbone` of a ViT with 3 blocks of width 32 at 32 pixels."""
+    """Return the `--backbone` of a ViT with 3 blocks of width 32 and 32 x 32 images."""
     return write_backbone(tmp_path_factory.mktemp("backbones") / "vit")
 
 
 @pytest.fixture(scope="session")
 def resnet_spec(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A `--backbone` of a small ModifiedResNet."""
+    """Return the `--backbone` of a small ModifiedResNet with 64 x 64 images."""
     return write_backbone(tmp_path_factory.mktemp("backbones") / "resnet", vision=RESNET)
 
 
@@ -40,13 +40,13 @@ def _tiny(tiny_spec: str) -> Backbone:
 
 @pytest.fixture
 def tiny(_tiny: Backbone) -> Backbone:
-    """The tiny ViT, a copy that may be changed."""
+    """Return a copy of the tiny ViT, which the test may change."""
     return copy.deepcopy(_tiny)
 
 
 @pytest.fixture(scope="session")
 def squares_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """domain/class/image: squares of four colours on three backgrounds, five images each."""
+    """Write domain/class/image: squares of four colours on three backgrounds, five images each."""
     root = tmp_path_factory.mktemp("data") / "squares"
     rng = np.random.default_rng(0)
     for d, domain in enumerate(DOMAINS):
@@ -63,14 +63,16 @@ def squares_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def squares(squares_folder: Path) -> ImageFolder:
-    """The coloured squares as a source."""
+    """Return the coloured squares as a data source."""
     return ImageFolder(squares_folder)
 
 
 @pytest.fixture(scope="session")
 def captions_csv(squares_folder: Path) -> Path:
-    """A table of the coloured squares with captions of one to three sentences: 36 to train, 12 to validate and 12 to
-    test."""
+    """Write a table of the coloured squares with captions of one to three sentences.
+
+    36 rows are for training, 12 for validation and 12 for testing.
+    """
     lines = ["path,caption,split"]
     for d, domain in enumerate(DOMAINS):
         for c, name in enumerate(COLOURS):
@@ -86,5 +88,5 @@ def captions_csv(squares_folder: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def tokenizer() -> object:
-    """CLIP's own."""
+    """Return CLIP's tokenizer."""
     return open_clip.get_tokenizer("ViT-B-32")

@@ -13,11 +13,10 @@ import pytest
 import torch
 
 from clipalign import methods
-from clipalign.backbone import Backbone
+from clipalign.backbone import Backbone, preprocess_for
 from clipalign.core.errors import UserError
 from clipalign.data.batches import TrainBatches
 from clipalign.data.sources.folder import ImageFolder
-from clipalign.engine.setup import preprocess_for
 from clipalign.protocols import build_episode
 from clipalign.runs.options import train_options
 

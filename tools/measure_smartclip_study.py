@@ -17,9 +17,9 @@ from typing import Any
 
 import torch
 
+from clipalign.backbone import preprocess_for
 from clipalign.core.checkpoint import write_text
 from clipalign.data.registry import load_source
-from clipalign.engine.setup import preprocess_for
 from clipalign.evaluation import EvalLoader
 from clipalign.evaluation.masks import mask_report
 from clipalign.evaluation.metrics.recall import DIRECTIONS, recall_field

@@ -49,7 +49,7 @@ def test_vision_hooks_run_before_their_block(make: MakeBackbone, images: Tensor)
         return x + block * ramp
 
     with backbone.hooks(vision=shift, vision_input=lambda x: 1.5 * x):
-        got = backbone.encode_image(images)
+        actual = backbone.encode_image(images)
         dense = backbone.dense(images, [0], "dv", 2)
     assert order == [0, 1, 2, 3] * 2
     # The same without hooks: scale the input of the first norm, then shift that of every block.
@@ -58,7 +58,7 @@ def test_vision_hooks_run_before_their_block(make: MakeBackbone, images: Tensor)
     for i, block in enumerate(visual.transformer.resblocks):
         x = block(x + i * ramp)
     expected = visual.ln_post(x[:, 0]) @ visual.proj
-    torch.testing.assert_close(got, expected)
+    torch.testing.assert_close(actual, expected)
     torch.testing.assert_close(dense.image, expected)
     assert not torch.allclose(expected, backbone.encode_image(images), atol=1e-2)
 

@@ -88,7 +88,7 @@ def test_frozen_rows_survive_weight_decay_while_the_others_are_trained(tiny: Bac
     tiny.encode_text([LONG]).square().sum().backward()
     assert table.grad is not None and not table.grad[:20].any() and table.grad[20:].any()
     optimizer.step()
-    assert not torch.equal(table[:20], before[:20])  # decay alone has changed them
+    assert not torch.equal(table[:20], before[:20])  # changed by weight decay
     frozen.restore()
     assert torch.equal(table[:20], before[:20]) and not torch.equal(table[20:], before[20:])
     frozen.remove()

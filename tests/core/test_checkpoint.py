@@ -18,7 +18,7 @@ from clipalign.core.checkpoint import (
 from clipalign.core.errors import UserError
 
 
-def test_state_comes_back_equal(tmp_path: Path) -> None:
+def test_state_round_trip_is_exact(tmp_path: Path) -> None:
     state = {
         "step": 7,
         "loss": 0.1 + 0.2,
@@ -37,7 +37,7 @@ def test_state_comes_back_equal(tmp_path: Path) -> None:
     assert list(back["state"]) == [0, 1]
 
 
-def test_an_optimiser_goes_on_as_if_nothing_had_happened(tmp_path: Path) -> None:
+def test_restored_optimiser_continues_bit_for_bit(tmp_path: Path) -> None:
     def step(parameter: torch.nn.Parameter, optimizer: torch.optim.Optimizer) -> None:
         optimizer.zero_grad()
         (parameter**3).sum().backward()
@@ -57,7 +57,7 @@ def test_an_optimiser_goes_on_as_if_nothing_had_happened(tmp_path: Path) -> None
     assert torch.equal(a, b)
 
 
-def test_weights_are_stored_as_half_only_where_that_is_exact(tmp_path: Path) -> None:
+def test_weights_are_stored_as_float16_only_if_exact(tmp_path: Path) -> None:
     tensors = {
         "half": torch.randn(4).half().float(),
         "full": torch.tensor([1.0, 1 + 2**-20]),
@@ -73,7 +73,7 @@ def test_weights_are_stored_as_half_only_where_that_is_exact(tmp_path: Path) -> 
         assert torch.equal(back[name], tensor) and back[name].dtype == tensor.dtype
 
 
-def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
+def test_failed_write_keeps_the_old_file_and_no_other(tmp_path: Path) -> None:
     write_text(tmp_path / "a", "old")
     with pytest.raises(RuntimeError), replacing(tmp_path / "a") as temporary:
         temporary.write_text("half")
@@ -83,7 +83,7 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("keep", [0, 4, 40, 200])
-def test_a_truncated_file_is_named(tmp_path: Path, keep: int) -> None:
+def test_truncated_file_raises_with_its_name(tmp_path: Path, keep: int) -> None:
     path = tmp_path / "w.safetensors"
     save_weights(path, {"a": torch.randn(100)})
     path.write_bytes(path.read_bytes()[:keep])
@@ -93,7 +93,7 @@ def test_a_truncated_file_is_named(tmp_path: Path, keep: int) -> None:
         load_state(path)
 
 
-def test_weights_are_no_checkpoint(tmp_path: Path) -> None:
+def test_weights_file_is_not_a_checkpoint(tmp_path: Path) -> None:
     save_weights(tmp_path / "w", {"a": torch.zeros(1)})
     with pytest.raises(UserError, match="not a checkpoint"):
         load_state(tmp_path / "w")

@@ -19,18 +19,18 @@ from tests.helpers.processes import run_processes
 
 @pytest.mark.parametrize("length", [1, 2, 7, 36])
 @pytest.mark.parametrize("world", [1, 2, 3, 5])
-def test_shares_cover_everything_once_and_evenly(length: int, world: int) -> None:
+def test_shares_partition_evenly(length: int, world: int) -> None:
     parts = [list(range(length))[Ranks(rank, world).share(length)] for rank in range(world)]
     assert functools.reduce(operator.iadd, parts, []) == list(range(length))
     assert max(map(len, parts)) - min(map(len, parts)) <= 1
 
 
-def test_alone_nothing_happens() -> None:
+def test_single_process_is_a_no_op() -> None:
     parameter = torch.nn.Parameter(torch.ones(3))
     parameter.grad = torch.full((3,), 2.0)
     ranks = Ranks()
     ranks.sum_gradients([parameter])
-    assert parameter.grad.tolist() == [2, 2, 2] and ranks.gather("x") == ["x"] and ranks.first
+    assert parameter.grad.tolist() == [2, 2, 2] and ranks.gather("x") == ["x"] and ranks.is_main
 
 
 ARGUMENTS = [
@@ -49,7 +49,7 @@ ARGUMENTS += ["--optimizer", "sgd", "--micro-batch-size", "3", "--log-every", "2
 
 
 def check_same(one: Path, many: Path, tiny_spec: str) -> None:
-    """Weights and rows of two runs agree, and the weights have moved."""
+    """Check that weights and rows of two runs agree, and that training changed the weights."""
     a, b = (load_weights(run / "last.safetensors") for run in (one, many))
     start = load_weights(Path(tiny_spec.removeprefix("local-dir:")) / "open_clip_model.safetensors")
     moved = max(float((a[name] - start[name]).abs().max()) for name in a if a[name].is_floating_point())
@@ -60,20 +60,20 @@ def check_same(one: Path, many: Path, tiny_spec: str) -> None:
 
 
 @pytest.mark.parametrize("world", [2, 3])
-def test_several_processes_train_as_one(
+def test_training_in_several_processes_equals_one_process(
     world: int, tiny_spec: str, squares_folder: Path, tmp_path: Path
 ) -> None:
-    """Seven images a step, which neither two nor three processes share equally."""
+    """Seven images per step: neither two nor three processes have equal shares."""
     arguments = ["train", "--backbone", tiny_spec, "--data", str(squares_folder), *ARGUMENTS]
     assert main([*arguments, "--out", str(tmp_path / "one")]) == 0
     run_processes(world, [*arguments, "--out", str(tmp_path / "many")], tmp_path / "log")
     check_same(tmp_path / "one", tmp_path / "many", tiny_spec)
     said = [(tmp_path / f"log.{rank}").read_text() for rank in range(world)]
-    assert "all: " in said[0] and not any(said[1:])  # one process talks
+    assert "all: " in said[0] and not any(said[1:])  # only the main process prints
 
 
 @pytest.mark.slow
-def test_torchrun_starts_them(tiny_spec: str, squares_folder: Path, tmp_path: Path) -> None:
+def test_torchrun_training_equals_one_process(tiny_spec: str, squares_folder: Path, tmp_path: Path) -> None:
     arguments = ["train", "--backbone", tiny_spec, "--data", str(squares_folder), *ARGUMENTS]
     assert main([*arguments, "--out", str(tmp_path / "one")]) == 0
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]

@@ -1,8 +1,9 @@
-"""The released code's rounding: which weights, and what is left of an update."""
+"""Rounding of "released-fp16": the affected weights, and the updates that it loses."""
 
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 from typing import Any
 
 import open_clip.model
@@ -10,14 +11,21 @@ import pytest
 import torch
 
 from clipalign.backbone import Backbone, load
-from clipalign.core.precision import Precision, half_weights, round_to_half
+from clipalign.core.config import TrainConfig
+from clipalign.core.errors import UserError
+from clipalign.core.parsing import make_config
+from clipalign.core.precision import Precision, half_weights, round_to_half, select_device
+from clipalign.data.sources.folder import ImageFolder
 from clipalign.engine.averaging import make_average
+from clipalign.methods import get_method
+from clipalign.protocols import build_episode
+from tests.helpers.training import fit_quietly
 
 CPU = torch.device("cpu")
 
 
 @pytest.mark.parametrize("tower", ["vit", "resnet"])
-def test_the_weights_in_half_are_those_of_clips_loader(tower: str, tiny_spec: str, resnet_spec: str) -> None:
+def test_half_weights_match_clips_convert_weights(tower: str, tiny_spec: str, resnet_spec: str) -> None:
     model: Any = load(tiny_spec if tower == "vit" else resnet_spec).model
     converted = copy.deepcopy(model)
     open_clip.model.convert_weights_to_lp(converted)
@@ -27,30 +35,30 @@ def test_the_weights_in_half_are_those_of_clips_loader(tower: str, tiny_spec: st
     assert len(wanted) > 10
 
 
-def test_only_trained_weights_are_rounded_and_only_when_asked(tiny: Backbone) -> None:
+def test_half_parameters_are_trained_weights_of_released_fp16_only(tiny: Backbone) -> None:
     tiny.requires_grad_(False)
     tiny.model.visual.requires_grad_(True)
-    assert Precision("fp32", CPU).rounded(tiny.model) == []
-    rounded = {id(p) for p in Precision("released-fp16", CPU).rounded(tiny.model)}
+    assert Precision("fp32", CPU).half_parameters(tiny.model) == []
+    rounded = {id(p) for p in Precision("released-fp16", CPU).half_parameters(tiny.model)}
     visual: Any = tiny.model.visual
     assert id(visual.proj) in rounded and id(visual.conv1.weight) in rounded
     assert id(visual.class_embedding) not in rounded and id(visual.ln_post.weight) not in rounded
     assert id(tiny.model.text_projection) not in rounded
 
 
-def test_updates_below_half_the_spacing_of_float16_are_lost() -> None:
-    # Between 1/64 and 1/32 neighbours lie 2^-16 = 1.5e-5 apart; between 1/512 and 1/256, 1.9e-6.
+def test_rounding_loses_updates_below_half_the_float16_spacing() -> None:
+    # float16 spacing: 2^-16 = 1.5e-5 between 1/64 and 1/32, 1.9e-6 between 1/512 and 1/256.
     weights = torch.tensor([1 / 64, 0.02, 1 / 512, 0.003])
     round_to_half([weights])
     moved = weights + 5e-6
     round_to_half([moved])
     assert torch.equal(moved[:2], weights[:2]) and bool((moved[2:] > weights[2:]).all())
-    decayed = weights * (1 - 5e-6 * 0.1)  # a step of weight decay
+    decayed = weights * (1 - 5e-6 * 0.1)  # one step of weight decay
     round_to_half([decayed])
     assert torch.equal(decayed, weights)
 
 
-def test_the_average_in_half_is_the_released_arithmetic() -> None:
+def test_half_average_follows_the_released_arithmetic() -> None:
     generator = torch.Generator().manual_seed(0)
     path = [0.02 * torch.randn(50, generator=generator)]
     for _ in range(40):
@@ -71,30 +79,24 @@ def test_the_average_in_half_is_the_released_arithmetic() -> None:
     assert not torch.equal(average.average[0], average.average[1])
 
 
-def test_training_keeps_half_values(tiny: Backbone, squares: Any, tmp_path: Any) -> None:
-    from clipalign.core.config import TrainConfig
-    from clipalign.core.parsing import make_config
-    from clipalign.data.batches import TrainBatches
-    from clipalign.engine.fit import fit
-    from clipalign.engine.progress import Reporter
-    from clipalign.engine.setup import preprocess_for
-    from clipalign.engine.validation import SourceValidation
-    from clipalign.evaluation import EvalLoader
-    from clipalign.methods import get_method
-    from clipalign.protocols import build_episode
-    from clipalign.runs.folder import RunFolder
-
+def test_training_with_released_fp16_keeps_half_valued_weights(
+    tiny: Backbone, squares: ImageFolder, tmp_path: Path
+) -> None:
     def run(precision: str, lr: float) -> dict[str, torch.Tensor]:
         backbone = copy.deepcopy(tiny)
         episode = build_episode("domain-shift", squares, "grey", 0)
-        given = {"out": tmp_path, "steps": 3, "batch_size": 6, "lr": lr}
+        given = {
+            "out": tmp_path,
+            "steps": 3,
+            "batch_size": 6,
+            "lr": lr,
+            "average": "bma",
+            "precision": precision,
+        }
         config = make_config(TrainConfig, {**given, "weight_decay": 0.0, "validate_every": 0})
         method = get_method("erm")()
         method.setup(backbone, episode, ("a {}.",))
-        views = EvalLoader(squares, preprocess_for(backbone))
-        steps, validation = TrainBatches(episode, 6, 0, views.preprocess), SourceValidation(episode, views)
-        chosen = Precision(precision, CPU)
-        fit(method, config, "bma", RunFolder(tmp_path), steps, validation, chosen, Reporter(False))
+        fit_quietly(method, config, episode)
         return dict(backbone.model.visual.named_parameters())
 
     before = dict(tiny.model.visual.named_parameters())
@@ -105,5 +107,15 @@ def test_training_keeps_half_values(tiny: Backbone, squares: Any, tmp_path: Any)
     assert "conv1.weight" in names and not torch.equal(exact["conv1.weight"], before["conv1.weight"])
     big = before["conv1.weight"].abs() > 0.01
     assert torch.equal(released["conv1.weight"][big], before["conv1.weight"].half().float()[big])
-    # Layer norms and embeddings are float32 there too, and move.
+    # Layer norms and embeddings stay float32, so they are updated.
     assert not torch.equal(released["class_embedding"], before["class_embedding"])
+
+
+def test_auto_precision_on_a_cpu_is_fp32_and_missing_devices_raise() -> None:
+    assert Precision("auto", CPU).name == "fp32"
+    with pytest.raises(UserError, match="fp16 needs a GPU"):
+        Precision("fp16", CPU)
+    with pytest.raises(UserError, match="--device"):
+        select_device("tpu7")
+    with pytest.raises(UserError, match="--device"):
+        select_device("cuda:99")

@@ -33,11 +33,17 @@ def shell_lines(text: str) -> Iterator[str]:
 
 
 def commands(text: str) -> list[list[str]]:
-    """Return the arguments of every clipalign command in shell blocks and `inline code`."""
+    """Return the arguments of every clipalign command in shell blocks, and of those with options in `inline code`.
+
+    Commands with placeholders, such as `clipalign COMMAND --help`, are left out.
+    """
     lines = [line.strip() for line in shell_lines(text)]
-    lines += [" ".join(code.split()) for code in re.findall(r"(?<!`)`(clipalign [^`;]+)`", text)]
+    inline = re.findall(r"(?<!`)`(clipalign [^`;]+)`", text)
+    lines += [" ".join(code.split()) for code in inline if " --" in code or code.split()[1] not in COMMANDS]
     found = [line for line in lines if line.startswith("clipalign ")]
-    return [shlex.split(line, comments=True)[1:] for line in found if not re.search(r"\b[A-Z]{3,}\b", line)]
+    complete = [line for line in found if not re.search(r"(?<![\w./-])[A-Z]{3,}(?![\w./-])", line)]
+    split = [shlex.split(line, comments=True)[1:] for line in complete]
+    return [tokens[: tokens.index(">")] if ">" in tokens else tokens for tokens in split]
 
 
 def parser_of(arguments: list[str]) -> tuple[OptionParser, list[str]]:
@@ -116,6 +122,8 @@ def test_pages_show_commands() -> None:
         ("train --protocol nope", "unknown protocol nope"),
         ("train --schedule linear", "--schedule must be one of cosine, constant, not linear"),
         ("data check x --roots y", "unknown option --roots"),
+        ("data chekc x", "unknown command data chekc"),
+        ("explain runs/a photo.jpg --text a --out", "--out"),
     ],
 )
 def test_invalid_commands_are_found(command: str, fault: str) -> None:
@@ -124,6 +132,6 @@ def test_invalid_commands_are_found(command: str, fault: str) -> None:
 
 
 def test_commands_are_read_from_blocks_and_inline_code() -> None:
-    text = "Use `clipalign list\nmethods` or\n\n    clipalign eval a \\\n        --out b  # c\n\n"
-    text += "```sh\nclipalign demo\n```\n"
-    assert commands(text) == [["eval", "a", "--out", "b"], ["demo"], ["list", "methods"]]
+    text = "Use `clipalign list methods`, `clipalign list\n --help` or\n\n"
+    text += "    clipalign eval a \\\n        --out b  # c\n\n```sh\nclipalign demo\n```\n"
+    assert commands(text) == [["eval", "a", "--out", "b"], ["demo"], ["list", "--help"]]

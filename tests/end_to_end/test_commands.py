@@ -166,7 +166,7 @@ def test_a_finished_run_is_left_alone_by_resume(trained: Path, capsys: pytest.Ca
     before = (trained / "results.jsonl").read_bytes()
     assert main(["train", "--out", str(trained), "--resume"]) == 0
     assert (trained / "results.jsonl").read_bytes() == before
-    assert "is done" in capsys.readouterr().err
+    assert "is finished" in capsys.readouterr().err
 
 
 def test_overwrite_replaces_the_run_and_nothing_else(common: list[str], tmp_path: Path) -> None:

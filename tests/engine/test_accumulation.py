@@ -1,4 +1,4 @@
-"""Losses of whole batches: the same gradient in pieces, over processes and at once."""
+"""Contrastive losses: the same gradient from micro-batches, from several processes and from the whole batch."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from clipalign.backbone import Backbone
+from clipalign.backbone import Backbone, preprocess_for
 from clipalign.commands.cli import main
 from clipalign.core.checkpoint import load_weights
+from clipalign.core.config import OptimiserOptions
 from clipalign.core.distributed import Ranks
 from clipalign.core.errors import UserError
 from clipalign.core.precision import Precision
-from clipalign.core.types import Episode
+from clipalign.core.types import Batch, Episode
 from clipalign.data.batches import CaptionTrainBatches
 from clipalign.data.registry import load_source
-from clipalign.engine.accumulation import backward, pieces
-from clipalign.engine.setup import preprocess_for
+from clipalign.engine.accumulation import contrastive_backward, micro_batches
 from clipalign.evaluation.results import read_results
 from clipalign.methods import Method, get_method
 from clipalign.methods.shared.contrastive import ContrastiveMethod
@@ -39,6 +39,10 @@ def episode(captions_csv: Path, squares_folder: Path) -> Episode:
 
 def steps_of(episode: Episode, tiny: Backbone, batch_size: int = 7, **options: Any) -> CaptionTrainBatches:
     return CaptionTrainBatches(episode, batch_size, 0, preprocess_for(tiny), **options)
+
+
+def options_of(batch: Batch, size: int) -> OptimiserOptions:
+    return OptimiserOptions(batch_size=len(batch), micro_batch_size=size)
 
 
 def gradients(method: Method) -> dict[str, Tensor]:
@@ -59,7 +63,7 @@ def set_up(name: str, tiny: Backbone, episode: Episode, **options: Any) -> Metho
 
 @pytest.mark.parametrize("name", ["smartclip", "infonce", "long-clip"])
 @pytest.mark.parametrize("size", [1, 3])
-def test_pieces_give_the_gradient_of_the_whole_batch(
+def test_micro_batches_give_the_gradient_of_the_whole_batch(
     name: str, size: int, tiny: Backbone, episode: Episode
 ) -> None:
     options = {"components": 3} if name == "long-clip" else {}
@@ -69,18 +73,27 @@ def test_pieces_give_the_gradient_of_the_whole_batch(
     terms = method.loss(batch)
     sum(value for key, value in terms.items() if key.startswith("loss")).backward()  # type: ignore[union-attr]
     whole = gradients(method)
-    found = backward(method, batch, len(batch), size, PRECISION, Ranks())
+    found = contrastive_backward(method, batch, options_of(batch, size), PRECISION, Ranks())
     parts = gradients(method)
     assert set(parts) == set(whole) and len(whole) > 10
     for key, gradient in whole.items():
-        # Features are float32 from the towers on, so that is how close sums in another order can be.
+        # Features are float32, which bounds the agreement of sums in different order.
         assert float((parts[key] - gradient).abs().max()) <= 1e-4 * float(gradient.abs().max()) + 1e-6, key
     for key, value in terms.items():
         assert float(found[key]) == pytest.approx(float(value.detach()), rel=1e-4), key
 
 
+def test_micro_batches_partition_the_rows() -> None:
+    batch = Batch(torch.arange(7.0), torch.arange(7), torch.arange(7), torch.arange(7), tuple("abcdefg"))
+    parts = list(micro_batches(batch, 3))
+    assert [len(part) for part in parts] == [3, 3, 1]
+    assert torch.cat([part.rows for part in parts]).tolist() == list(range(7))
+    assert "".join("".join(part.captions or ()) for part in parts) == "abcdefg"
+    assert list(micro_batches(batch, None)) == [batch]
+
+
 class Noisy(ContrastiveMethod):
-    """Draws in `features`, which run twice."""
+    """Draws random numbers in `features`, which `contrastive_backward` computes twice."""
 
     name = "noisy"
 
@@ -99,35 +112,33 @@ class Noisy(ContrastiveMethod):
         return {"loss": (local["image"] @ everyone["image"].T).mean()}
 
 
-def test_what_a_piece_draws_is_drawn_again(tiny: Backbone, episode: Episode) -> None:
+def test_second_pass_repeats_the_random_numbers_of_the_first(tiny: Backbone, episode: Episode) -> None:
     method = Noisy()
     method.setup(tiny, episode, ("a {}.",))
     batch = steps_of(episode, tiny)[0]
     torch.manual_seed(3)
-    backward(method, batch, len(batch), 3, PRECISION, Ranks())
+    contrastive_backward(method, batch, options_of(batch, 3), PRECISION, Ranks())
     assert method.drawn[:3] == method.drawn[3:] and len(set(method.drawn)) == 3
 
 
-def test_pieces_cover_a_batch(tiny: Backbone, episode: Episode) -> None:
+def test_micro_batches_cover_the_captions_of_a_batch(tiny: Backbone, episode: Episode) -> None:
     batch = steps_of(episode, tiny)[0]
-    parts = list(pieces(batch, 3))
+    parts = list(micro_batches(batch, 3))
     assert [len(part) for part in parts] == [3, 3, 1]
     assert sum((part.captions for part in parts), ()) == batch.captions  # type: ignore[misc, arg-type]
 
 
-def test_every_image_is_shown_once_per_epoch(tiny: Backbone, episode: Episode) -> None:
+def test_epoch_has_every_image_once(tiny: Backbone, episode: Episode) -> None:
     steps = steps_of(episode, tiny, batch_size=9)
     first, second = ([steps.plan(step)[0] for step in range(start, start + 4)] for start in (0, 4))
     for epoch in (first, second):
         assert sorted(row for rows in epoch for row in rows) == episode.train_rows.tolist()
     assert [rows.tolist() for rows in first] != [rows.tolist() for rows in second]
     again = steps_of(episode, tiny, batch_size=9)
-    assert (
-        again.plan(6)[0].tolist() == second[2].tolist()
-    )  # a resumed run need not have seen the steps before
+    assert again.plan(6)[0].tolist() == second[2].tolist()  # a resumed run has not seen the earlier steps
 
 
-def test_processes_show_their_share_of_the_same_batch(tiny: Backbone, episode: Episode) -> None:
+def test_processes_share_one_batch(tiny: Backbone, episode: Episode) -> None:
     whole = steps_of(episode, tiny, use="prefix")[5]
     shares = [steps_of(episode, tiny, use="prefix", ranks=Ranks(rank, 3))[5] for rank in range(3)]
     assert [len(share) for share in shares] == [2, 2, 3]
@@ -135,7 +146,7 @@ def test_processes_show_their_share_of_the_same_batch(tiny: Backbone, episode: E
     assert sum((share.captions for share in shares), ()) == whole.captions  # type: ignore[misc, arg-type]
 
 
-def test_a_batch_has_to_fit_into_an_epoch(tiny: Backbone, episode: Episode) -> None:
+def test_batch_larger_than_an_epoch_raises(tiny: Backbone, episode: Episode) -> None:
     with pytest.raises(UserError, match="--batch-size 37: only 36 images"):
         steps_of(episode, tiny, batch_size=37)
 
@@ -145,14 +156,14 @@ ARGUMENTS += ["--lr", "1e-3", "--optimizer", "sgd", "--log-every", "2"]
 
 
 @pytest.mark.parametrize(("method", "world"), [("smartclip", 2), ("smartclip", 3), ("infonce", 3)])
-def test_several_processes_learn_from_captions_as_one(
+def test_caption_training_in_several_processes_equals_one_process(
     method: str, world: int, tiny_spec: str, captions_csv: Path, squares_folder: Path, tmp_path: Path
 ) -> None:
-    """Seven captions a step, in pieces of two, which neither two nor three processes share equally."""
+    """Seven captions per step in micro-batches of two: neither two nor three processes have equal shares."""
     data = ["--data", str(captions_csv), "--data-root", str(squares_folder)]
     arguments = ["train", "--backbone", tiny_spec, "--method", method, *data, *ARGUMENTS]
     if method == "smartclip":
-        arguments += ["--mask", "soft", "--mask-lr", "0.01"]  # a hard mask may flip in the last bit
+        arguments += ["--mask", "soft", "--mask-lr", "0.01"]  # a hard mask can flip on a rounding difference
     assert main([*arguments, "--out", str(tmp_path / "one")]) == 0
     run_processes(world, [*arguments, "--out", str(tmp_path / "many")], tmp_path / "log")
     one, many = (load_weights(tmp_path / run / "last.safetensors") for run in ("one", "many"))

@@ -1,4 +1,4 @@
-"""Weight averages against the sums that define them."""
+"""Weight averages compared with the sums that define them."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from clipalign.core.config import AverageOptions
 from clipalign.core.errors import UserError
-from clipalign.core.weights import interpolate
 from clipalign.engine.averaging import EMA, BetaMovingAverage, GaussianAverage, make_average
 from clipalign.engine.weight_average import WeightAverage
 
@@ -38,7 +38,7 @@ def beta_density(x: float, beta: float) -> float:
 
 @settings(max_examples=25, deadline=None)
 @given(beta=st.floats(0.05, 3), steps=st.integers(1, 40))
-def test_beta_moving_average_is_the_weighted_sum(beta: float, steps: int) -> None:
+def test_beta_moving_average_matches_the_weighted_sum(beta: float, steps: int) -> None:
     path = walk(steps)
     average = BetaMovingAverage([p.clone() for p in path[0]], steps, beta)
     follow(average, path)
@@ -49,8 +49,8 @@ def test_beta_moving_average_is_the_weighted_sum(beta: float, steps: int) -> Non
 
 
 @pytest.mark.parametrize(("beta", "share"), [(0.5, 0.0064), (0.1, 0.062)])
-def test_share_of_the_pretrained_weights(beta: float, share: float) -> None:
-    # The pre-trained weights are 1, all later ones 0: what is left is their share.
+def test_beta_moving_average_keeps_the_published_share_of_initial_weights(beta: float, share: float) -> None:
+    # Initial weights of 1 and later weights of 0: the average is the share of the initial weights.
     parameter = torch.ones(1)
     average = BetaMovingAverage([parameter], 5000, beta)
     parameter.zero_()
@@ -60,7 +60,7 @@ def test_share_of_the_pretrained_weights(beta: float, share: float) -> None:
 
 
 @pytest.mark.parametrize(("beta", "share"), [(0.5, 0.06), (0.1, 0.22)])
-def test_share_of_the_last_hundredth_of_steps(beta: float, share: float) -> None:
+def test_beta_moving_average_share_of_the_last_hundredth_of_steps(beta: float, share: float) -> None:
     parameter = torch.zeros(1)
     average = BetaMovingAverage([parameter], 5000, beta)
     for step in range(1, 5001):
@@ -69,7 +69,7 @@ def test_share_of_the_last_hundredth_of_steps(beta: float, share: float) -> None
     assert average.average[0].item() == pytest.approx(share, abs=0.005)
 
 
-def test_ema_is_the_recursion() -> None:
+def test_ema_matches_its_recursion() -> None:
     path = walk(20)
     average = EMA([p.clone() for p in path[0]], decay=0.9)
     follow(average, path)
@@ -81,11 +81,12 @@ def test_ema_is_the_recursion() -> None:
 
 
 @pytest.mark.parametrize("kind", ["ema", "bma"])
-def test_every_second_step_weighs_both(kind: str) -> None:
-    # Weights that change only every second step: updating every second step must give the same average.
+def test_update_every_second_step_weights_both_steps(kind: str) -> None:
+    # If weights change every second step only, updating every second step gives the same average.
     path = walk(10)
     slow = [path[(t + 1) // 2] for t in range(11)]
-    every, second = (make_average(kind, [p.clone() for p in slow[0]], 10, ema_decay=0.8) for _ in range(2))
+    options = AverageOptions(ema_decay=0.8)
+    every, second = (make_average(kind, [p.clone() for p in slow[0]], 10, options) for _ in range(2))
     follow(every, slow)
     for step in range(2, 11, 2):
         for parameter, value in zip(second.parameters, slow[step], strict=True):
@@ -96,7 +97,7 @@ def test_every_second_step_weighs_both(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["none", "ema", "bma"])
-def test_resume_goes_on_bit_for_bit(kind: str) -> None:
+def test_resumed_average_equals_uninterrupted_average_bit_for_bit(kind: str) -> None:
     path = walk(12)
     whole = make_average(kind, [p.clone() for p in path[0]], 12)
     follow(whole, path)
@@ -128,17 +129,17 @@ def test_applied_swaps_and_restores_even_after_an_error() -> None:
 def test_half_precision_weights_are_averaged_in_float32() -> None:
     parameter = torch.full((1,), 1.0, dtype=torch.float16)
     average = EMA([parameter], decay=0.999)
-    parameter.fill_(1.0009765625)  # the next float16: 0.1 % of the gap is lost in float16
+    parameter.fill_(1.0009765625)  # the next float16 value; a float16 average would lose 0.1 % of the gap
     average.update(1)
     assert average.average[0].dtype == torch.float32
     assert average.average[0].item() == pytest.approx(1 + 0.0009765625e-3, abs=1e-7)
 
 
-def test_bad_settings_are_refused() -> None:
+def test_invalid_settings_raise() -> None:
     weights = [torch.zeros(1)]
     for kind, options in [("mean", {}), ("ema", {"ema_decay": 1.0}), ("bma", {"bma_beta": 0.0})]:
         with pytest.raises(UserError):
-            make_average(kind, weights, 10, **options)
+            make_average(kind, weights, 10, AverageOptions(**options))
     average = make_average("bma", weights, 2)
     average.update(1)
     with pytest.raises(ValueError, match="step 1 after step 1"):
@@ -149,24 +150,8 @@ def test_bad_settings_are_refused() -> None:
         average.load_state_dict({"step": 1, "average": []})
 
 
-def test_interpolation_mixes_floats_and_leaves_integers() -> None:
-    a = {"w": torch.tensor([0.0, 1.0]), "h": torch.tensor([1.0], dtype=torch.float16), "n": torch.tensor(3)}
-    b = {"w": torch.tensor([4.0, 3.0]), "h": torch.tensor([2.0], dtype=torch.float16), "n": torch.tensor(9)}
-    mixed = interpolate(a, b, 0.25)
-    assert mixed["w"].tolist() == [1.0, 1.5]
-    assert mixed["h"].item() == 1.25 and mixed["h"].dtype == torch.float16
-    assert mixed["n"].item() == 3
-    assert torch.equal(interpolate(a, b, 0.0)["w"], a["w"]) and torch.equal(
-        interpolate(a, b, 1.0)["w"], b["w"]
-    )
-    with pytest.raises(UserError, match="differ in n"):
-        interpolate(a, {k: b[k] for k in ("w", "h")}, 0.5)
-    with pytest.raises(UserError, match="differ in w"):
-        interpolate(a, b | {"w": torch.zeros(3)}, 0.5)
-
-
 @pytest.mark.parametrize(("steps", "parts"), [(40, 20), (7, 20), (45, 10), (1, 20)])
-def test_gaussian_average_is_the_weighted_sum_of_the_ends_of_the_parts(steps: int, parts: int) -> None:
+def test_gaussian_average_matches_the_weighted_sum_over_the_parts(steps: int, parts: int) -> None:
     path = walk(steps)
     average = GaussianAverage([p.clone() for p in path[0]], steps, 0.75, 0.05, parts)
     follow(average, path)
@@ -178,7 +163,7 @@ def test_gaussian_average_is_the_weighted_sum_of_the_ends_of_the_parts(steps: in
         torch.testing.assert_close(got.double(), literal, atol=2e-6, rtol=1e-5)
 
 
-def test_gaussian_average_far_from_the_run_takes_the_nearest_weights() -> None:
+def test_gaussian_average_centred_after_the_run_equals_the_last_weights() -> None:
     path = walk(20)
     average = GaussianAverage([p.clone() for p in path[0]], 20, mean=9.0, std=0.01)
     follow(average, path)

@@ -1,3 +1,5 @@
+"""The training loop: one step by hand, resuming, metrics, and everything that a step depends on."""
+
 from __future__ import annotations
 
 import json
@@ -10,53 +12,44 @@ import pytest
 import torch
 from torch import Tensor
 
-from clipalign.backbone import Backbone
-from clipalign.core.config import OptimiserOptions, TrainConfig
+from clipalign.backbone import Backbone, preprocess_for
+from clipalign.core.config import TrainConfig
 from clipalign.core.errors import UserError
 from clipalign.core.parsing import make_config
-from clipalign.core.precision import Precision, select_device
 from clipalign.core.types import Batch
 from clipalign.data.batches import TrainBatches
 from clipalign.data.sources.folder import ImageFolder
-from clipalign.engine.accumulation import pieces
 from clipalign.engine.averaging import make_average
-from clipalign.engine.fit import fit
-from clipalign.engine.optimiser import build_optimizer, lr_factor
-from clipalign.engine.progress import Reporter
-from clipalign.engine.setup import preprocess_for
-from clipalign.engine.validation import SourceValidation
-from clipalign.evaluation import EvalLoader
+from clipalign.engine.optimiser import lr_factor
 from clipalign.methods import Method, get_method
 from clipalign.protocols import build_episode
 from clipalign.runs.folder import RunFolder
+from tests.helpers.training import fit_quietly
 
 CPU = torch.device("cpu")
 
 
 @pytest.fixture
 def run(tiny: Backbone, squares: ImageFolder, tmp_path: Path) -> Callable[..., Method]:
-    """Trains a fresh copy of the tiny backbone and returns the method."""
+    """Trains the initial tiny backbone and returns the method.
+
+    Attributes: `average` and `metrics` as returned by `fit`, `batches` the class of the batches.
+    """
     initial = {name: tensor.clone() for name, tensor in tiny.model.state_dict().items()}
 
     def go(folder: str = "run", method: str = "erm", average: str = "none", **options: Any) -> Method:
         tiny.model.load_state_dict(initial)
         episode = build_episode("domain-shift", squares, "grey", 0)
         given = {"out": tmp_path / folder, "steps": 6, "batch_size": 7, "lr": 1e-3, "log_every": 2}
-        config = make_config(TrainConfig, {**given, **options})
+        config = make_config(TrainConfig, {**given, "average": average, **options})
         config.run.out.mkdir(exist_ok=True)
         fitted = get_method(method)()
         torch.manual_seed(config.run.seed)
         fitted.setup(tiny, episode, ("a {}.",))
-        views = EvalLoader(squares, preprocess_for(tiny))
-        steps = TrainBatches(episode, config.optimiser.batch_size, config.run.seed, views.preprocess)
-        validation = SourceValidation(episode, views)
-        precision = Precision(config.run.precision, CPU)
-        folder_ = RunFolder(config.run.out)
-        go.average, go.measured = fit(  # type: ignore
-            fitted, config, average, folder_, steps, validation, precision, Reporter(False)
-        )
+        go.average, go.metrics = fit_quietly(fitted, config, episode, go.batches)  # type: ignore[attr-defined]
         return fitted
 
+    go.batches = TrainBatches  # type: ignore[attr-defined]
     return go
 
 
@@ -64,7 +57,7 @@ def weights(method: Method) -> Tensor:
     return torch.cat([p.detach().flatten() for p in method.parameters()])
 
 
-def test_the_loop_is_the_optimiser_by_hand(run: Callable[..., Method], tiny: Backbone) -> None:
+def test_one_step_equals_the_optimiser_by_hand(run: Callable[..., Method], tiny: Backbone) -> None:
     method = run(steps=1, validate_every=0)
     found, episode = weights(method), method.episode
     start = run(steps=3, folder="other", schedule="constant", lr=0.0)
@@ -88,7 +81,7 @@ def test_the_loop_is_the_optimiser_by_hand(run: Callable[..., Method], tiny: Bac
     ],
 )
 @pytest.mark.parametrize("stop", [1, 3, 4])
-def test_a_run_broken_off_anywhere_ends_bit_for_bit_the_same(
+def test_resumed_run_equals_uninterrupted_run_bit_for_bit(
     run: Callable[..., Method],
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
@@ -105,17 +98,16 @@ def test_a_run_broken_off_anywhere_ends_bit_for_bit_the_same(
     class Crash(Exception):
         pass
 
-    class Dies(TrainBatches):
+    class Crashing(TrainBatches):
         def __getitem__(self, step: int) -> Batch:
             if step == stop:
                 raise Crash
             return super().__getitem__(step)
 
-    with monkeypatch.context() as patch:
-        patch.setitem(globals(), "TrainBatches", Dies)
-        with pytest.raises(Crash):
-            run("broken", **options)
-    resumed = weights(run("broken", resume=True, **options))
+    with monkeypatch.context() as patch, pytest.raises(Crash):
+        patch.setattr(run, "batches", Crashing)
+        run("interrupted", **options)
+    resumed = weights(run("interrupted", resume=True, **options))
     assert torch.equal(whole, resumed)
     assert all(map(torch.equal, whole_average, run.average.average))  # type: ignore[attr-defined]
 
@@ -123,39 +115,16 @@ def test_a_run_broken_off_anywhere_ends_bit_for_bit_the_same(
         lines = (tmp_path / folder / "metrics.jsonl").read_text().splitlines()
         return [{k: v for k, v in json.loads(line).items() if k != "images_per_second"} for line in lines]
 
-    assert metrics("whole") == metrics("broken")
+    assert metrics("whole") == metrics("interrupted")
 
 
-def test_micro_batches_give_the_gradient_of_the_batch(run: Callable[..., Method]) -> None:
+def test_micro_batches_give_the_gradient_of_the_whole_batch(run: Callable[..., Method]) -> None:
     whole, parts = (weights(run(str(size), micro_batch_size=size, optimizer="sgd")) for size in (None, 2))
     moved = (whole - weights(run("still", lr=0.0))).abs().max()
     assert float((whole - parts).abs().max()) < 1e-3 * float(moved)
 
 
-def test_pieces_hold_every_row_once() -> None:
-    batch = Batch(torch.arange(7.0), torch.arange(7), torch.arange(7), torch.arange(7), tuple("abcdefg"))
-    parts = list(pieces(batch, 3))
-    assert [len(part) for part in parts] == [3, 3, 1]
-    assert torch.cat([part.rows for part in parts]).tolist() == list(range(7))
-    assert "".join("".join(part.captions or ()) for part in parts) == "abcdefg"
-    assert list(pieces(batch, None)) == [batch]
-
-
-def test_the_schedule() -> None:
-    assert lr_factor(0, 100, 0, "cosine") == 1 and lr_factor(100, 100, 0, "cosine") == pytest.approx(0)
-    assert lr_factor(50, 100, 0, "cosine") == pytest.approx(0.5)
-    assert [lr_factor(i, 100, 4, "cosine") for i in range(4)] == [0.25, 0.5, 0.75, 1]
-    assert lr_factor(4, 100, 4, "cosine") == 1 and lr_factor(99, 100, 4, "constant") == 1
-    reference = torch.optim.lr_scheduler.CosineAnnealingLR(
-        torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0), T_max=100
-    )
-    reference.optimizer.step()
-    for step in range(100):
-        assert lr_factor(step, 100, 0, "cosine") == pytest.approx(reference.get_last_lr()[0])
-        reference.step()
-
-
-def test_lines_of_metrics(run: Callable[..., Method], tmp_path: Path) -> None:
+def test_metrics_lines_have_terms_validation_and_lr(run: Callable[..., Method], tmp_path: Path) -> None:
     run(method="alignclip", average="bma", steps=5, log_every=2, validate_every=5)
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [2, 4, 5]
@@ -165,7 +134,7 @@ def test_lines_of_metrics(run: Callable[..., Method], tmp_path: Path) -> None:
     assert lines[0]["lr"] == pytest.approx(1e-3 * lr_factor(1, 5, 0, "cosine"))
 
 
-def test_the_first_loss_that_is_no_number_stops_the_run(
+def test_non_finite_loss_stops_the_run_and_names_step_and_rows(
     run: Callable[..., Method], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     method = get_method("erm")
@@ -183,12 +152,12 @@ def test_the_first_loss_that_is_no_number_stops_the_run(
     assert RunFolder(tmp_path / "run").checkpoint.is_file()
 
 
-def test_the_same_seed_gives_the_same_weights_and_another_does_not(run: Callable[..., Method]) -> None:
+def test_weights_depend_on_the_seed_only(run: Callable[..., Method]) -> None:
     first, again, other = (weights(run(f"{i}", seed=seed)) for i, seed in enumerate((0, 0, 1)))
     assert torch.equal(first, again) and not torch.equal(first, other)
 
 
-def test_randomness_in_a_loss_follows_the_step(
+def test_random_numbers_of_a_loss_depend_on_seed_and_step(
     run: Callable[..., Method], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     method, drawn = get_method("erm"), []
@@ -205,31 +174,12 @@ def test_randomness_in_a_loss_follows_the_step(
     assert drawn[:4] == drawn[4:] and len(set(drawn)) == 4
 
 
-def test_groups_have_learning_rates_and_decays_of_their_own() -> None:
-    a, b = (torch.nn.Parameter(torch.ones(1)) for _ in range(2))
-    groups = [{"params": [a], "lr_factor": 10.0, "weight_decay": 0.0}, {"params": [b]}]
-    for name in ("adamw", "adam", "sgd"):
-        config = OptimiserOptions(lr=0.1, weight_decay=0.5, optimizer=name)  # type: ignore[arg-type]
-        optimizer = build_optimizer(groups, config)
-        assert [(g["lr"], g["weight_decay"]) for g in optimizer.param_groups] == [(1.0, 0.0), (0.1, 0.5)]
-
-
-def test_bf16_runs_and_keeps_float32_weights(run: Callable[..., Method]) -> None:
+def test_bf16_training_keeps_float32_weights(run: Callable[..., Method]) -> None:
     method = run(precision="bf16", steps=2)
     assert all(p.dtype == torch.float32 and bool(p.isfinite().all()) for p in method.parameters())
 
 
-def test_precision_and_device_are_chosen_for_the_machine() -> None:
-    assert Precision("auto", CPU).name == "fp32"
-    with pytest.raises(UserError, match="fp16 needs a GPU"):
-        Precision("fp16", CPU)
-    with pytest.raises(UserError, match="--device"):
-        select_device("tpu7")
-    with pytest.raises(UserError, match="--device"):
-        select_device("cuda:99")
-
-
-def test_clipping_bounds_the_gradient(run: Callable[..., Method]) -> None:
+def test_clipping_bounds_the_update(run: Callable[..., Method]) -> None:
     free, clipped = (
         weights(run(str(i), optimizer="sgd", steps=1, weight_decay=0.0, **options))
         for i, options in enumerate(({}, {"clip_grad_norm": 1e-3}))
@@ -239,7 +189,7 @@ def test_clipping_bounds_the_gradient(run: Callable[..., Method]) -> None:
     assert float((free - start).norm()) > 1e-4
 
 
-def test_averages_of_the_loop_are_those_of_the_module(run: Callable[..., Method]) -> None:
+def test_fit_returns_the_average_and_leaves_the_last_weights(run: Callable[..., Method]) -> None:
     assert make_average("bma", [torch.zeros(1)], 6).kind == "bma"
     last = weights(run("a", average="bma"))
     average = torch.cat([tensor.flatten() for tensor in run.average.average])  # type: ignore[attr-defined]

@@ -1,4 +1,4 @@
-"""SWAD against its rule spelt out on whole loss curves."""
+"""SWAD compared with its rule applied to complete loss curves."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from clipalign.engine.swad import ValleyAverage
 
 
 def literal(losses: list[float], converge: int, tolerance: int, ratio: float) -> tuple[list[int], int]:
-    """Segments (from 0) in the average, and number of measurements made, from the whole curve at once."""
+    """Return the segments of the average, counted from 0, and the number of validations until training stops."""
     for k in range(converge - 1, len(losses)):
         window = losses[k - converge + 1 : k + 1]
         if window[0] == min(window):
@@ -42,13 +42,13 @@ def literal(losses: list[float], converge: int, tolerance: int, ratio: float) ->
 def follow(
     average: ValleyAverage, losses: list[float], path: torch.Tensor, every: int, first: int = 0
 ) -> int:
-    """Train along `path`, measuring every few steps; returns the number of measurements."""
+    """Train along `path` with a validation after every few steps; return the number of validations."""
     for i in range(first, len(losses)):
         for step in range(i * every + 1, (i + 1) * every + 1):
             average.parameters[0].copy_(path[step - 1])
             average.update(step)
         average.observe(losses[i])
-        if average.over:
+        if average.finished:
             return i + 1
     return len(losses)
 
@@ -60,9 +60,7 @@ CURVES = st.lists(st.integers(1, 30).map(lambda i: i / 10), min_size=1, max_size
 @given(
     losses=CURVES, converge=st.integers(1, 4), extra=st.integers(0, 4), ratio=st.sampled_from([0.0, 0.3, 1])
 )
-def test_the_average_is_that_of_the_rule(
-    losses: list[float], converge: int, extra: int, ratio: float
-) -> None:
+def test_average_matches_the_rule(losses: list[float], converge: int, extra: int, ratio: float) -> None:
     tolerance, every = converge + extra, 2
     path = torch.randn(len(losses) * every, 3, generator=torch.Generator().manual_seed(len(losses)))
     average = ValleyAverage([torch.zeros(3)], converge, tolerance, ratio)
@@ -78,9 +76,9 @@ def test_the_average_is_that_of_the_rule(
 VALLEY = [3.0, 2.0, 1.2, 1.0, 1.1, 1.05, 1.3, 1.0, 1.9, 2.0, 2.0, 2.1, 2.2, 2.3, 1.0, 1.0]
 
 
-def test_a_valley_by_hand() -> None:
-    # Found at the sixth value: 1.0 <= 1.1, 1.05; threshold 1.3 * 1.05 = 1.365. Backwards: 1.2 is in, 2.0 not.
-    # The last value below the threshold is the eighth; six above it follow, and stop the run at the 14th.
+def test_valley_computed_by_hand() -> None:
+    # Detected at the sixth value, 1.0 <= 1.1, 1.05; threshold 1.3 * 1.05 = 1.365. Going back, 1.2 is below, 2.0 is not.
+    # The last value below the threshold is the eighth; the next six are above it and stop training at the 14th.
     assert literal(VALLEY, 3, 6, 0.3) == ([2, 3, 4, 5, 6, 7], 14)
     average = ValleyAverage([torch.zeros(1)])
     assert follow(average, VALLEY, torch.arange(16.0)[:, None], 1) == 14
@@ -88,15 +86,15 @@ def test_a_valley_by_hand() -> None:
     assert average.average[0].item() == pytest.approx(sum(range(2, 8)) / 6)
 
 
-def test_a_run_without_valley_gives_its_last_segment() -> None:
+def test_run_without_valley_averages_its_last_segment() -> None:
     average = ValleyAverage([torch.zeros(1)])
     follow(average, [3.0, 2.0, 1.0, 0.5], torch.arange(8.0)[:, None], 2)
     average.close()
-    assert average.average[0].item() == 6.5 and not average.over
+    assert average.average[0].item() == 6.5 and not average.finished
 
 
 @pytest.mark.parametrize("stop", [1, 4, 7, 11])
-def test_resume_goes_on_bit_for_bit(stop: int, tmp_path: Path) -> None:
+def test_resumed_average_equals_uninterrupted_average_bit_for_bit(stop: int, tmp_path: Path) -> None:
     path = torch.randn(32, 3, generator=torch.Generator().manual_seed(0))
     whole, first, second = (make_average("swad", [torch.zeros(3)], 32) for _ in range(3))
     assert isinstance(whole, ValleyAverage) and isinstance(first, ValleyAverage)
@@ -113,11 +111,11 @@ def test_resume_goes_on_bit_for_bit(stop: int, tmp_path: Path) -> None:
     follow(second, VALLEY, path, 2, first=stop + 1)
     for average in (whole, second):
         average.close()
-    assert second.over and torch.equal(whole.average[0], second.average[0])
+    assert second.finished and torch.equal(whole.average[0], second.average[0])
 
 
-def test_there_is_no_average_to_apply_before_the_end() -> None:
-    # The valley detector wants the loss of the weights themselves.
+def test_average_is_empty_before_close() -> None:
+    # The valley is detected on the validation loss of the weights, not of an average.
     parameter = torch.zeros(1)
     average = ValleyAverage([parameter])
     parameter.fill_(2.0)

@@ -1,4 +1,4 @@
-"""TensorBoard and W&B hold what metrics.jsonl and results.jsonl hold, each under its own tag and once."""
+"""TensorBoard and W&B receive every value of metrics.jsonl and results.jsonl once, under the right tag."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def init(**settings):
 
 @pytest.fixture
 def wandb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """A module `wandb` that remembers its runs."""
+    """A fake module `wandb` that records its runs."""
     (tmp_path / "fake").mkdir()
     (tmp_path / "fake" / "wandb.py").write_text(FAKE)
     monkeypatch.syspath_prepend(str(tmp_path / "fake"))
@@ -63,14 +63,14 @@ def events(run: Path) -> Any:
 
 
 def curve(found: Any, tag: str) -> dict[int, float]:
-    """Step -> value; no step twice."""
+    """Return step -> value, and check that steps are unique."""
     points = found.Scalars(tag)
     assert len({point.step for point in points}) == len(points)
     return {point.step: point.value for point in points}
 
 
 def check_events(run: Path) -> None:
-    """Everything that the two files hold, and nothing under a tag of something else."""
+    """Compare the events with metrics.jsonl and results.jsonl."""
     found, lines = events(run), RunFolder(run).read_metrics()
     assert curve(found, "train/loss_ce") == pytest.approx({line["step"]: line["loss_ce"] for line in lines})
     assert curve(found, "train/lr") == pytest.approx({line["step"]: line["lr"] for line in lines})
@@ -84,7 +84,7 @@ def check_events(run: Path) -> None:
     assert "test/new/zeroshot" in tests and "test/all/zeroshot" not in tests
 
 
-def test_tensorboard_reads_what_the_run_wrote(command: list[str], tmp_path: Path) -> None:
+def test_tensorboard_reads_the_events_of_a_run(command: list[str], tmp_path: Path) -> None:
     assert main([*command, "--log-to", "tensorboard"]) == 0
     run = tmp_path / "run"
     check_events(run)
@@ -99,7 +99,7 @@ class Stop(Exception):
 
 
 def interrupted(command: list[str], monkeypatch: pytest.MonkeyPatch, after: int) -> None:
-    """Run a command that is stopped after a step, as if killed: nothing behind that step is tidied up."""
+    """Run a command that crashes after a step, without any cleanup."""
     whole = writers.Writers.line
 
     def line(self: writers.Writers, values: Any) -> None:
@@ -112,7 +112,7 @@ def interrupted(command: list[str], monkeypatch: pytest.MonkeyPatch, after: int)
         main(command)
 
 
-def test_a_resumed_run_has_each_step_once(
+def test_resumed_run_has_each_step_once(
     command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     command += ["--log-to", "tensorboard"]
@@ -122,7 +122,7 @@ def test_a_resumed_run_has_each_step_once(
     check_events(tmp_path / "run")
 
 
-def test_writers_can_be_added_when_a_run_goes_on(
+def test_writer_can_be_added_on_resume(
     command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     interrupted(command, monkeypatch, after=5)
@@ -130,7 +130,7 @@ def test_writers_can_be_added_when_a_run_goes_on(
     check_events(tmp_path / "run")
 
 
-def test_wandb_gets_config_lines_and_results(command: list[str], tmp_path: Path, wandb: Any) -> None:
+def test_wandb_receives_config_metrics_and_results(command: list[str], tmp_path: Path, wandb: Any) -> None:
     assert main([*command, "--log-to", "wandb"]) == 0
     ((settings, calls, summary, code),) = wandb.RUNS
     run = tmp_path / "run"
@@ -145,23 +145,23 @@ def test_wandb_gets_config_lines_and_results(command: list[str], tmp_path: Path,
     assert summary["validation/final"] == read_results(run)[0].validation
 
 
-def test_wandb_goes_on_with_the_stored_run(
+def test_wandb_resumes_the_stored_run(
     command: list[str], tmp_path: Path, wandb: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     command += ["--log-to", "wandb"]
     interrupted(command, monkeypatch, after=5)
-    wandb.STARTING_STEP = 4  # the server got the lines of steps 1 to 3 before the break
+    wandb.STARTING_STEP = 4  # the server has steps 1 to 3
     assert main([*command, "--resume"]) == 0
     (first, *_, code), (second, calls, _, _) = wandb.RUNS
     assert code == 1 and first["id"] == second["id"] and second["resume"] == "allow"
     assert [step for step, _ in calls] == [4, 5, 6]
 
 
-def test_a_writer_that_cannot_be_had_is_said_before_anything_is_written(
+def test_missing_package_raises_before_files_are_written(
     command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(writers, "find_spec", lambda name: None)
-    for name in writers.NAMES:
+    for name in ("tensorboard", "wandb"):
         assert main([*command, "--log-to", name]) == 2
         assert f'--log-to {name} needs pip install "clipalign[{name}]"' in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
@@ -169,7 +169,7 @@ def test_a_writer_that_cannot_be_had_is_said_before_anything_is_written(
     assert "visdom" in capsys.readouterr().err
 
 
-def test_wandb_without_network_says_what_to_do(
+def test_wandb_without_network_suggests_offline_mode(
     command: list[str], wandb: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("WANDB_PROJECT", "offline")
@@ -177,12 +177,14 @@ def test_wandb_without_network_says_what_to_do(
     assert "no network; log in with `wandb login`, or set WANDB_MODE=offline" in capsys.readouterr().err
 
 
-def test_numbers_that_are_none_or_no_numbers_are_left_out() -> None:
+def test_scalars_skip_nulls_and_non_numbers() -> None:
     line = {"step": 3, "loss_ce": None, "lr": 0.1, "chosen": {"alpha": 0.5, "sweep": [1, 2], "flag": True}}
     assert writers.scalars(line) == {"chosen/alpha": 0.5, "train/lr": 0.1}
 
 
-def test_a_method_that_chooses_on_validation(tiny_spec: str, squares_folder: Path, tmp_path: Path) -> None:
+def test_values_chosen_on_validation_have_their_own_tag(
+    tiny_spec: str, squares_folder: Path, tmp_path: Path
+) -> None:
     arguments = ["train", "--method", "tip-adapter", "--data", str(squares_folder), "--target", "grey"]
     arguments += ["--backbone", tiny_spec, "--log-to", "tensorboard", "--out", str(tmp_path / "run")]
     assert main(arguments) == 0

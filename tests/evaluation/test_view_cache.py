@@ -17,7 +17,7 @@ from clipalign.data.builtin.pictograms import Pictograms
 from clipalign.data.registry import load_source
 from clipalign.data.sources.folder import ImageFolder
 from clipalign.data.sources.table import ImageTable
-from clipalign.engine.setup import Shared
+from clipalign.engine.setup import RunCache
 from clipalign.evaluation import ViewCache
 from clipalign.evaluation.results import read_results
 from clipalign.runs.options import train_options
@@ -87,7 +87,7 @@ def test_later_runs_of_a_process_reuse_views_and_text_features(
     monkeypatch.setattr(ImageTable, "images", counting_views)
     source = load_source(str(squares_folder))
 
-    def run(name: str, method: str, seed: int, shared: Shared | None, *more: str) -> Path:
+    def run(name: str, method: str, seed: int, shared: RunCache | None, *more: str) -> Path:
         arguments = ["--method", method, "--data", str(squares_folder), "--protocol", "in-the-wild"]
         arguments += ["--target", "grey", "--backbone", tiny_spec, "--steps", "3", "--batch-size", "4"]
         arguments += ["--lr", "1e-3", "--seed", str(seed), "--validate-every", "1", *more]
@@ -95,7 +95,7 @@ def test_later_runs_of_a_process_reuse_views_and_text_features(
         run_options(options, "clipalign train", shared)
         return tmp_path / name
 
-    shared = Shared()
+    shared = RunCache()
     run("first", "erm", 0, shared)
     assert sum(views) <= len(source.labels)  # validation three times and three test sets: each view once
     texts.clear()

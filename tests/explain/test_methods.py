@@ -10,10 +10,10 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from clipalign.backbone import preprocess_for
 from clipalign.commands.cli import main
 from clipalign.commands.explain import explain
 from clipalign.data.decode import evaluation_view, read_image
-from clipalign.engine.setup import preprocess_for
 from clipalign.explain.maps import make_maps
 from clipalign.explain.photo import _explain
 from clipalign.methods import get_method

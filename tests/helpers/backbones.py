@@ -37,7 +37,7 @@ def build_clip(
         vision: changes to `VISION`; with a tuple of layers (`RESNET`), a ModifiedResNet.
         text: changes to `TEXT`.
         embed_dim: size of the joint space.
-        custom_text: build a `CustomTextCLIP`, whose text tower is a module of its own.
+        custom_text: build a `CustomTextCLIP`, whose text tower is a separate module.
         noise: standard deviation of noise added to every parameter but scalars. Without it biases are 0 and
             gains are 1, and code that forgets one would pass.
         seed: of weights and noise; the global random state is unchanged.

@@ -9,11 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from clipalign.backbone import Backbone
+from clipalign.backbone import Backbone, preprocess_for
 from clipalign.core.types import Batch, Episode
 from clipalign.data.batches import TrainBatches
-from clipalign.engine.setup import preprocess_for
-from clipalign.engine.validation import SourceValidation
+from clipalign.engine.validation import ClassValidation
 from clipalign.evaluation import EvalLoader
 from clipalign.methods import get_method
 
@@ -34,9 +33,9 @@ def batch_of(episode: Episode, backbone: Backbone, size: int = 8, step: int = 0)
     return TrainBatches(episode, size, 0, preprocess_for(backbone))[step]
 
 
-def source_validation(episode: Episode, backbone: Backbone) -> SourceValidation:
+def source_validation(episode: Episode, backbone: Backbone) -> ClassValidation:
     """Return the validation data that `Method.start` and `Method.finish` receive."""
-    return SourceValidation(episode, EvalLoader(episode.source, preprocess_for(backbone), 16))
+    return ClassValidation(episode, EvalLoader(episode.source, preprocess_for(backbone), 16))
 
 
 def total_loss(terms: Mapping[str, Tensor]) -> Tensor:

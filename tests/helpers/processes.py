@@ -1,4 +1,4 @@
-"""Commands in run_processes processes."""
+"""Commands in several processes, started as torchrun starts them."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ def child(rank: int, world: int, port: int, arguments: list[str], log: Path) -> 
 
 
 def run_processes(world: int, arguments: list[str], log: Path) -> None:
-    """A command in run_processes processes, as torchrun would start them; each writes what it prints to `log`.RANK."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    # Forked, since fresh interpreters would spend ten times the test's time on importing.
+    """Run a command in `world` processes, each printing to `log`.RANK, and assert that all succeed."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))  # the kernel picks a free port
+        port = probe.getsockname()[1]
+    # Fork: new interpreters would spend ten times the test's time on imports.
     context = multiprocessing.get_context("fork")
     ranks = [context.Process(target=child, args=(rank, world, port, arguments, log)) for rank in range(world)]
     for process in ranks:

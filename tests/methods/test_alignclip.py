@@ -9,12 +9,11 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from clipalign.backbone import Backbone
+from clipalign.backbone import Backbone, preprocess_for
 from clipalign.core.errors import UserError
 from clipalign.core.types import Batch, Episode
 from clipalign.data.batches import TrainBatches
 from clipalign.data.sources.folder import ImageFolder
-from clipalign.engine.setup import preprocess_for
 from clipalign.methods import get_method
 from clipalign.methods.alignclip import LOOK_EVERY, AlignClip, AlignClipConfig, resolve
 from clipalign.protocols import build_episode

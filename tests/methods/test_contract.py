@@ -10,14 +10,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from clipalign.backbone import Backbone, load
+from clipalign.backbone import Backbone, load, preprocess_for
 from clipalign.core.checkpoint import load_weights, save_weights
 from clipalign.core.errors import UnseenClasses, UserError
 from clipalign.core.types import Batch, Episode
 from clipalign.data.batches import TrainBatches
 from clipalign.data.sources.folder import ImageFolder
 from clipalign.engine.averaging import KINDS
-from clipalign.engine.setup import preprocess_for
 from clipalign.methods import Method, all_methods, get_method, list_methods, register
 from clipalign.protocols import build_episode
 

@@ -6,10 +6,9 @@ import open_clip
 import torch
 from torch.nn import functional as F
 
-from clipalign.backbone import Backbone
+from clipalign.backbone import Backbone, preprocess_for
 from clipalign.data.batches import TrainBatches
 from clipalign.data.sources.folder import ImageFolder
-from clipalign.engine.setup import preprocess_for
 from clipalign.methods import get_method
 from clipalign.protocols import build_episode
 

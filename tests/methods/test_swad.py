@@ -10,18 +10,11 @@ import torch
 from clipalign.backbone import Backbone
 from clipalign.core.config import TrainConfig
 from clipalign.core.parsing import make_config
-from clipalign.core.precision import Precision
-from clipalign.data.batches import TrainBatches
 from clipalign.data.sources.folder import ImageFolder
-from clipalign.engine.fit import fit
-from clipalign.engine.progress import Reporter
-from clipalign.engine.setup import preprocess_for
-from clipalign.engine.validation import SourceValidation
-from clipalign.evaluation import EvalLoader
 from clipalign.methods import get_method
 from clipalign.protocols import build_episode
-from clipalign.runs.folder import RunFolder
 from tests.helpers.methods import ready
+from tests.helpers.training import fit_quietly
 
 
 def test_it_is_erm_with_another_average() -> None:
@@ -40,19 +33,16 @@ def test_the_run_averages_the_weights_of_its_valley(
         path.append(torch.cat([p.detach().flatten() for p in self.parameters()]))
 
     monkeypatch.setattr(type(method), "after_step", record)
-    given = {"out": tmp_path, "steps": 24, "batch_size": 6, "lr": 3e-3, "validate_every": 2}
+    given = {
+        "out": tmp_path,
+        "average": "swad",
+        "steps": 24,
+        "batch_size": 6,
+        "lr": 3e-3,
+        "validate_every": 2,
+    }
     config = make_config(TrainConfig, {**given, "swad_ratio": 0.05, "checkpoint_every": 0})
-    views = EvalLoader(squares, preprocess_for(tiny))
-    average, _ = fit(
-        method,
-        config,
-        "swad",
-        RunFolder(tmp_path),
-        TrainBatches(episode, 6, 0, views.preprocess),
-        SourceValidation(episode, views),
-        Precision("fp32", torch.device("cpu")),
-        Reporter(False),
-    )
+    average, _ = fit_quietly(method, config, episode)
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     losses = [line["validation_loss"] for line in lines if "validation_loss" in line]
     assert len(losses) == len(path) // 2
@@ -66,7 +56,7 @@ def test_the_run_averages_the_weights_of_its_valley(
 
 
 def literal(losses: list[float], converge: int = 3, tolerance: int = 6, ratio: float = 0.05) -> list[int]:
-    """See tests/test_swad.py."""
+    """See tests/engine/test_swad.py."""
     for k in range(converge - 1, len(losses)):
         if losses[k - converge + 1] == min(losses[k - converge + 1 : k + 1]):
             break

@@ -75,6 +75,11 @@ def test_draw_views_repeats_rows_only_after_all_were_drawn() -> None:
     np.testing.assert_array_equal(many.rows, again.rows)
 
 
+def test_draw_views_of_no_images_is_empty() -> None:  # new classes of `report --pictures 1`
+    none = draw_views(TwoViews(), np.array([3, 5]), 0)  # type: ignore[arg-type]
+    assert len(none.rows) == len(none.draws) == 0
+
+
 def test_pictograms_have_masks() -> None:
     from clipalign.data.builtin.pictograms import Pictograms
 

@@ -10,9 +10,18 @@ if TYPE_CHECKING:
     from .loading import list_backbones, load
     from .model import Backbone
     from .positions import stretch_positions
+    from .preprocessing import preprocess_for
     from .text.tokens import Tokens
 
-__all__ = ["Backbone", "DenseFeatures", "Tokens", "list_backbones", "load", "stretch_positions"]
+__all__ = [
+    "Backbone",
+    "DenseFeatures",
+    "Tokens",
+    "list_backbones",
+    "load",
+    "preprocess_for",
+    "stretch_positions",
+]
 
 # Public name -> module, imported on first use: open_clip takes seconds to import, and `train --help` does not need it.
 _MODULES = {
@@ -21,6 +30,7 @@ _MODULES = {
     "Tokens": "text.tokens",
     "list_backbones": "loading",
     "load": "loading",
+    "preprocess_for": "preprocessing",
     "stretch_positions": "positions",
 }
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from ..backbone import preprocess_for
 from ..backbone.text.templates import choose_templates
 from ..core.config import DataOptions, Options, SplitOptions, facts
 from ..core.distributed import Ranks
@@ -18,9 +19,8 @@ from ..core.types import Episode, Source
 from ..core.version import __version__
 from ..data.captions.sentences import captions_only
 from ..data.registry import name_of, opened, source_from
-from ..engine.console import conclusion
+from ..engine.console import result_lines
 from ..engine.progress import Reporter
-from ..engine.setup import preprocess_for
 from ..evaluation import EvalLoader
 from ..evaluation.results import FILE, ResultRow, write_results
 from ..evaluation.retrieval import retrieval_outputs, retrieval_rows
@@ -28,7 +28,6 @@ from ..evaluation.scoring import domain_tests, result_rows, score, write_predict
 from ..protocols import RETRIEVAL, episode_from
 from ..runs.folder import check_out
 from ..runs.opening import OpenedModel, open_model
-from .train import row_facts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,9 +152,9 @@ def score_model(config: EvalConfig, command: str, source: Source | None = None) 
         write_predictions(config.out / "predictions.npz", scores)
     write_results(config.out, rows)
     reporter = Reporter()
-    for line in conclusion(rows):
+    for line in result_lines(rows):
         reporter.result(line)
-    reporter.say(f"rows in {config.out / FILE}")
+    reporter.info(f"rows in {config.out / FILE}")
     return rows
 
 
@@ -191,7 +190,7 @@ def model_facts(
     method.check_template(config.template)
     # Templates chosen for training are kept; those of the training data are replaced by those of this data.
     templates = choose_templates(config.template or run.options.config.model.template, source)
-    facts = row_facts(run.options, templates, command)
+    facts = run.options.row_fields(templates, command)
     facts["steps"] = run.options.config.schedule.steps if method.iterates else 0
     facts["average"] = opened_model.record["average"] if config.weights == "model" else "none"
     return facts | {"extra": {"run": config.model}}, templates

@@ -1,4 +1,4 @@
-"""`clipalign export`: write, load again with the other library, compare, and only then put it in its place."""
+"""`clipalign export`: write a model for another library, load it there, compare, and only then move it into place."""
 
 from __future__ import annotations
 
@@ -7,19 +7,21 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from ..backbone import preprocess_for
 from ..backbone.text.features import fill_templates
 from ..core.config import Options, facts
 from ..core.errors import UserError
 from ..core.parsing import make_config, parse_config
 from ..core.version import __version__
-from ..engine.setup import preprocess_for
 from ..methods import Method
 from ..runs.export import EXPORTS
+from ..runs.export.base import ExportedModel, Probe, check_features, format_differences
+from ..runs.export.head import head_of
 from ..runs.folder import is_run
 from ..runs.opening import open_model
 from .predict import read_classes
@@ -57,15 +59,14 @@ class ExportConfig(Options):
 
 @dataclass(frozen=True)
 class Export:
-    """What was written.
+    """A finished export.
 
     Attributes:
         folder: the files.
-        image_difference, text_difference: largest differences of unit features between the model and what the
-            other library loads; of images None where the text tower alone was written.
-        state_difference: largest relative difference of the text tower's hidden states, where it alone was
-            written.
-        classifier: whether class features or a linear layer went along.
+        image_difference, text_difference: largest absolute differences of L2-normalised features between the model
+            and its copy in the other library; None for images if only the text tower was written.
+        state_difference: largest relative difference of the text tower's hidden states if only it was written.
+        classifier: whether class features or a linear layer were written too.
     """
 
     folder: Path
@@ -110,15 +111,12 @@ def run_export(tokens: Sequence[str], prog: str = "clipalign export") -> Export:
 
 
 def _export(config: ExportConfig) -> tuple[Export, list[str]]:
-    from ..runs.export.base import ExportedModel, Probe, check_features, format_differences
-    from ..runs.export.head import head_of
-
+    """Export a model; returns the result and the lines to print."""
     form = EXPORTS.get(config.to)()
     check_place(config.out, config.overwrite)
-    method, names, templates, record = open_any(config)
-    backbone = method.backbone
+    method, names, templates, record = open_for_export(config)
     texts = [p for group in fill_templates(names, templates) for p in group] if names else []
-    probe = Probe.draw(backbone, texts)
+    probe = Probe.draw(method.backbone, texts)
     if form.text_only:
         check_texts(method, config)
     wants_head = bool(names) and not config.towers_only and not form.text_only
@@ -129,36 +127,20 @@ def _export(config: ExportConfig) -> tuple[Export, list[str]]:
             f"({method.trains}), which this format does not hold. --to safetensors keeps every tensor; "
             "--towers-only exports the towers, whose predictions are zero-shot ones"
         )
-    preprocess = preprocess_for(backbone, record.get("interpolation"))
-    model = ExportedModel(backbone, preprocess, method.state_dict(), config.cache_dir)
+    preprocess = preprocess_for(method.backbone, record.get("interpolation"))
+    model = ExportedModel(method.backbone, preprocess, method.state_dict(), config.cache_dir)
     with new_folder(config.out) as folder:
         with _quiet():
             form.write(model, folder)
-            original = form.features(backbone, probe)
+            original = form.features(method.backbone, probe)
             differences = check_features(original, form.read(folder, probe), form.library)
         if head is not None:
             head.write(folder)
         if is_run(config.model) and (card := Path(config.model) / "README.md").is_file():
             shutil.copyfile(card, folder / "README.md")
         form.write_card(method, folder)
-        about = {
-            "format": config.to,
-            "from": config.model,
-            "method": method.name,
-            "backbone": backbone.spec,
-            "weights": config.weights,
-            "clipalign": __version__,
-            "largest_difference_of_unit_features": {
-                name: value for name, value in differences.items() if name != "hidden states"
-            },
-            **(
-                {"largest_relative_difference_of_hidden_states": differences["hidden states"]}
-                if "hidden states" in differences
-                else {}
-            ),
-            "classifier": None if head is None else head.kind,
-            "run": {k: record[k] for k in ("data", "protocol", "target", "split_hash") if k in record},
-        }
+        about = export_facts(config, method, record, differences)
+        about["classifier"] = None if head is None else head.kind
         (folder / FACTS).write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
     lines = [
         f"{config.out}: written for {form.library} and loaded again with it; largest difference of L2-normalised "
@@ -168,13 +150,12 @@ def _export(config: ExportConfig) -> tuple[Export, list[str]]:
         lines.append(f"classifier.safetensors: {len(names)} classes, {head.rule}. {head.others}")
     elif wants_head:
         lines.append(
-            f"no classifier: predictions of {method.name} need its own tensors, which are in the file under "
+            f"no classifier: predictions of {method.name} need tensors of the method, which are in the file under "
             '"method."'
         )
     elif names and not form.text_only:
-        lines.append("no classifier: the towers alone give zero-shot predictions, which are not the method's")
-    lines += form.notes(method)
-    lines.append(form.usage(config.out))
+        lines.append("no classifier: predictions of the towers are zero-shot ones, not the method's")
+    lines += [*form.notes(method), form.usage(config.out)]
     done = Export(
         config.out,
         differences.get("images"),
@@ -185,24 +166,45 @@ def _export(config: ExportConfig) -> tuple[Export, list[str]]:
     return done, lines
 
 
+def export_facts(
+    config: ExportConfig, method: Method, record: Mapping[str, Any], differences: Mapping[str, float]
+) -> dict[str, Any]:
+    """Return the content of export.json: the origin of the model and how exactly it was reproduced."""
+    features = dict(differences)
+    states = features.pop("hidden states", None)
+    facts: dict[str, Any] = {
+        "format": config.to,
+        "from": config.model,
+        "method": method.name,
+        "backbone": method.backbone.spec,
+        "weights": config.weights,
+        "clipalign": __version__,
+        "largest_difference_of_unit_features": features,
+        "run": {k: record[k] for k in ("data", "protocol", "target", "split_hash") if k in record},
+    }
+    if states is not None:
+        facts["largest_relative_difference_of_hidden_states"] = states
+    return facts
+
+
 def check_texts(method: Method, config: ExportConfig) -> None:
-    """Refuse to write a text tower that is not the one the method's texts run through.
+    """Check that the text tower encodes texts as the method does, and that no classifier is configured.
 
     Raises:
-        UserError: learned vectors stand around or inside the texts, or options of a classifier were given.
+        UserError: the method adds learned vectors to texts, or options of a classifier were given.
     """
     if config.classes_file is not None or config.template:
         raise UserError(
-            "--to hf-text writes the text tower alone, without a classifier: drop --classes-file and --template"
+            "--to hf-text writes the text tower without a classifier: drop --classes-file and --template"
         )
     if type(method).spoken is not Method.spoken and not config.towers_only:
         raise UserError(
-            f"--to hf-text: --method {method.name} puts learned vectors ({method.trains}) into its texts, which a "
-            "text tower of transformers does not hold; --towers-only writes the tower as it is without them"
+            f"--to hf-text: --method {method.name} adds learned vectors ({method.trains}) to its texts, which a text "
+            "tower of transformers does not hold; --towers-only writes the tower without them"
         )
 
 
-def open_any(config: ExportConfig) -> tuple[Method, tuple[str, ...], tuple[str, ...], dict[str, Any]]:
+def open_for_export(config: ExportConfig) -> tuple[Method, tuple[str, ...], tuple[str, ...], dict[str, Any]]:
     """Return the model, the classes of its classifier, templates, and the record of its run."""
     names = tuple(read_classes(config.classes_file)) if config.classes_file is not None else ()
     opened = open_model(
@@ -213,10 +215,10 @@ def open_any(config: ExportConfig) -> tuple[Method, tuple[str, ...], tuple[str, 
 
 
 def check_place(out: Path, overwrite: bool) -> None:
-    """Refuse to replace anything but an export.
+    """Check that a folder is new or empty, or holds an export that may be replaced.
 
     Raises:
-        UserError: --out is taken.
+        UserError: it is neither.
     """
     if out.exists() and not out.is_dir():
         raise UserError(f"--out: {out} is a file, not a folder")
@@ -224,12 +226,12 @@ def check_place(out: Path, overwrite: bool) -> None:
         if not overwrite:
             raise UserError(f"--out: {out} is not empty; choose another folder, or give --overwrite")
         if not (out / FACTS).is_file():
-            raise UserError(f"--overwrite: {out} holds something else than an export (no {FACTS})")
+            raise UserError(f"--overwrite: {out} holds something other than an export (no {FACTS})")
 
 
 @contextlib.contextmanager
 def new_folder(out: Path) -> Iterator[Path]:
-    """A temporary folder beside `out` that takes its place when the block ends without an error."""
+    """Yield a temporary folder next to `out`, which is moved to `out` when the block ends without an error."""
     out.parent.mkdir(parents=True, exist_ok=True)
     temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
@@ -247,9 +249,9 @@ def new_folder(out: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Other libraries log how they load; what matters is compared and printed here.
+    """Silence the loading messages of other libraries.
 
-    The root logger gets a handler meanwhile, since `logging.warning` would install one for good.
+    The root logger gets a handler for that time, since `logging.warning` would install a permanent one.
     """
     handler, disabled = logging.NullHandler(), logging.root.manager.disable
     logging.root.addHandler(handler)

@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.table import Column
 from rich.table import Table as RichTable
 
+from ..backbone import preprocess_for
 from ..backbone.text.features import DEFAULT_TEMPLATES, clean_class_names
 from ..backbone.text.templates import choose_templates
 from ..core.checkpoint import write_text
@@ -25,7 +26,6 @@ from ..core.parsing import make_config, parse_config
 from ..core.precision import Precision, select_device
 from ..data.decode import decode_error, evaluation_view, printable, read_image
 from ..data.sources.folder import images_in
-from ..engine.setup import preprocess_for
 from ..protocols.names_only import NamesOnly
 from ..runs.opening import open_model
 

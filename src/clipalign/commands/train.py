@@ -1,8 +1,7 @@
-"""`clipalign train`: from options to a run folder with weights and result rows."""
+"""`clipalign train`: fine-tune a backbone and write a run folder with weights and result rows."""
 
 from __future__ import annotations
 
-import json
 import shlex
 import shutil
 import time
@@ -14,16 +13,15 @@ import torch
 
 from ..core import distributed
 from ..core.checkpoint import save_weights
-from ..core.distributed import Ranks
 from ..core.fields import DEFAULT
 from ..core.precision import select_device
 from ..core.types import Source
 from ..core.version import __version__
 from ..data.registry import name_of, opened
-from ..engine.console import conclusion, introduction, shown
+from ..engine.console import format_value
 from ..engine.fit import fit
 from ..engine.progress import Reporter
-from ..engine.setup import Prepared, Shared, prepare
+from ..engine.setup import RunCache, prepare
 from ..engine.writers import Writers, check_writers
 from ..evaluation.results import ResultRow, read_results, write_results
 from ..protocols import write_skipped, write_split
@@ -122,21 +120,21 @@ def run_training(tokens: Sequence[str], prog: str = "clipalign train") -> list[R
 
 
 def train_from(
-    values: Mapping[str, Any], shared: Shared | None = None, source: Source | None = None
+    values: Mapping[str, Any], cache: RunCache | None = None, source: Source | None = None
 ) -> list[ResultRow]:
     """Train with options given in Python; see `runs.options.train_options_from` and `run_options`."""
-    return run_options(train_options_from(values), train_command(values), shared, source)
+    return run_options(train_options_from(values), train_command(values), cache, source)
 
 
 def run_options(
-    options: TrainOptions, command: str, shared: Shared | None = None, source: Source | None = None
+    options: TrainOptions, command: str, cache: RunCache | None = None, source: Source | None = None
 ) -> list[ResultRow]:
     """Train with resolved options, write the run folder and return its rows.
 
     Args:
         options: of the run.
         command: recorded in the run and its rows.
-        shared: caches that runs of one process share.
+        shared: caches of the runs of one process.
         source: opened data set; None to open the one of the options.
 
     Raises:
@@ -152,56 +150,21 @@ def run_options(
         if resuming:
             check_same(folder, options)
         if resuming and folder.done:
-            rows = read_results(folder.path)
-            Reporter(ranks.first).say(f"{config.out} is done")
-            return rows
-        return _train(options, folder, ranks, resuming, command, shared or Shared(), source)
+            Reporter(ranks.first).say(f"{config.out} is finished")
+            return read_results(folder.path)
+        run = prepare(options, ranks, shared or Shared(), source)
+        ranks.barrier()  # no process writes before all have valid input
+        if ranks.first and not resuming:
+            begin(folder, run, command)
+        rows = fit_and_score(folder, run, command)
+        ranks.barrier()
+        return rows
     finally:
         distributed.stop()
 
 
-def _train(
-    options: TrainOptions,
-    folder: RunFolder,
-    ranks: Ranks,
-    resuming: bool,
-    command: str,
-    shared: Shared,
-    source: Source | None,
-) -> list[ResultRow]:
-    run = prepare(options, ranks, shared, source)
-    # The input is valid; from here on files are written.
-    ranks.barrier()
-    if ranks.first and not resuming:
-        begin(folder, run, command)
-    log_to = options.config.run.log_to if ranks.first else ()
-    with (
-        Writers(log_to, folder.path, options.flat()) as writers,
-        Reporter(ranks.first, folder.log) as reporter,
-    ):
-        for line in introduction(options, run.method, run.task, run.steps, run.average, run.precision):
-            reporter.say(line)
-        began = time.perf_counter()
-        facts = learn(run, folder, reporter, writers)
-        facts |= row_facts(options, run.templates, command)
-        facts["seconds"] = round(time.perf_counter() - began, 1)
-        rows = run.task.score(run.method, facts, run.zeroshot, folder.predictions if ranks.first else None)
-        if ranks.first:
-            save_weights(folder.model, run.method.state_dict())
-            if run.steps is None:
-                save_weights(folder.last, run.method.state_dict())
-            write_card(folder, rows)
-            writers.results(rows, facts["extra"].get("stopped_at", facts["steps"]))
-            write_results(folder.path, rows)
-            shutil.rmtree(folder.checkpoint.parent, ignore_errors=True)  # of no use once the run is done
-        for line in conclusion(rows):
-            reporter.result(line)
-    ranks.barrier()
-    return rows
-
-
 def begin(folder: RunFolder, run: Prepared, command: str) -> None:
-    """Write what is known of a run before its first step."""
+    """Write the configuration, the split and the skipped files of a run before its first step."""
     folder.path.mkdir(parents=True, exist_ok=True)
     folder.clear()
     episode = run.task.episode
@@ -210,50 +173,75 @@ def begin(folder: RunFolder, run: Prepared, command: str) -> None:
     write_skipped(folder.skipped, episode)
 
 
+def fit_and_score(folder: RunFolder, run: Prepared, command: str) -> list[ResultRow]:
+    """Train, score the test sets, and write weights, card and rows; the rows are written last."""
+    options, method, main = run.options, run.method, run.ranks.first
+    with (
+        Writers(options.config.run.log_to if main else (), folder.path, options.flat()) as writers,
+        Reporter(main, folder.log) as reporter,
+    ):
+        for line in introduction(options, method, run.task, run.steps, run.average, run.precision):
+            reporter.say(line)
+        start = time.perf_counter()
+        fields = learn(run, folder, reporter, writers) | options.row_fields(run.templates, command)
+        fields["seconds"] = round(time.perf_counter() - start, 1)
+        rows = run.task.score(method, fields, run.zeroshot, folder.predictions if main else None)
+        if main:
+            save_weights(folder.model, method.state_dict())
+            if run.steps is None:
+                save_weights(folder.last, method.state_dict())
+            write_card(folder, rows)
+            writers.results(rows, fields["extra"].get("stopped_at", fields["steps"]))
+            write_results(folder.path, rows)
+            shutil.rmtree(folder.checkpoint.parent, ignore_errors=True)  # a finished run is not resumed
+        for line in conclusion(rows):
+            reporter.result(line)
+    return rows
+
+
 def learn(run: Prepared, folder: RunFolder, reporter: Reporter, writers: Writers) -> dict[str, Any]:
-    """Take the steps and make the last choices; the method then holds the weights that predictions use.
+    """Fit the method and let it finish; it then holds the weights that predictions use.
 
     Returns:
-        Fields of the result rows that say what was learned on, and how well it went on source validation.
+        Fields of the result rows: split, steps, average and accuracy on source validation.
     """
     config, method, episode = run.options.config, run.method, run.task.episode
-    validation, measured = run.task.validation(config.run.seed), None
-    extra: dict[str, Any] = {"interpolation": run.task.views.preprocess.interpolation}
+    validation, metrics = run.task.validation(config.run.seed), None
+    extra: dict[str, Any] = {"interpolation": run.task.loader.preprocess.interpolation}
     if episode.skipped:
         extra["skipped"] = len(episode.skipped)
-    if run.steps is not None:
-        averaged, measured = fit(
-            method, config, run.average, folder, run.steps, validation, run.precision, reporter, writers
-        )
-        if run.ranks.first:
-            save_weights(folder.last, method.state_dict())
-        if averaged.average:
-            averaged.copy_to(averaged.parameters)
-        if averaged.over:
-            extra["stopped_at"] = averaged.step
+    if run.batches is not None:
+        average, metrics = fit(method, config, run.batches, validation, run.precision, log)
+        if run.ranks.is_main:
+            save_weights(log.folder.last, method.state_dict())
+        if average.average:
+            average.copy_to(average.parameters)
+        if average.finished:
+            extra["stopped_at"] = average.step
     steps = config.schedule.steps if method.iterates else 0
     if chosen := method.finish(validation):
-        measured = None  # it may have changed the weights
+        measured = None  # the weights may have changed
         numbers = {name: value for name, value in chosen.items() if isinstance(value, (int, float))}
-        listed = ", ".join(f"{name.replace('_', ' ')} {shown(value)}" for name, value in numbers.items())
-        reporter.say(f"chosen on source validation: {listed}")
-        if run.ranks.first:
-            writers.line(write_chosen(folder, steps, chosen))
-    if measured is None:
-        measured = validation.of(method)
+        listed = ", ".join(
+            f"{name.replace('_', ' ')} {format_value(value)}" for name, value in numbers.items()
+        )
+        log.info(f"chosen on source validation: {listed}")
+        log.write({"step": steps, "chosen": chosen})
+    if metrics is None:
+        metrics = validation.evaluate(method)
     return {
         "protocol": episode.protocol,
         "target": episode.target,
         "split_hash": episode.split_hash,
         "steps": steps,
         "average": run.average,
-        "validation": measured.get("validation_accuracy", measured.get("validation_recall")),
+        "validation": metrics.get("validation_accuracy", metrics.get("validation_recall")),
         "extra": extra,
     }
 
 
 def write_chosen(folder: RunFolder, step: int, chosen: dict[str, Any]) -> dict[str, Any]:
-    """Add what `Method.finish` returned to metrics.jsonl; returns the line."""
+    """Append the return value of `Method.finish` to metrics.jsonl; returns the line."""
     line = {"step": step, "chosen": chosen}
     with folder.metrics.open("a", encoding="utf-8") as file:
         file.write(json.dumps(line) + "\n")
@@ -261,7 +249,7 @@ def write_chosen(folder: RunFolder, step: int, chosen: dict[str, Any]) -> dict[s
 
 
 def record(run: Prepared, command: str) -> dict[str, Any]:
-    """Facts of a run for its config.yaml: what predictions need, and what explains its numbers."""
+    """Return the facts of a run for its config.yaml: those that predictions need or that explain its numbers."""
     options, episode = run.options, run.task.episode
     source = episode.source
     return {
@@ -281,22 +269,4 @@ def record(run: Prepared, command: str) -> dict[str, Any]:
         "domain_names": list(source.domain_names),
         "class_names": list(episode.class_names),
         "interpolation": run.task.views.preprocess.interpolation,
-    }
-
-
-def row_facts(options: TrainOptions, templates: Sequence[str], command: str) -> dict[str, Any]:
-    """Fields of every result row of a run, on whatever data."""
-    config = options.config
-    iterates = options.method.iterates
-    return {
-        "method": options.method.name,
-        "backbone": config.model.backbone,
-        "data": config.data.data,
-        "target": config.split.target,
-        "seed": config.run.seed,
-        "template": " | ".join(templates),
-        "lr": config.optimiser.lr if iterates else None,
-        "lr_from": options.origins.get("lr", "default") if iterates else None,
-        "command": command,
-        "version": __version__,
     }

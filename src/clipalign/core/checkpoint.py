@@ -1,6 +1,6 @@
-"""State on disk: written whole or not at all, and read without running any code that is in it.
+"""Files written atomically and read without executing code.
 
-Tensors are safetensors; everything else is JSON in the same file's header, so that one rename replaces both.
+Tensors are stored as safetensors. Other state is JSON in the header of the same file, so one rename replaces both.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ STATE = "state"  # header key of the JSON part
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A temporary path that takes the place of `path` when the block ends without an error.
+    """Yield a temporary path that replaces `path` if the block ends without an error.
 
-    The bytes are on the disk before the name changes, so a crash leaves the old file or the new one.
+    Data are synced to disk before the rename, so a crash leaves either the old file or the new one.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         yield temporary
-        os.chmod(temporary, 0o666 & ~_umask())  # the safetensors writer makes files for their owner alone
+        os.chmod(temporary, 0o666 & ~_umask())  # safetensors creates files readable by their owner only
         with open(temporary, "rb+") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
-        with contextlib.suppress(OSError):  # some file systems do not let folders be synced
+        with contextlib.suppress(OSError):  # some file systems cannot sync folders
             folder = os.open(path.parent, os.O_RDONLY)
             try:
                 os.fsync(folder)
@@ -46,20 +46,19 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Replace a text file at once."""
+    """Replace a text file atomically."""
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
 def save_weights(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Write named tensors, those that float16 holds exactly as float16.
+    """Write named tensors, as float16 if that is exact.
 
-    Shipped and published weights are float16 to begin with, so towers that are not trained take half the
-    space and lose nothing.
+    Published CLIP weights are float16, so frozen towers take half the space without loss.
 
     Args:
-        path: the file.
-        tensors: any shapes; shared storage is written once per name.
+        path: file to write.
+        tensors: name -> tensor; shared storage is written once per name.
     """
     stored = {}
     for name, tensor in tensors.items():
@@ -67,15 +66,15 @@ def save_weights(path: Path, tensors: Mapping[str, Tensor]) -> None:
         half = tensor.half() if tensor.dtype == torch.float32 else tensor
         stored[name] = half if torch.equal(half.float(), tensor.float()) else tensor
     with replacing(path) as temporary:
-        # One header entry and no more: several come in random order, and equal weights shall be equal bytes.
+        # A single header entry: the order of several is random, and equal weights must give equal bytes.
         save_file(stored, temporary, metadata={"format": "pt"})
 
 
 def load_weights(path: Path, device: torch.device | str = "cpu") -> dict[str, Tensor]:
-    """Read what `save_weights` wrote; floats come back as float32.
+    """Read weights written by `save_weights`; floating-point tensors are returned as float32.
 
     Raises:
-        UserError: no such file, or a damaged one.
+        UserError: the file is missing or damaged.
     """
     with _open(path) as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
@@ -85,27 +84,28 @@ def load_weights(path: Path, device: torch.device | str = "cpu") -> dict[str, Te
 def save_state(path: Path, state: Mapping[str, Any]) -> None:
     """Write nested dicts and lists of tensors, numbers, strings and None."""
     tensors: dict[str, Tensor] = {}
-    skeleton = _map(state, lambda tensor: _put(tensors, tensor))
+    header = _encode(state, tensors)
     with replacing(path) as temporary:
-        save_file(tensors, temporary, metadata={STATE: json.dumps(skeleton)})
+        save_file(tensors, temporary, metadata={STATE: json.dumps(header)})
 
 
 def load_state(path: Path) -> dict[str, Any]:
-    """Read what `save_state` wrote, with tensors on the CPU.
+    """Read state written by `save_state`, with tensors on the CPU.
 
     Raises:
-        UserError: no such file, or a damaged one.
+        UserError: the file is missing or damaged.
     """
     with _open(path) as file:
-        skeleton = json.loads((file.metadata() or {}).get(STATE, "null"))
-        if skeleton is None:
+        header = json.loads((file.metadata() or {}).get(STATE, "null"))
+        if header is None:
             raise UserError(f"{path} is not a checkpoint")
-        state: dict[str, Any] = _unmap(skeleton, file.get_tensor)
+        state: dict[str, Any] = _decode(header, file.get_tensor)
     return state
 
 
 @contextlib.contextmanager
 def _open(path: Path) -> Iterator[Any]:
+    """Open a safetensors file; errors become a UserError."""
     if not path.is_file():
         raise UserError(f"no weights file {path}")
     try:
@@ -114,41 +114,40 @@ def _open(path: Path) -> Iterator[Any]:
     except (SafetensorError, OSError, ValueError) as error:
         raise UserError(
             f"{path} is damaged or not a safetensors file ({' '.join(str(error).split())}); "
-            "fetch or train it again"
+            "download or train it again"
         ) from None
 
 
 def _umask() -> int:
+    """Return the umask; it can only be read by setting it."""
     mask = os.umask(0)
     os.umask(mask)
     return mask
 
 
-def _put(tensors: dict[str, Tensor], tensor: Tensor) -> dict[str, str]:
-    name = str(len(tensors))
-    tensors[name] = tensor.detach().cpu().contiguous().clone()
-    return {"tensor": name}
-
-
-# JSON knows neither tuples nor keys that are not strings (an optimiser's are numbers), so both are spelt out.
-def _map(value: Any, put: Callable[[Tensor], Any]) -> Any:
+# JSON has neither tuples nor non-string keys (those of optimiser states are integers); both are encoded explicitly.
+def _encode(value: Any, tensors: dict[str, Tensor]) -> Any:
+    """Return `value` as JSON, with its tensors moved to `tensors`."""
     if isinstance(value, Tensor):
-        return put(value)
+        name = str(len(tensors))
+        tensors[name] = value.detach().cpu().contiguous().clone()
+        return {"tensor": name}
     if isinstance(value, Mapping):
-        return {"dict": [[key, _map(item, put)] for key, item in value.items()]}
+        return {"dict": [[key, _encode(item, tensors)] for key, item in value.items()]}
     if isinstance(value, tuple):
-        return {"tuple": [_map(item, put) for item in value]}
-    return [_map(item, put) for item in value] if isinstance(value, list) else value
+        return {"tuple": [_encode(item, tensors) for item in value]}
+    return [_encode(item, tensors) for item in value] if isinstance(value, list) else value
 
 
-def _unmap(value: Any, get: Callable[[str], Tensor]) -> Any:
+def _decode(value: Any, read: Callable[[str], Tensor]) -> Any:
+    """Return the inverse of `_encode`; `read` maps a name to its tensor."""
     if isinstance(value, list):
-        return [_unmap(item, get) for item in value]
+        return [_decode(item, read) for item in value]
     if isinstance(value, dict):
         kind, content = next(iter(value.items()))
         if kind == "tensor":
-            return get(content)
+            return read(content)
         if kind == "tuple":
-            return tuple(_unmap(item, get) for item in content)
-        return {key: _unmap(item, get) for key, item in content}
+            return tuple(_decode(item, read) for item in content)
+        return {key: _decode(item, read) for key, item in content}
     return value

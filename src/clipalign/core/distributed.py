@@ -1,6 +1,7 @@
-"""Several processes as one: each takes its share of a batch, gradients come out as those of the whole batch.
+"""Data-parallel training: each process computes a share of every batch, and gradients equal those of the whole batch.
 
-Started by torchrun, which sets RANK, WORLD_SIZE and LOCAL_RANK; alone, every function here does nothing.
+torchrun starts the processes and sets RANK, WORLD_SIZE and LOCAL_RANK. In a single process every function is a
+no-op.
 """
 
 from __future__ import annotations
@@ -19,12 +20,12 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Ranks:
-    """The processes of a run, as one of them sees them.
+    """The processes of a run, as seen by one of them.
 
     Attributes:
-        rank: number of this process, from 0; rank 0 alone writes files and talks.
+        rank: index of this process, from 0.
         world: number of processes.
-        device: where this process computes.
+        device: device of this process.
     """
 
     rank: int = 0
@@ -32,37 +33,42 @@ class Ranks:
     device: torch.device = torch.device("cpu")  # noqa: RUF009 - immutable
 
     @property
-    def first(self) -> bool:
-        """Whether this is the process that writes."""
+    def is_main(self) -> bool:
+        """Whether this process writes files and logs; only rank 0 does."""
         return self.rank == 0
 
     def share(self, length: int) -> slice:
-        """This process's contiguous part of `length` things; parts differ by at most one."""
+        """Return the contiguous slice of `length` items that this process handles; sizes differ by at most one.
+
+        Example:
+            >>> Ranks(rank=1, world=3).share(8)
+            slice(2, 5, None)
+        """
         return slice(self.rank * length // self.world, (self.rank + 1) * length // self.world)
 
     def sum_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
-        """Replace each gradient by its sum over processes.
+        """All-reduce the gradients (sum, not mean).
 
-        The caller weighs its loss by its share of the rows, so that the sum is the gradient of the mean over
-        the whole batch, unequal shares included.
+        The caller weights its loss by its share of the rows, which makes the sum the gradient of the mean over the
+        whole batch even if shares differ in size.
         """
         if self.world == 1:
             return
         gradients = [p.grad for p in parameters if p.grad is not None]
-        # One message for all: hundreds of small ones would cost more than the bytes.
-        flat = torch.cat([g.reshape(-1) for g in gradients])
+        # One message: for hundreds of small tensors latency would exceed the transfer time.
+        flat = torch.cat([g.reshape(-1) for g in gradients])  # [total number of elements]
         dist.all_reduce(flat)
-        for gradient, piece in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
-            gradient.copy_(piece.view_as(gradient))
+        for gradient, summed in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
+            gradient.copy_(summed.view_as(gradient))
 
     def sum(self, values: Tensor) -> Tensor:
-        """Sum of a small tensor over processes."""
+        """All-reduce a tensor (sum), in place."""
         if self.world > 1:
             dist.all_reduce(values)
         return values
 
     def gather(self, value: T) -> list[T]:
-        """The values of all processes, in order of rank."""
+        """Return the values of all processes, ordered by rank."""
         if self.world == 1:
             return [value]
         values: list[T | None] = [None] * self.world
@@ -70,10 +76,10 @@ class Ranks:
         return values  # type: ignore[return-value]
 
     def gather_rows(self, values: Tensor) -> Tensor:
-        """Rows of all processes, one below the other in order of rank: [b, ...] -> [sum of b, ...].
+        """Concatenate the rows of all processes by rank: [b, ...] -> [N, ...], N the sum of all b.
 
-        Shares may differ in length. No gradient flows through: who needs one sums the gradients with respect
-        to the result (`sum`) and takes its own rows.
+        b may differ between processes. The result is detached; to backpropagate, sum the gradient with respect to
+        the result (`sum`) and slice out this process's rows.
         """
         if self.world == 1:
             return values.detach()
@@ -81,21 +87,21 @@ class Ranks:
         counts[self.rank] = len(values)
         dist.all_reduce(counts)
         lengths = counts.tolist()
-        # Collectives want equal shapes.
-        padded = values.new_zeros((max(lengths), *values.shape[1:]))
+        # all_gather requires equal shapes.
+        padded = values.new_zeros((max(lengths), *values.shape[1:]))  # [max b, ...]
         padded[: len(values)] = values.detach()
         parts = [torch.empty_like(padded) for _ in lengths]
         dist.all_gather(parts, padded)
-        return torch.cat([part[:length] for part, length in zip(parts, lengths, strict=True)])
+        return torch.cat([part[:length] for part, length in zip(parts, lengths, strict=True)])  # [N, ...]
 
     def barrier(self) -> None:
-        """Wait for all."""
+        """Wait until all processes arrive here."""
         if self.world > 1:
             dist.barrier()
 
 
 def start(device: torch.device) -> Ranks:
-    """Join the other processes of a torchrun job, or be alone."""
+    """Join the process group of a torchrun job; without torchrun return a single rank."""
     world = int(os.environ.get("WORLD_SIZE", "1"))
     if world == 1:
         return Ranks(device=device)
@@ -108,6 +114,6 @@ def start(device: torch.device) -> Ranks:
 
 
 def stop() -> None:
-    """Leave the job that `start` joined."""
+    """Leave the process group joined by `start`."""
     if dist.is_initialized():
         dist.destroy_process_group()

@@ -1,18 +1,17 @@
-"""The exceptions that stand for what the user can mend or has to know."""
+"""Exceptions for errors that the user can fix."""
 
 from __future__ import annotations
 
 
 class UserError(Exception):
-    """Bad input: the message names the option or the file, and says what to do.
+    """Invalid input. The message names the option or the file, and says how to fix it.
 
-    The command line prints it as one line and exits with code 2; no traceback is shown, since the cause is
-    not in this package.
+    The command line prints the message on one line without a traceback, and exits with status 2.
     """
 
 
 class UnseenClasses(UserError):
-    """A model cannot score a class list because it was not trained on it.
+    """A model cannot score a class list that it was not trained on.
 
-    Evaluation writes a row without accuracy, with the message as its reason, and goes on.
+    Evaluation writes a row without accuracy, with the message as the reason, and continues.
     """

@@ -30,8 +30,6 @@ class _Default:
 DEFAULT: Any = _Default()  # keyword that was not given, so that lower layers decide; None is a value
 
 
-
-
 @dataclass(frozen=True)
 class Option:
     """One option: a field of a dataclass.

@@ -1,4 +1,4 @@
-"""Half-precision tensors raised to float32, for functions whose result a rounding of their input would spoil."""
+"""Computation in float32 for functions whose result would suffer from half-precision inputs."""
 
 from __future__ import annotations
 
@@ -14,9 +14,17 @@ R = TypeVar("R")
 
 
 def full_precision(function: Callable[P, R]) -> Callable[P, R]:
-    """Run outside autocast, with half-precision tensors raised to float32."""
+    """Decorate a function to run outside autocast, with half-precision tensors cast to float32.
 
-    def raised(value: Any) -> Any:
+    Example:
+        >>> @full_precision
+        ... def total(x: Tensor) -> Tensor:
+        ...     return x.sum()
+        >>> total(torch.ones(3, dtype=torch.bfloat16)).dtype
+        torch.float32
+    """
+
+    def cast(value: Any) -> Any:
         half = isinstance(value, Tensor) and value.dtype in (torch.float16, torch.bfloat16)
         return value.float() if half else value
 
@@ -24,6 +32,6 @@ def full_precision(function: Callable[P, R]) -> Callable[P, R]:
     def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
         device = next(a.device.type for a in (*args, *kwargs.values()) if isinstance(a, Tensor))
         with torch.autocast(device, enabled=False):
-            return function(*map(raised, args), **{k: raised(v) for k, v in kwargs.items()})
+            return function(*map(cast, args), **{k: cast(v) for k, v in kwargs.items()})
 
     return wrapper

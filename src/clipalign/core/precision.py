@@ -1,10 +1,9 @@
-"""The type of the forward pass. Weights, their updates and their averages stay float32.
+"""Precision of the forward pass. Weights, optimiser updates and weight averages stay float32.
 
-The exception is "released-fp16", which rounds as the published loop of CLIPood and AlignCLIP does: that loop
-holds the weights of convolutions and linear layers in half, casts weights and gradients to float32 for the
-optimiser's step, and casts the weights back. No float32 copy survives a step, so an update below half the
-distance between neighbouring half numbers (7.6e-6 for weights from 1/64 to 1/32) is lost. docs/precision.md
-shows what that does.
+The exception is "released-fp16", which reproduces the rounding of the code released for CLIPood and AlignCLIP. That
+code keeps the weights of convolutions and linear layers in float16, casts weights and gradients to float32 for the
+optimiser step, and casts the weights back. No float32 copy survives the step, so updates smaller than half the
+spacing of float16 values (7.6e-6 for weights between 1/64 and 1/32) are lost; see docs/precision.md.
 """
 
 from __future__ import annotations
@@ -22,10 +21,10 @@ PROJECTIONS = ("in_proj_weight", "in_proj_bias", "q_proj_weight", "k_proj_weight
 
 
 def select_device(name: str) -> torch.device:
-    """auto, cpu, cuda or cuda:N as a device that is there.
+    """Return the device for "auto", "cpu", "cuda" or "cuda:N"; "auto" prefers a GPU.
 
     Raises:
-        UserError: an unknown name, or a GPU that is not there.
+        UserError: the name is unknown, or there is no such GPU.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
@@ -37,7 +36,7 @@ def select_device(name: str) -> torch.device:
         raise UserError(f'--device: "{name}" is not supported; choose auto, cpu, cuda or cuda:N')
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise UserError(
-            f'--device: there is no "{name}" here ({torch.cuda.device_count()} GPUs); try --device cpu'
+            f'--device: no "{name}" on this machine ({torch.cuda.device_count()} GPUs); try --device cpu'
         )
     return device
 
@@ -46,10 +45,10 @@ class Precision:
     """Autocast and loss scaling of a run.
 
     Args:
-        name: fp32, bf16, fp16, released-fp16 or auto. auto is fp32 on a CPU, whose bf16 is often emulated and
-            tens of times slower, and on a GPU bf16 where the hardware has it, else fp16. released-fp16 runs
-            in fp32 on a CPU, with half-valued weights, and has no loss scaling on a GPU.
-        device: where the model runs.
+        name: "fp32", "bf16", "fp16", "released-fp16" or "auto". "auto" is fp32 on a CPU, where emulated bf16 can be
+            tens of times slower; on a GPU it is bf16 if the hardware supports it, else fp16. "released-fp16"
+            computes in fp32 on a CPU, and uses no loss scaling on a GPU.
+        device: device of the model.
 
     Raises:
         UserError: fp16 on a CPU.
@@ -64,39 +63,39 @@ class Precision:
             raise UserError("--precision fp16 needs a GPU; use fp32 on a CPU")
         self.name = name
         self.device = device
-        # fp16 gradients of a converged model underflow without a scale; the other types need none.
+        # Unscaled fp16 gradients of a converged model underflow; other types do not need scaling.
         self.scaler = torch.amp.GradScaler(device.type, enabled=name == "fp16")
 
     def autocast(self) -> AbstractContextManager[object]:
-        """Context of a forward pass."""
+        """Return the context of a forward pass."""
         if self.name == "fp32" or (self.name == "released-fp16" and self.device.type == "cpu"):
             return nullcontext()
         return torch.autocast(self.device.type, TYPES[self.name])
 
-    def rounded(self, model: nn.Module) -> list[nn.Parameter]:
-        """The trained weights that are rounded to half after each step; none but with released-fp16."""
+    def half_parameters(self, model: nn.Module) -> list[nn.Parameter]:
+        """Return the trained weights to round to float16 after each step; empty unless "released-fp16"."""
         return [p for p in half_weights(model) if p.requires_grad] if self.name == "released-fp16" else []
 
 
 def half_weights(model: nn.Module) -> list[nn.Parameter]:
-    """The parameters that CLIP's own loader keeps in half.
+    """Return the parameters that CLIP's `convert_weights` casts to float16.
 
-    Weights and biases of convolutions and linear layers, attention's among them, and the projections into the
-    joint space. Norms, class token, positions and token embeddings stay float32.
+    These are the weights and biases of convolutions, linear layers and attention, and the projections into the joint
+    space. Norms, class token, positions and token embeddings stay float32.
     """
-    found: dict[int, nn.Parameter] = {}
+    weights: dict[int, nn.Parameter] = {}
     for module in model.modules():
         names: Iterable[str] = (*PROJECTIONS, "text_projection")
         if isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Linear)):
             names = ("weight", "bias")
         for name in names:
             if isinstance(value := getattr(module, name, None), nn.Parameter):
-                found[id(value)] = value
-    return list(found.values())
+                weights[id(value)] = value
+    return list(weights.values())
 
 
 @torch.no_grad()
 def round_to_half(tensors: Iterable[Tensor]) -> None:
-    """Replace float32 values by the nearest float16 ones, in place."""
+    """Round float32 tensors to the nearest float16 values, in place."""
     for tensor in tensors:
         tensor.copy_(tensor.half())

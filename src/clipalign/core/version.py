@@ -1,4 +1,4 @@
-"""The version of the package; pyproject.toml reads it from here."""
+"""The version of the package; a test keeps pyproject.toml and CITATION.cff equal to it."""
 
 from __future__ import annotations
 

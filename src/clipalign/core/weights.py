@@ -13,19 +13,25 @@ from .errors import UserError
 def interpolate(
     state_a: Mapping[str, Tensor], state_b: Mapping[str, Tensor], alpha: float
 ) -> dict[str, Tensor]:
-    """WiSE-FT (Wortsman et al., CVPR 2022): (1 - alpha) * a + alpha * b for every floating-point entry.
+    """Return (1 - alpha) * a + alpha * b for every floating-point tensor, computed in float32.
 
-    Computed in float32, kept in a's precision. Integer buffers (counters of batch norm) are a's. alpha 0 and
-    1 give the two states exactly.
+    The result has a's dtypes. Integer buffers, such as batch-norm counters, are copied from a. An alpha of 0 or 1
+    returns one of the two states exactly.
+
+    Source: Wortsman et al., WiSE-FT, CVPR 2022.
 
     Raises:
-        UserError: the two hold other names or shapes.
+        UserError: the states differ in names or shapes.
+
+    Example:
+        >>> interpolate({"w": torch.zeros(2)}, {"w": torch.ones(2)}, 0.25)
+        {'w': tensor([0.2500, 0.2500])}
     """
-    odd = sorted(state_a.keys() ^ state_b.keys()) or [
-        k for k in state_a if state_a[k].shape != state_b[k].shape
+    different = sorted(state_a.keys() ^ state_b.keys()) or [
+        name for name in state_a if state_a[name].shape != state_b[name].shape
     ]
-    if odd:
-        raise UserError(f"cannot interpolate: the two models differ in {', '.join(odd[:3])}")
+    if different:
+        raise UserError(f"cannot interpolate: the two models differ in {', '.join(different[:3])}")
     mixed = {}
     for name, a in state_a.items():
         if a.is_floating_point():

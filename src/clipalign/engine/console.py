@@ -1,57 +1,46 @@
-"""What a run says of itself at its beginning and at its end."""
+"""Lines that commands print about a run, before and after it."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from ..core.precision import Precision
-from ..data.batches import TrainBatches
 from ..evaluation.metrics import headline
 from ..evaluation.results import ResultRow
-from ..methods import Method
-from ..runs.options import TrainOptions
-from .tasks import ClassTask
+from .setup import PreparedRun
 
 
-def introduction(
-    options: TrainOptions,
-    method: Method,
-    task: ClassTask,
-    steps: TrainBatches | None,
-    average: str,
-    precision: Precision,
-) -> Iterator[str]:
-    """What is about to be done, with every number that was chosen for the user."""
-    config, episode = options.config, task.episode
+def run_lines(run: PreparedRun) -> Iterator[str]:
+    """Yield the setup of a run, including all values that were derived instead of given."""
+    config, episode, method = run.options.config, run.task.episode, run.method
     optimiser = config.optimiser
     target = f", target {episode.target}" if episode.target else ""
     head = f"{method.name} on {config.model.backbone}; {episode.source.name}, {episode.protocol}{target}: "
-    lines = task.introduction(steps)
+    lines = run.task.describe(run.batches)
     yield head + next(lines)
     yield from lines
     if episode.skipped:
-        yield f"skipped {len(episode.skipped)} files that are no images; they are listed in skipped.csv"
+        yield f"skipped {len(episode.skipped)} files that do not decode as images; see skipped.csv"
     if method.iterates:
         trained = sum(parameter.numel() for parameter in method.parameters())
         yield (
-            f"{trained:,} parameters trained for {config.schedule.steps} steps of {optimiser.batch_size} images; "
-            f"lr {optimiser.lr:g} ({options.origins.get('lr', 'default')}), average {average}, "
-            f"{precision.name}, seed {config.run.seed}"
+            f"{trained:,} trained parameters, {config.schedule.steps} steps of {optimiser.batch_size} images; "
+            f"lr {optimiser.lr:g} ({run.options.origins.get('lr', 'default')}), average {run.average}, "
+            f"{run.precision.name}, seed {config.run.seed}"
         )
     else:
-        yield "no steps are taken: --steps has no effect"
+        yield "the method does not iterate: --steps has no effect"
     if resolved := method.resolved():
-        yield ", ".join(f"{name.replace('_', ' ')} {shown(value)}" for name, value in resolved.items())
+        yield ", ".join(f"{name.replace('_', ' ')} {format_value(value)}" for name, value in resolved.items())
 
 
-def shown(value: Any) -> str:
-    """A value as a reader wants it: six digits of a float."""
+def format_value(value: Any) -> str:
+    """Format a value for a log line: floats with six significant digits."""
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def conclusion(rows: Sequence[ResultRow]) -> Iterator[str]:
-    """The numbers, and what they cost."""
+def result_lines(rows: Sequence[ResultRow]) -> Iterator[str]:
+    """Yield the scores of a run, then what it forgot on classes it was not trained on."""
     for row in rows:
         if row.reason is not None:
             yield f"{row.test}: not scored, {row.reason}"

@@ -1,4 +1,4 @@
-"""What a run says while it goes: a bar on a terminal, plain lines elsewhere, and a log."""
+"""Progress of a command: a bar in a terminal, plain lines otherwise, and a log file."""
 
 from __future__ import annotations
 
@@ -13,38 +13,40 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+LOG_INTERVAL = 5  # seconds between lines of training progress outside a terminal
+
 
 class Reporter:
-    """Talks for one process; the silent ones do nothing.
+    """Prints the output of one process, and copies the package's log records to it.
 
     Args:
-        talks: whether this process talks (the first one).
-        log: file that gets every line, or None.
+        enabled: False for all processes but the main one; nothing is printed then.
+        log: file that receives every line, or None.
     """
 
-    def __init__(self, talks: bool = True, log: Path | None = None) -> None:
-        self.talks = talks
+    def __init__(self, enabled: bool = True, log: Path | None = None) -> None:
+        self.enabled = enabled
         self.log = log
         self.console = Console(file=sys.stderr, soft_wrap=True, highlight=False)
         self._handler = _Handler(self)
         self._bar: Progress | None = None
-        self._plain_at = 0.0
+        self._last_line = 0.0
 
-    def say(self, line: str) -> None:
-        """A line for the reader."""
-        if self.talks:
+    def info(self, line: str) -> None:
+        """Print a line to standard error."""
+        if self.enabled:
             self.console.print(line, markup=False)
             self._write(line)
 
     def result(self, line: str) -> None:
-        """A line that is what the command was run for: to standard output."""
-        if self.talks:
+        """Print a line to standard output: the result of the command."""
+        if self.enabled:
             print(line, flush=True)
             self._write(line)
 
     def start(self, total: int, done: int) -> None:
-        """Begin `total` steps, of which `done` are behind us."""
-        if self.talks and self.console.is_terminal:
+        """Start the bar of `total` steps, `done` of them already completed."""
+        if self.enabled and self.console.is_terminal:
             columns = (
                 BarColumn(),
                 MofNCompleteColumn(),
@@ -56,22 +58,23 @@ class Reporter:
             self._task = self._bar.add_task("", total=total, completed=done)
 
     def step(self, step: int, total: int, line: Mapping[str, Any] | None) -> None:
-        """After a step; `line` is its entry of metrics.jsonl, if it has one."""
-        if not self.talks:
+        """Show a completed step; `line` is its line of metrics.jsonl, if any."""
+        if not self.enabled:
             return
         text = "" if line is None else summary(line)
         if self._bar is not None:
             self._bar.update(self._task, completed=step, description=text or None)
-        # A log file of a long run should not hold thousands of lines: one every few seconds is enough to
-        # follow it.
-        elif text and (step == total or "validation" in text or time.monotonic() - self._plain_at > 5):
-            self._plain_at = time.monotonic()
+        # Rate-limited: the captured output of a long run should not have thousands of lines.
+        elif text and (
+            step == total or "validation" in text or time.monotonic() - self._last_line > LOG_INTERVAL
+        ):
+            self._last_line = time.monotonic()
             self.console.print(f"step {step}/{total}  {text}", markup=False)
         if text:
             self._write(f"step {step}/{total}  {text}")
 
     def stop(self) -> None:
-        """Take the bar away."""
+        """Remove the bar."""
         if self._bar is not None:
             self._bar.stop()
             self._bar = None
@@ -87,24 +90,24 @@ class Reporter:
         logging.getLogger("clipalign").removeHandler(self._handler)
 
     def _write(self, line: str) -> None:
-        if self.log is not None and self.talks:
+        if self.log is not None and self.enabled:
             with self.log.open("a", encoding="utf-8") as file:
                 file.write(line + "\n")
 
 
 class _Handler(logging.Handler):
-    """Passes the package's warnings to a reporter while it is at work."""
+    """Prints warnings of the package through a reporter."""
 
     def __init__(self, reporter: Reporter) -> None:
         super().__init__(logging.WARNING)
         self.reporter = reporter
 
     def emit(self, record: logging.LogRecord) -> None:
-        self.reporter.say(f"{record.levelname.lower()}: {record.getMessage()}")
+        self.reporter.info(f"{record.levelname.lower()}: {record.getMessage()}")
 
 
 def summary(line: Mapping[str, Any]) -> str:
-    """The part of a metrics line that fits beside a bar."""
+    """Return the part of a metrics line that fits next to a bar."""
     parts = [
         f"{name.removeprefix('loss_')} {value:.4g}"
         for name, value in line.items()

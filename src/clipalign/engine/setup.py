@@ -1,4 +1,4 @@
-"""What has to be known and found good before a run may write: data, split, backbone, method."""
+"""Validate inputs and build data, split, backbone and method."""
 
 from __future__ import annotations
 
@@ -8,42 +8,43 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from ..backbone import load
-from ..backbone.model import Backbone
+from ..backbone import load, preprocess_for
 from ..backbone.text.templates import choose_templates
 from ..core.config import DataOptions, TrainConfig
 from ..core.distributed import Ranks
 from ..core.errors import UserError
 from ..core.precision import Precision
-from ..core.types import Interpolation, Preprocess, Source
+from ..core.types import Source
 from ..data.batches import TrainBatches
+from ..data.captions.sentences import captions_only
 from ..data.registry import require_captions, source_from
 from ..evaluation import EvalLoader, ViewCache
 from ..methods import Method
 from ..methods.shared.contrastive import ContrastiveMethod
 from ..protocols import RETRIEVAL, default_protocol, episode_from
 from ..runs.options import TrainOptions
-from .tasks import ClassTask, check_task, protocol_of, task_of
+from .averaging import average_kind
+from .tasks import Task, check_task, make_task
 
 
 @dataclass
-class Shared:
-    """What runs of one process need not do twice.
+class RunCache:
+    """Data that several runs of one process share.
 
     Attributes:
-        sources: opened data, by the options that name them.
-        zeroshot: accuracy before training, by backbone, split, templates and views.
-        views: fixed views of validation and test.
-        texts: class text features, by text tower, names and templates; see `text.class_text_features`.
+        sources: data sets, by the options that name them.
+        zero_shot: accuracy before training, by backbone, split, templates and preprocessing.
+        views: decoded validation and test views.
+        texts: class text features; see `backbone.text.features.class_text_features`.
     """
 
     sources: dict[Hashable, Source] = field(default_factory=dict)
-    zeroshot: dict[Hashable, dict[str, float]] = field(default_factory=dict)
+    zero_shot: dict[Hashable, dict[str, float]] = field(default_factory=dict)
     views: ViewCache = field(default_factory=lambda: ViewCache(0))
     texts: dict[Hashable, Tensor] = field(default_factory=dict)
 
     def source(self, options: DataOptions, captions: bool = False) -> Source:
-        """The data of a run; with `captions`, opened for them."""
+        """Return the data set of a run; with `captions`, opened for its captions."""
         key = (replace(options, interpolation=None), captions)
         if key not in self.sources:
             self.sources[key] = source_from(options, captions=captions)
@@ -51,98 +52,95 @@ class Shared:
 
 
 @dataclass(frozen=True)
-class Prepared:
-    """A run whose input has been looked at, and found good.
+class PreparedRun:
+    """A validated run, ready to train.
 
     Attributes:
-        options: what it was told.
-        task: episode, views, and how both are used.
-        method: set up.
+        options: resolved options.
+        task: training, validation and test data.
+        method: after `Method.setup`.
         templates: prompt templates.
-        average: kind of average of the weights.
-        steps: batches; None where the method takes no steps.
-        zeroshot: what the backbone could do before, by test set.
-        precision, ranks: where and how to compute.
+        average: kind of weight average.
+        batches: training batches; None if the method does not iterate.
+        zero_shot: accuracy of the backbone before training, by test set.
+        precision, ranks: precision and processes.
     """
 
     options: TrainOptions
-    task: ClassTask
+    task: Task
     method: Method
     templates: tuple[str, ...]
     average: str
-    steps: TrainBatches | None
-    zeroshot: Mapping[str, float]
+    batches: TrainBatches | None
+    zero_shot: Mapping[str, float]
     precision: Precision
     ranks: Ranks
 
 
-def prepare(options: TrainOptions, ranks: Ranks, shared: Shared, source: Source | None = None) -> Prepared:
-    """Open data and backbone, and set the method up. Writes nothing.
+def prepare(
+    options: TrainOptions, ranks: Ranks, cache: RunCache, source: Source | None = None
+) -> PreparedRun:
+    """Validate the options and build everything that training needs. No file is written.
+
+    Args:
+        options: resolved options.
+        ranks: processes.
+        cache: data shared with other runs of this process.
+        source: data set; None to open the one that the options name.
 
     Raises:
-        UserError: whatever the input can be blamed for.
+        UserError: invalid input.
     """
-    config = options.config
-    captions = wants_captions(options)
+    config, method_class = options.config, options.method
+    wants_captions = method_class.learns_from == "captions"
+    retrieval = (config.split.protocol or default_protocol(wants_captions)) == RETRIEVAL
     if source is None:
-        source = shared.source(config.data, captions)
-    elif captions:
+        source = cache.source(config.data, retrieval)
+    elif retrieval:
         require_captions(source)
-    protocol = protocol_of(config.split.protocol, options.method, source)
+    protocol = config.split.protocol or default_protocol(wants_captions or captions_only(source))
     episode = episode_from(replace(config.split, protocol=protocol), source)
-    options.method.check_template(config.model.template)
+    method_class.check_template(config.model.template)
     templates = choose_templates(config.model.template, source)
+
     precision = Precision(config.run.precision, ranks.device)
     backbone = load(config.model.backbone, ranks.device, config.model.cache_dir)
+    backbone.text_cache = cache.texts
     preprocess = preprocess_for(backbone, config.data.interpolation, source)
-    backbone.text_cache, shared.views.limit = shared.texts, 1e9 * config.evaluation.keep_views
-    views = EvalLoader(source, preprocess, config.evaluation.eval_batch_size, ranks, precision, shared.views)
-    method = options.method(options.hyper)
-    task = task_of(episode, views, templates)
+    cache.views.limit = 1e9 * config.evaluation.keep_views
+    batch_size = config.evaluation.eval_batch_size
+    loader = EvalLoader(source, preprocess, batch_size, ranks, precision, cache.views)
+
+    method = method_class(options.hyper)
+    task = make_task(episode, loader, templates)
     check_task(method, episode)
-    check_split(method, config, ranks)
-    zeroshot: Mapping[str, float] = {}
+    check_batch_size(method, config, ranks)
+    average = average_kind(config.average, method)
+    if average == "swad" and config.evaluation.validate_every == 0:
+        raise UserError("--average swad needs the validation loss: --validate-every must be above 0")
+
+    zero_shot: Mapping[str, float] = {}
     if method.iterates:
         key = (config.model.backbone, episode.split_hash, templates, preprocess, precision.name)
-        if key not in shared.zeroshot:
-            shared.zeroshot[key] = task.before(backbone)
-        zeroshot = shared.zeroshot[key]
-    torch.manual_seed(config.run.seed)  # of what a method draws to start from
+        if key not in cache.zero_shot:
+            cache.zero_shot[key] = task.zero_shot(backbone)
+        zero_shot = cache.zero_shot[key]
+    torch.manual_seed(config.run.seed)  # initial weights that the method draws
     method.setup(backbone, episode, templates)
-    average = (config.average.average or method.average) if method.iterates else "none"
-    steps = task.steps(method, config, ranks) if method.iterates else None
-    if average == "swad" and config.evaluation.validate_every == 0:
-        raise UserError("--average swad goes by the validation loss: --validate-every must be above 0")
-    return Prepared(options, task, method, templates, average, steps, zeroshot, precision, ranks)
+    batches = task.train_batches(method, config, ranks) if method.iterates else None
+    return PreparedRun(options, task, method, templates, average, batches, zero_shot, precision, ranks)
 
 
-def wants_captions(options: TrainOptions) -> bool:
-    """Whether data that have classes and captions are to be opened for their captions."""
-    return (
-        options.config.split.protocol or default_protocol(options.method.learns_from == "captions")
-    ) == RETRIEVAL
-
-
-def preprocess_for(
-    backbone: Backbone, told: Interpolation | None = None, source: Source | None = None
-) -> Preprocess:
-    """What a backbone wants to see: resized as told, or as the data are usually, or as it was itself."""
-    chosen: Interpolation = told or (source.interpolation if source else None) or backbone.interpolation
-    red, green, blue = backbone.mean
-    std_red, std_green, std_blue = backbone.std
-    return Preprocess(backbone.image_size, (red, green, blue), (std_red, std_green, std_blue), chosen)
-
-
-def check_split(method: Method, config: TrainConfig, ranks: Ranks) -> None:
-    """Refuse to split a batch that cannot be split."""
-    if config.optimiser.batch_size < ranks.world:
+def check_batch_size(method: Method, config: TrainConfig, ranks: Ranks) -> None:
+    """Raise UserError if the batch cannot be split into micro-batches and processes as configured."""
+    batch_size = config.optimiser.batch_size
+    if batch_size < ranks.world:
         raise UserError(
-            f"--batch-size {config.optimiser.batch_size} is less than one image for each of {ranks.world} "
-            "processes"
+            f"--batch-size {batch_size} is less than one image for each of {ranks.world} processes"
         )
-    whole = not method.mean_over_rows and not isinstance(method, ContrastiveMethod)
-    if whole and (ranks.world > 1 or config.optimiser.micro_batch_size is not None):
+    indivisible = not method.mean_over_rows and not isinstance(method, ContrastiveMethod)
+    if indivisible and (ranks.world > 1 or config.optimiser.micro_batch_size is not None):
         raise UserError(
-            f"the loss of --method {method.name} looks at a batch as a whole; "
+            f"the loss of --method {method.name} depends on all rows of a batch; "
             "run it in one process, without --micro-batch-size"
         )

@@ -9,13 +9,12 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from ..core.errors import UserError
-from .weight_average import WeightAverage
+from .weight_average import WeightAverage, different_tensors
 
 
 @dataclass(frozen=True)
 class Segment:
-    """The steps between two measurements: the mean of their weights, and the loss measured at their end."""
+    """The steps between two validations: the mean of their weights, and the loss of the validation at the end."""
 
     mean: list[Tensor]
     loss: float
@@ -24,52 +23,51 @@ class Segment:
 class ValleyAverage(WeightAverage):
     """Mean over the segments of a run that lie in the valley of the validation loss.
 
-    A segment holds the mean of the weights of every step between two measurements; its loss is that of the
-    weights at its end. With N_s = `converge`, N_e = `tolerance`, r = `ratio` and losses l_1, l_2, ...:
+    A segment holds the mean of the weights of all steps between two validations; its loss is that of the weights at
+    its end. With N_s = `converge`, N_e = `tolerance`, r = `ratio` and losses l_1, l_2, ...:
 
-    - The valley is found at the first k >= N_s where l_s, s = k - N_s + 1, is the least of l_s ... l_k. Its
-      threshold is (1 + r) times the mean of these.
-    - It begins at the earliest of segments s - (N_e - N_s) ... s from which on no loss exceeds the threshold.
-    - It ends with the last segment at or below the threshold before N_e above it in a row, which stop the
-      run, or before the end of the run.
+    - The valley is detected at the first k >= N_s at which l_s, s = k - N_s + 1, is the minimum of l_s ... l_k. The
+      threshold is (1 + r) times the mean of these losses.
+    - It begins at the earliest of the segments s - (N_e - N_s) ... s from which on no loss exceeds the threshold.
+    - It ends with the last segment at or below the threshold before N_e consecutive losses above it, which stop
+      training, or before the end of the run.
 
-    The average weighs all segments from begin to end alike, those above the threshold between them included.
-    A run that never finds a valley gives its last segment.
+    The average weights all segments from begin to end equally, including those above the threshold in between. If a
+    run has no valley, the average is its last segment.
 
-    The reference code differs in details that look unintended (the start segment is overwritten by the next,
-    back-filling skips one segment, early convergence counts one twice); they are not reproduced.
+    The reference code differs in details that look unintended (the next segment overwrites the start segment,
+    back-filling skips a segment, early convergence counts a segment twice); they are not reproduced.
+
+    Args:
+        parameters: tensors that training updates in place.
+        converge: N_s, validations without improvement that define a valley.
+        tolerance: N_e, consecutive validations above the threshold that end it.
+        ratio: r, height of the threshold relative to the mean loss at the beginning of the valley.
     """
 
     kind = "swad"
-    evaluations: ClassVar[int] = 50
+    validations: ClassVar[int] = 50
 
     def __init__(
         self, parameters: Iterable[Tensor], converge: int = 3, tolerance: int = 6, ratio: float = 0.3
     ) -> None:
-        """As `WeightAverage`.
-
-        Args:
-            parameters: tensors that training changes in place.
-            converge: N_s, measurements without improvement that make a valley.
-            tolerance: N_e, measurements above the threshold that end it.
-            ratio: r, how far above the mean loss of its beginning the valley reaches.
-        """
         super().__init__(parameters)
         self.converge, self.tolerance, self.ratio = converge, tolerance, ratio
+        # There is no average before the end of the run: the valley is detected on the losses of the weights.
         self.running, self.average = self.average, []
         self.steps = 0  # in the running segment
         self.threshold: float | None = None
         self.recent: list[Segment] = []  # before the valley: as many as may belong to it
         self.pending: list[Segment] = []  # in the valley: above the threshold since the last one below it
         self.valley: list[Tensor] = []
-        self.segments = 0  # in the valley's mean
+        self.segments = 0  # in the mean of the valley
 
     @torch.no_grad()
     def update(self, step: int) -> None:
-        """Take in the weights after optimiser step number `step`.
+        """Add the weights after optimiser step `step` to the running segment.
 
         Raises:
-            ValueError: steps that do not grow.
+            ValueError: `step` is not larger than that of the last call.
         """
         if step <= self.step:
             raise ValueError(f"step {step} after step {self.step}")
@@ -78,8 +76,8 @@ class ValleyAverage(WeightAverage):
         self.step = step
 
     def observe(self, loss: float) -> None:
-        """End the running segment with the validation loss of the weights as they are now."""
-        if self.over or not self.steps:
+        """End the running segment with the validation loss of the current weights."""
+        if self.finished or not self.steps:
             return
         segment = Segment(self.running, loss)
         self.running, self.steps = [torch.zeros_like(tensor) for tensor in self.running], 0
@@ -97,55 +95,55 @@ class ValleyAverage(WeightAverage):
             begin -= 1
         recent, self.recent = self.recent, []
         for segment in recent[begin : start + 1]:
-            self._take(segment)
+            self._add(segment)
         for segment in recent[start + 1 :]:
             self._extend(segment)
 
     def close(self) -> None:
-        """Settle the average: of the valley, or the last segment where there was none."""
+        """Set the average to the mean of the valley, or to the last segment if there is no valley."""
         last = self.recent[-1].mean if self.recent else self.running
         self.average = self.valley or last
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that going on bit for bit needs."""
+        """Return the state that resuming bit for bit requires."""
         lists = {name: [vars(s) for s in getattr(self, name)] for name in ("recent", "pending")}
-        names = ("step", "over", "running", "steps", "threshold", "valley", "segments")
-        return {**{name: getattr(self, name) for name in names}, **lists}
+        names = ("step", "running", "steps", "threshold", "valley", "segments")
+        return {**{name: getattr(self, name) for name in names}, "over": self.finished, **lists}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """The inverse of `state_dict`.
+        """Restore the result of `state_dict`.
 
         Raises:
-            UserError: other tensors.
+            UserError: the tensors differ in number or shape.
         """
         shapes = [p.shape for p in self.parameters]
         if [t.shape for t in state.get("running", ())] != shapes:
-            raise UserError(
-                "the checkpoint's weight average is of other tensors: was --average or --method changed?"
-            )
+            raise different_tensors()
 
-        def here(tensors: list[Tensor]) -> list[Tensor]:
+        def on_device(tensors: list[Tensor]) -> list[Tensor]:
             return [t.to(p.device) for t, p in zip(tensors, self.parameters, strict=False)]
 
-        self.step, self.over, self.steps = int(state["step"]), bool(state["over"]), int(state["steps"])
+        self.step, self.finished, self.steps = int(state["step"]), bool(state["over"]), int(state["steps"])
         self.threshold, self.segments = state["threshold"], int(state["segments"])
-        self.running, self.valley = here(state["running"]), here(state["valley"])
-        self.recent = [Segment(here(s["mean"]), s["loss"]) for s in state["recent"]]
-        self.pending = [Segment(here(s["mean"]), s["loss"]) for s in state["pending"]]
+        self.running, self.valley = on_device(state["running"]), on_device(state["valley"])
+        self.recent = [Segment(on_device(s["mean"]), s["loss"]) for s in state["recent"]]
+        self.pending = [Segment(on_device(s["mean"]), s["loss"]) for s in state["pending"]]
 
     def _extend(self, segment: Segment) -> None:
+        """Append a segment after the detected valley; it joins the valley once a loss is below the threshold."""
         assert self.threshold is not None
-        if self.over:
+        if self.finished:
             return
         self.pending.append(segment)
         if segment.loss <= self.threshold:
             for waiting in self.pending:
-                self._take(waiting)
+                self._add(waiting)
             self.pending = []
         elif len(self.pending) >= self.tolerance:
-            self.over, self.pending = True, []
+            self.finished, self.pending = True, []
 
-    def _take(self, segment: Segment) -> None:
+    def _add(self, segment: Segment) -> None:
+        """Add a segment to the running mean of the valley."""
         self.segments += 1
         if not self.valley:
             self.valley = [tensor.clone() for tensor in segment.mean]

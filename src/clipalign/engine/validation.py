@@ -1,9 +1,13 @@
-"""What a run may measure while it trains: the source validation rows of its episode, never a test."""
+"""Validation on the source rows of an episode. Test rows are never used.
+
+`methods.base.Validation` is the part that methods see: model selection in `Method.start` and `Method.finish`.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -15,82 +19,107 @@ from ..data.batches import TrainBatches
 from ..evaluation import EvalLoader
 from ..evaluation.metrics.recall import recalls
 from ..evaluation.retrieval import retrieval_loss, retrieval_outputs
-from ..methods.base import Classifier, Method
+from ..methods.base import Classifier, Method, Validation
+
+
+class RunValidation(Validation, Protocol):
+    """Validation as the training loop uses it."""
+
+    def evaluate(self, method: Method) -> dict[str, float]:
+        """Return validation metrics of a method by name, such as "validation_loss"."""
+        ...
 
 
 @dataclass(frozen=True)
-class SourceValidation:
-    """The source rows of an episode, as `methods.base.Validation` describes.
+class ClassValidation:
+    """Accuracy and cross-entropy over the training classes.
 
-    Attributes:
-        episode: its training and validation rows.
-        views: shows them.
+    Args:
+        episode: training and validation rows.
+        loader: evaluation views.
         seed: of augmented training views.
     """
 
     episode: Episode
-    views: EvalLoader
+    loader: EvalLoader
     seed: int = 0
 
     def batches(self) -> Iterator[Batch]:
-        """All validation views, the same on every process."""
-        return self.views.batches(self.episode.validation_rows, "validation", self.episode.train_classes)
+        """Yield all validation views; every process gets all of them."""
+        return self.loader.batches(self.episode.validation_rows, "validation", self.episode.train_classes)
 
     def training(self, augmented: int = 0) -> Iterator[Batch]:
-        """All training rows; see `methods.base.Validation`."""
+        """Yield all training rows: fixed views, or `augmented` training views of each row."""
         episode = self.episode
         if not augmented:
-            # Fixed views are those of evaluation: for photographs the transform without augmentation.
-            yield from self.views.batches(episode.train_rows, "validation", episode.train_classes)
+            # "validation" views are made without augmentation.
+            yield from self.loader.batches(episode.train_rows, "validation", episode.train_classes)
             return
         rows = len(episode.train_rows)
-        steps = TrainBatches(episode, self.views.batch_size, self.seed, self.views.preprocess)
-        for start in range(0, augmented * rows, self.views.batch_size):
-            draws = np.arange(start, min(start + self.views.batch_size, augmented * rows))
-            yield steps.batch(episode.train_rows[draws % rows], draws).to(self.views.ranks.device)
+        batches = TrainBatches(episode, self.loader.batch_size, self.seed, self.loader.preprocess)
+        for start in range(0, augmented * rows, self.loader.batch_size):
+            draws = np.arange(start, min(start + self.loader.batch_size, augmented * rows))
+            yield batches.batch(episode.train_rows[draws % rows], draws).to(self.loader.ranks.device)
 
     def measure(self, classifier: Classifier) -> dict[str, float]:
-        """Accuracy and mean cross-entropy over the training classes."""
+        """Return validation_accuracy and validation_loss (mean cross-entropy) of a classifier."""
         episode = self.episode
-        outputs = self.views.outputs(classifier, episode.validation_rows, "validation", episode.train_classes)
+        outputs = self.loader.outputs(
+            classifier, episode.validation_rows, "validation", episode.train_classes
+        )
         loss = F.cross_entropy(torch.from_numpy(outputs.logits), torch.from_numpy(outputs.labels))
-        right = outputs.logits.argmax(axis=1) == outputs.labels
-        return {"validation_accuracy": float(right.mean()), "validation_loss": float(loss)}
+        correct = outputs.logits.argmax(axis=1) == outputs.labels  # [n]
+        return {"validation_accuracy": float(correct.mean()), "validation_loss": float(loss)}
 
     def accuracy(self, classifier: Classifier) -> float:
-        """See `methods.base.Validation`."""
+        """Return the validation accuracy of a classifier, in [0, 1]."""
         return self.measure(classifier)["validation_accuracy"]
 
-    def of(self, method: Method) -> dict[str, float]:
-        """`measure` of a method's classifier."""
+    def evaluate(self, method: Method) -> dict[str, float]:
+        """Return `measure` of the method's classifier over the training classes."""
         return self.measure(method.classifier(self.episode.class_names))
 
 
 @dataclass(frozen=True)
-class CaptionValidation(SourceValidation):
-    """The same for captions; it has no classes to measure a classifier on."""
+class CaptionValidation:
+    """Recall and contrastive loss over the validation captions.
+
+    Args:
+        episode: training and validation rows.
+        loader: evaluation views.
+    """
+
+    episode: Episode
+    loader: EvalLoader
 
     def batches(self) -> Iterator[Batch]:
-        """All validation images, without labels."""
-        return self.views.batches(self.episode.validation_rows, "validation", ())
+        """Yield all validation images, without labels."""
+        return self.loader.batches(self.episode.validation_rows, "validation", ())
 
     def training(self, augmented: int = 0) -> Iterator[Batch]:
-        """All training images, without labels; captions are not augmented."""
-        return self.views.batches(self.episode.train_rows, "validation", ())
+        """Yield all training images, without labels and without augmentation."""
+        return self.loader.batches(self.episode.train_rows, "validation", ())
 
     def measure(self, classifier: Classifier) -> dict[str, float]:
-        """Not to be had."""
-        raise UserError("captions have no classes on which a classifier could be measured")
+        """Unsupported: captions have no classes."""
+        raise UserError("a classifier cannot be evaluated on captions, which have no classes")
 
-    def of(self, method: Method) -> dict[str, float]:
-        """validation_recall (mean over tests and directions of recall@1) and validation_loss (CLIP's, over all
-        validation captions with the method's scale); nothing where the data are for tests alone."""
+    def accuracy(self, classifier: Classifier) -> float:
+        """Unsupported: captions have no classes."""
+        return self.measure(classifier)["validation_accuracy"]
+
+    def evaluate(self, method: Method) -> dict[str, float]:
+        """Return validation_recall and validation_loss; an empty dict if there are no validation captions.
+
+        validation_recall is the mean of recall@1 over tests and directions, validation_loss the CLIP loss over all
+        validation captions at the method's logit scale.
+        """
         if not self.episode.caption_validation:
             return {}
-        tests = retrieval_outputs(self.views, method, self.episode.caption_validation, "validation")
-        ones = [value for o in tests for value in recalls(o.images, o.texts, o.owner, ks=(1,)).values()]
+        tests = retrieval_outputs(self.loader, method, self.episode.caption_validation, "validation")
+        recall = [value for o in tests for value in recalls(o.images, o.texts, o.owner, ks=(1,)).values()]
         losses = [retrieval_loss(outputs) for outputs in tests]
         return {
-            "validation_recall": sum(ones) / len(ones),
+            "validation_recall": sum(recall) / len(recall),
             "validation_loss": sum(losses) / len(losses),
         }

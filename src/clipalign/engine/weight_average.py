@@ -1,4 +1,4 @@
-"""A float32 average of weights over training steps: what all kinds of averages share."""
+"""Base class of weight averages: a float32 running average over optimiser steps."""
 
 from __future__ import annotations
 
@@ -13,27 +13,27 @@ from ..core.errors import UserError
 
 
 class WeightAverage:
-    """A float32 average of parameters over steps 0 (before training), 1, 2, ...
+    """A float32 average of parameters over steps 0 (initial weights), 1, 2, ...
 
-    Buffers are not averaged: methods train in evaluation mode, where batch-norm statistics do not change.
-    This class keeps no average at all ("none"); subclasses say in `share` how much the newest weights count.
+    Buffers are not averaged: methods train in evaluation mode, in which batch-norm statistics are constant. This
+    class keeps no average ("none"); subclasses define the weight of the newest parameters in `share`.
 
     Attributes:
         kind: value of --average.
-        evaluations: validations of a run where --validate-every does not say otherwise.
-        average: the averaged tensors; empty while there is no average to use.
-        over: True when further steps would change nothing.
+        validations: number of validations in a run if --validate-every is not given.
+        average: the averaged tensors; empty if there is no average yet.
+        finished: whether further steps would leave the average unchanged.
     """
 
     kind: ClassVar[str] = "none"
-    evaluations: ClassVar[int] = 5
-    over: bool = False
+    validations: ClassVar[int] = 5
+    finished: bool = False
 
     def __init__(self, parameters: Iterable[Tensor]) -> None:
-        """Start from the weights as they are now (step 0).
+        """Start from the current weights (step 0).
 
         Args:
-            parameters: tensors that training changes in place, in a fixed order.
+            parameters: tensors that training updates in place, in a fixed order.
         """
         self.parameters = list(parameters)
         self.step = 0
@@ -41,22 +41,22 @@ class WeightAverage:
         self.half: frozenset[int] = frozenset()
 
     def accumulate_in_half(self, parameters: Iterable[Tensor]) -> None:
-        """Keep the average of these parameters in float16, rounded as CLIPood's and AlignCLIP's loop does."""
+        """Round the average of these parameters to float16, as the code of CLIPood and AlignCLIP does."""
         chosen = {id(parameter) for parameter in parameters}
         self.half = frozenset(i for i, p in enumerate(self.parameters) if id(p) in chosen)
 
     def share(self, step: int) -> float:
-        """Weight of the parameters at `step` in the average after it; the average before it gets the rest."""
+        """Return the weight of the parameters at `step`; the previous average has weight 1 - share."""
         raise NotImplementedError
 
     @torch.no_grad()
     def update(self, step: int) -> None:
-        """Take in the weights after optimiser step number `step` (from 1).
+        """Add the weights after optimiser step `step`, counted from 1.
 
-        May be called every k steps only: the newest weights then count for all steps since the last call.
+        Steps may be skipped; the newest weights then stand in for all steps since the last call.
 
         Raises:
-            ValueError: steps that do not grow.
+            ValueError: `step` is not larger than that of the last call.
         """
         if step <= self.step:
             raise ValueError(f"step {step} after step {self.step}")
@@ -67,58 +67,63 @@ class WeightAverage:
             if full:
                 torch._foreach_lerp_([self.average[i] for i in full], [newest[i] for i in full], share)
             for i in self.half:
-                self.average[i].copy_(_half_step(self.average[i].half(), newest[i].half(), share))
+                self.average[i].copy_(_half_update(self.average[i].half(), newest[i].half(), share))
         self.step = step
 
     def observe(self, loss: float) -> None:
-        """Take in the validation loss, measured after `update`."""
+        """Record the validation loss measured after `update`."""
 
     def close(self) -> None:
-        """Called once, after the last step."""
+        """Finalise the average after the last step."""
 
     @torch.no_grad()
     def copy_to(self, parameters: Iterable[Tensor]) -> None:
-        """Write the average into tensors of the same shapes, in their own precision."""
+        """Copy the average into tensors of the same shapes, cast to their dtypes."""
         for parameter, value in zip(parameters, self.average, strict=True):
             parameter.copy_(value)
 
     @contextmanager
     def applied(self) -> Iterator[None]:
-        """The parameters hold the average inside the `with`, and what they held before after it."""
+        """Return a context in which the parameters hold the average."""
         if not self.average:
             yield
             return
-        held = [p.detach().clone() for p in self.parameters]
+        backup = [p.detach().clone() for p in self.parameters]
         self.copy_to(self.parameters)
         try:
             yield
         finally:
             with torch.no_grad():
-                for parameter, value in zip(self.parameters, held, strict=True):
+                for parameter, value in zip(self.parameters, backup, strict=True):
                     parameter.copy_(value)
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that going on bit for bit needs: the last step and the averaged tensors."""
+        """Return the state that resuming bit for bit requires."""
         return {"step": self.step, "average": list(self.average)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """The inverse of `state_dict`; tensors keep the device of this average.
+        """Restore the result of `state_dict`, on this average's device.
 
         Raises:
-            UserError: another number of tensors, or other shapes.
+            UserError: the number of tensors or their shapes differ.
         """
         stored = state["average"]
         if [tuple(t.shape) for t in stored] != [tuple(t.shape) for t in self.average]:
-            raise UserError(
-                "the checkpoint's weight average is of other tensors: was --average or --method changed?"
-            )
-        for mine, theirs in zip(self.average, stored, strict=True):
-            mine.copy_(theirs)
+            raise different_tensors()
+        for tensor, value in zip(self.average, stored, strict=True):
+            tensor.copy_(value)
         self.step = int(state["step"])
 
 
-def _half_step(mean: Tensor, newest: Tensor, share: float) -> Tensor:
-    """(mean + r newest) / (1 + r) with r = share / (1 - share), rounded to float16 after each operation."""
+def different_tensors() -> UserError:
+    """Return the error for a checkpoint whose average has other tensors."""
+    return UserError(
+        "the checkpoint's weight average has different tensors: was --average or --method changed?"
+    )
+
+
+def _half_update(mean: Tensor, newest: Tensor, share: float) -> Tensor:
+    """Return (mean + r newest) / (1 + r) with r = share / (1 - share), rounded to float16 after each operation."""
     if share == 1:
         return newest
     ratio = share / (1 - share)

@@ -1,7 +1,7 @@
-"""Metrics and results for TensorBoard and Weights & Biases, beside metrics.jsonl and results.jsonl.
+"""Metrics and results for experiment trackers, such as TensorBoard and Weights & Biases.
 
-Both are views of those two files. Tags say what was measured: `train/`, `validation/` (source rows), `chosen/` (what
-a method chose on them) and `test/TEST/`; a validation value never stands under a test's tag.
+Trackers receive the contents of metrics.jsonl and results.jsonl. Tags name the data that a value was measured on:
+`train/`, `validation/` (source rows), `chosen/` (values that a method selected on them) and `test/TEST/`.
 """
 
 from __future__ import annotations
@@ -10,56 +10,64 @@ import importlib
 import os
 import secrets
 import shutil
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 from ..core.errors import UserError
+from ..core.registry import Registry
 from ..core.yaml_files import plain
 from ..evaluation.metrics import metric_fields
 from ..evaluation.results import ResultRow
 
-NAMES = ("tensorboard", "wandb")
-
 
 class Writer(Protocol):
-    """One place that metrics are written to."""
+    """A tracker. The constructor takes the run folder and all options by name."""
 
-    first: int
-    """Steps before this one are there already."""
+    package: ClassVar[str]
+    """The package it needs, which is also the name of the extra."""
+    first_step: int
+    """The first step that is not in the tracker yet."""
+
+    def __init__(self, folder: Path, options: Mapping[str, Any]) -> None: ...
 
     def add(self, values: Mapping[str, float], step: int) -> None:
-        """Values by tag."""
+        """Add values by tag."""
         ...
 
-    def end(self, values: Mapping[str, float], step: int) -> None:
-        """The final values by tag."""
+    def finish(self, values: Mapping[str, float], step: int) -> None:
+        """Add the results by tag, after the last step."""
         ...
 
     def close(self, failed: bool) -> None:
-        """Nothing more comes."""
+        """Flush and close."""
         ...
 
 
-def check_writers(names: Sequence[str]) -> None:
-    """Refuse writers whose packages are not installed.
+WRITERS: Registry[type[Writer]] = Registry(
+    "tracker",
+    "clipalign.writers",
+    {"tensorboard": f"{__name__}:TensorBoard", "wandb": f"{__name__}:WeightsAndBiases"},
+    flag="--log-to",
+)
 
-    Raises:
-        UserError: naming the extra.
-    """
+
+def check_writers(names: Sequence[str]) -> None:
+    """Raise UserError with the missing extra if the package of a tracker is not installed."""
     for name in names:
-        if find_spec(name) is None:
-            raise UserError(f'--log-to {name} needs pip install "clipalign[{name}]"')
+        package = WRITERS.get(name).package
+        if find_spec(package) is None:
+            raise UserError(f'--log-to {name} needs pip install "clipalign[{package}]"')
 
 
 class Writers:
-    """All writers of a run; none is the usual case.
+    """All trackers of a run.
 
     Args:
-        names: of `NAMES`.
-        folder: of the run.
+        names: in `WRITERS`; default: none.
+        folder: run folder.
         options: every option by name.
     """
 
@@ -67,29 +75,24 @@ class Writers:
         self, names: Sequence[str] = (), folder: Path = Path(), options: Mapping[str, Any] | None = None
     ) -> None:
         values = {name: plain(value) for name, value in (options or {}).items()}
-        kinds: dict[str, Callable[[Path, Mapping[str, Any]], Writer]] = {
-            "tensorboard": TensorBoard,
-            "wandb": WeightsAndBiases,
-        }
-        self.writers: list[Writer] = [kinds[name](folder, values) for name in names]
+        self.writers: list[Writer] = [WRITERS.get(name)(folder, values) for name in names]
 
     def replay(self, lines: Iterable[Mapping[str, Any]]) -> None:
-        """The lines of metrics.jsonl that a resumed run keeps: each step is there once, whatever was written
-        before the break."""
+        """Write the lines of metrics.jsonl that a resumed run keeps, unless the tracker has them."""
         for line in lines:
             self.line(line)
 
     def line(self, line: Mapping[str, Any]) -> None:
-        """A line of metrics.jsonl."""
+        """Write a line of metrics.jsonl."""
         step, values = int(line["step"]), scalars(line)
         for writer in self.writers:
-            if values and step >= writer.first:
+            if values and step >= writer.first_step:
                 writer.add(values, step)
 
     def results(self, rows: Sequence[ResultRow], step: int) -> None:
-        """The result rows, measured after `step` steps."""
+        """Write the result rows of the weights after `step` steps."""
         for writer in self.writers:
-            writer.end(result_scalars(rows), step)
+            writer.finish(result_scalars(rows), step)
 
     def __enter__(self) -> Writers:
         return self
@@ -102,7 +105,7 @@ class Writers:
 
 
 def scalars(line: Mapping[str, Any]) -> dict[str, float]:
-    """Tags and numbers of a line of metrics.jsonl; what was not finite (null there) is left out."""
+    """Return tags and values of a line of metrics.jsonl, without nulls (non-finite values)."""
     tagged: dict[str, Any] = {f"chosen/{name}": value for name, value in line.get("chosen", {}).items()}
     for name, value in line.items():
         if name.startswith("validation_"):
@@ -113,7 +116,7 @@ def scalars(line: Mapping[str, Any]) -> dict[str, float]:
 
 
 def result_scalars(rows: Sequence[ResultRow]) -> dict[str, float]:
-    """Tags and numbers of result rows."""
+    """Return tags and values of result rows."""
     tagged: dict[str, Any] = {}
     for row in rows:
         here = f"test/{row.test}"
@@ -125,23 +128,27 @@ def result_scalars(rows: Sequence[ResultRow]) -> dict[str, float]:
             else:
                 tagged[f"{here}/{field.name}"] = value
         tagged[f"{here}/zeroshot"] = row.zeroshot
-        tagged["validation/final"] = row.validation  # the same in all rows: of the weights that were tested
+        tagged["validation/final"] = row.validation  # the same in all rows
     return {tag: float(value) for tag, value in tagged.items() if is_number(value)}
 
 
 def is_number(value: object) -> bool:
-    """Whether a value is a curve's point."""
+    """Whether a value can be plotted."""
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 class TensorBoard:
-    """Event files in `tensorboard/`. They are written anew when a run is resumed: events of a killed run may have
-    been lost in a buffer, and lines of steps after its checkpoint are about to come again."""
+    """Event files in `tensorboard/` of the run.
 
-    first = 0
+    A resumed run writes them again from the start: the buffered events of a killed run are lost, and steps after its
+    last checkpoint are repeated.
+    """
+
+    package = "tensorboard"
+    first_step = 0
 
     def __init__(self, folder: Path, options: Mapping[str, Any]) -> None:
-        from torch.utils.tensorboard import SummaryWriter
+        from torch.utils.tensorboard import SummaryWriter  # an extra
 
         path = folder / "tensorboard"
         shutil.rmtree(path, ignore_errors=True)
@@ -149,13 +156,13 @@ class TensorBoard:
         self.writer: Any = SummaryWriter(str(path), flush_secs=10)
 
     def add(self, values: Mapping[str, float], step: int) -> None:
-        """See `Writer`."""
+        """Add values by tag."""
         for tag, value in values.items():
             self.writer.add_scalar(tag, value, step)
 
-    def end(self, values: Mapping[str, float], step: int) -> None:
-        """The values, and the options as hyper-parameters."""
-        from torch.utils.tensorboard.summary import hparams
+    def finish(self, values: Mapping[str, float], step: int) -> None:
+        """Add the results by tag, and the options as hyper-parameters."""
+        from torch.utils.tensorboard.summary import hparams  # an extra
 
         self.add(values, step)
         settings = {
@@ -166,45 +173,50 @@ class TensorBoard:
             self.writer.file_writer.add_summary(part)
 
     def close(self, failed: bool) -> None:
-        """See `Writer`."""
+        """Flush and close the event files."""
         self.writer.close()
 
 
 class WeightsAndBiases:
-    """A run of project `clipalign`, or that of WANDB_PROJECT. WANDB_MODE=offline and the library's other variables
-    hold; its files go to `wandb/`, with the id by which a resumed run goes on."""
+    """A run of project `clipalign`, or of the one in WANDB_PROJECT.
+
+    All variables of the library apply, such as WANDB_MODE=offline. Files go to `wandb/` of the run, with the id under
+    which a resumed run continues.
+    """
+
+    package = "wandb"
 
     def __init__(self, folder: Path, options: Mapping[str, Any]) -> None:
         wandb: Any = importlib.import_module("wandb")
-        stored = folder / "wandb" / "id.txt"
-        if not stored.is_file():
-            stored.parent.mkdir(parents=True, exist_ok=True)
-            stored.write_text(secrets.token_hex(8) + "\n", encoding="utf-8")
+        id_file = folder / "wandb" / "id.txt"
+        if not id_file.is_file():
+            id_file.parent.mkdir(parents=True, exist_ok=True)
+            id_file.write_text(secrets.token_hex(8) + "\n", encoding="utf-8")
         try:
             self.run: Any = wandb.init(
                 project=os.environ.get("WANDB_PROJECT", "clipalign"),
                 dir=str(folder),
                 name="-".join(folder.parts[-2:]),
                 config=dict(options),
-                id=stored.read_text(encoding="utf-8").strip(),
+                id=id_file.read_text(encoding="utf-8").strip(),
                 resume="allow",
             )
         except wandb.Error as error:
             reason = " ".join(str(error).split())
             raise UserError(
-                f"--log-to wandb: {reason}; log in with `wandb login`, or set WANDB_MODE=offline "
-                "and go on with --resume"
+                f"--log-to wandb: {reason}; log in with `wandb login`, or set WANDB_MODE=offline, "
+                "then continue with --resume"
             ) from None
-        self.first = int(self.run.starting_step)  # of a resumed run: what the server has is not sent again
+        self.first_step = int(self.run.starting_step)  # the server has the earlier steps of a resumed run
 
     def add(self, values: Mapping[str, float], step: int) -> None:
-        """See `Writer`."""
+        """Add values by tag."""
         self.run.log(dict(values), step=step)
 
-    def end(self, values: Mapping[str, float], step: int) -> None:
-        """The values go to the summary, which holds one of each."""
+    def finish(self, values: Mapping[str, float], step: int) -> None:
+        """Set the results as the summary, which has one value per tag."""
         self.run.summary.update(dict(values))
 
     def close(self, failed: bool) -> None:
-        """See `Writer`."""
+        """Finish the run."""
         self.run.finish(exit_code=int(failed))

@@ -57,7 +57,8 @@ def draw_views(source: Source, rows: np.ndarray, count: int, seed: int = 0) -> V
         seed: seed of the draw, so that no image is picked by hand.
     """
     rng = np.random.default_rng(seed)
-    order = np.concatenate([rng.permutation(rows) for _ in range(-(-count // len(rows)))])[:count]  # [count]
+    rounds = max(1, -(-count // len(rows)))  # at least one, since concatenate needs an array
+    order = np.concatenate([rng.permutation(rows) for _ in range(rounds)])[:count]  # [count]
     return ViewSelection(order, rng.integers(source.views("test"), size=count))
 
 

@@ -13,9 +13,9 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..backbone import preprocess_for
 from ..core.types import Preprocess
 from ..data.decode import evaluation_view, read_image
-from ..engine.setup import preprocess_for
 from ..methods import Method
 from .figures import Block, Panel, grid_figure, save
 from .maps import Maps, make_maps

@@ -8,13 +8,12 @@ from pathlib import Path
 
 import numpy as np
 
-from ..backbone import load
+from ..backbone import load, preprocess_for
 from ..core.config import DataOptions, SplitOptions
 from ..core.errors import UserError
 from ..core.fields import options_of
 from ..core.types import Episode, Source, TestSet
 from ..data.registry import source_from
-from ..engine.setup import preprocess_for
 from ..explain.compare import Model, ViewSelection, compare_figure, compare_maps, draw_views
 from ..explain.figures import save
 from ..explain.scores import MapScores

@@ -18,6 +18,7 @@ from ..core.config import ModelOptions, TrainConfig
 from ..core.errors import UserError
 from ..core.fields import build, flat, options_of
 from ..core.parsing import OptionParser, split_tokens, to_tokens
+from ..core.version import __version__
 from ..core.yaml_files import plain, read_yaml
 
 if TYPE_CHECKING:
@@ -45,6 +46,27 @@ class TrainOptions:
     def flat(self) -> dict[str, Any]:
         """Return every option by name, in the types of YAML."""
         return {name: plain(value) for name, value in flat(self.config, self.hyper).items()}
+
+    def row_fields(self, templates: Sequence[str], command: str) -> dict[str, Any]:
+        """Return the fields of every result row of the run, on whatever data.
+
+        Args:
+            templates: prompt templates of the predictions.
+            command: the one that wrote the row.
+        """
+        config, iterates = self.config, self.method.iterates
+        return {
+            "method": self.method.name,
+            "backbone": config.model.backbone,
+            "data": config.data.data,
+            "target": config.split.target,
+            "seed": config.run.seed,
+            "template": " | ".join(templates),
+            "lr": config.optimiser.lr if iterates else None,
+            "lr_from": self.origins.get("lr", "default") if iterates else None,
+            "command": command,
+            "version": __version__,
+        }
 
 
 def train_options(tokens: Sequence[str], prog: str = "clipalign train") -> TrainOptions:
@@ -166,3 +188,21 @@ def shipped_config(backbone: str, method: str) -> Path | None:
 def is_pocket(backbone: str) -> bool:
     """Return whether a backbone is the shipped one, with random weights or another image size too."""
     return re.split("[:@]", backbone)[0] == "pocket"
+
+
+def row_facts(options: TrainOptions, templates: Sequence[str], command: str) -> dict[str, Any]:
+    """Return the fields that all result rows of a run share, on any data set."""
+    config = options.config
+    iterates = options.method.iterates
+    return {
+        "method": options.method.name,
+        "backbone": config.model.backbone,
+        "data": config.data.data,
+        "target": config.split.target,
+        "seed": config.run.seed,
+        "template": " | ".join(templates),
+        "lr": config.optimiser.lr if iterates else None,
+        "lr_from": options.origins.get("lr", "default") if iterates else None,
+        "command": command,
+        "version": __version__,
+    }

@@ -162,7 +162,7 @@ def test_overwrite_replaces_only_an_export(tiny_spec: str, tmp_path: Path) -> No
     out = tmp_path / "out"
     out.mkdir()
     (out / "thesis.txt").write_text("years of work")
-    for extra, message in (({}, "not empty"), ({"overwrite": True}, "something else than an export")):
+    for extra, message in (({}, "not empty"), ({"overwrite": True}, "something other than an export")):
         with pytest.raises(UserError, match=message):
             export(tiny_spec, "open_clip", out, **extra)
     (out / "thesis.txt").rename(tmp_path / "thesis.txt")

@@ -140,7 +140,7 @@ def test_text_export_of_prompt_learner_requires_towers_only(
     arguments = ["train", "--method", "coop", "--data", str(squares_folder), "--target", "grey"]
     arguments += ["--protocol", "domain-shift", "--backbone", tiny_spec, "--steps", "1"]
     assert main([*arguments, "--batch-size", "4", "--out", str(out)]) == 0
-    with pytest.raises(UserError, match=r"coop puts learned vectors .* --towers-only"):
+    with pytest.raises(UserError, match=r"coop adds learned vectors .* --towers-only"):
         export(out, "hf-text", tmp_path / "text")
     assert not (tmp_path / "text").exists()
     assert export(out, "hf-text", tmp_path / "text", towers_only=True).text_difference < 1e-5

@@ -10,14 +10,13 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from ...backbone import Backbone, load
+from ...backbone import Backbone, load, preprocess_for
 from ...core.precision import select_device
 from ...core.types import Batch, Episode
 from ...data.batches import CaptionTrainBatches, TrainBatches
 from ...data.registry import load_source
 from ...engine.averaging import make_average
 from ...engine.optimiser import build_optimizer
-from ...engine.setup import preprocess_for
 from ...methods import Method
 from ...protocols import build_episode
 from ...runs.options import TrainOptions, train_options_from

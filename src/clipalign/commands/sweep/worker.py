@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, TypedDict
 from ...core.errors import UserError
 
 if TYPE_CHECKING:
-    from ...engine.setup import Shared
+    from ...engine.setup import RunCache
 
 
 class Task(TypedDict):
@@ -44,17 +44,17 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent too, which ends this process
     threading.Thread(target=_exit_without, args=(os.getppid(),), daemon=True).start()
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")  # runs redirect file descriptor 1 to their logs
-    from ...engine.setup import Shared  # takes seconds, so the watch on the parent starts first
+    from ...engine.setup import RunCache  # takes seconds, so the watch on the parent starts first
 
-    shared = Shared()
+    cache = RunCache()
     for line in sys.stdin:
         task: Task = json.loads(line)
-        error = _run(task, shared)
+        error = _run(task, cache)
         answers.write(json.dumps({"name": task["name"], "error": error}) + "\n")
         answers.flush()
 
 
-def _run(task: Task, shared: Shared) -> str | None:
+def _run(task: Task, cache: RunCache) -> str | None:
     """Run a task; return what went wrong in one line, or None."""
     log = Path(task["log"])
     log.parent.mkdir(parents=True, exist_ok=True)
@@ -67,7 +67,7 @@ def _run(task: Task, shared: Shared) -> str | None:
         try:
             from ..train import train_from
 
-            train_from(task["options"], shared)
+            train_from(task["options"], cache)
         except UserError as error:
             print(f"error: {error}", file=sys.stderr)
             return str(error)
