@@ -7,12 +7,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from clipalign.engine.writers import WRITERS, Writer
 
-class CsvWriter:
+
+@WRITERS.register("csv")
+class CsvWriter(Writer):
     """values.csv in the run folder. A resumed run writes it again, from the lines that the run keeps."""
-
-    package = "csv"
-    first_step = 0
 
     def __init__(self, folder: Path, options: Mapping[str, Any]) -> None:
         self.file = (folder / "values.csv").open("w", encoding="utf-8", newline="")
@@ -21,9 +21,6 @@ class CsvWriter:
 
     def add(self, values: Mapping[str, float], step: int) -> None:
         self.lines.writerows([step, tag, value] for tag, value in values.items())
-
-    def finish(self, values: Mapping[str, float], step: int) -> None:
-        self.add(values, step)
 
     def close(self, failed: bool) -> None:
         self.file.close()
