@@ -4,7 +4,7 @@ THREADS ?= $(shell nproc)
 
 .PHONY: setup test demo lint clean
 
-# pip fills .venv on first use; the stamp is renewed when the dependencies change.
+# Create .venv on first use; reinstall if the dependencies change.
 $(VENV)/.stamp: pyproject.toml
 	test -x $(PY) || python3 -m venv $(VENV)
 	$(PY) -m pip install --quiet -e ".[dev,art]"
@@ -13,8 +13,8 @@ $(VENV)/.stamp: pyproject.toml
 setup: $(VENV)/.stamp
 
 lint: setup
-	$(PY) -m ruff check src tests tools pretrain
-	$(PY) -m ruff format --check src tests tools pretrain
+	$(PY) -m ruff check src tests tools benchmarks examples pretrain
+	$(PY) -m ruff format --check src tests tools benchmarks examples pretrain
 	$(PY) -m mypy
 	$(VENV)/bin/lint-imports
 

@@ -24,10 +24,10 @@ def literal(losses: list[float], converge: int, tolerance: int, ratio: float) ->
     else:
         return [len(losses) - 1], len(losses)
     start, threshold = k - converge + 1, (1 + ratio) * sum(window) / converge
-    candidates = [
-        b
-        for b in range(max(0, start - max(0, tolerance - converge)), start + 1)
-        if all(loss <= threshold for loss in losses[b : start + 1])
+    earliest = max(0, start - max(0, tolerance - converge))
+    # `start` belongs to the valley even if rounding puts the mean of equal losses below them.
+    candidates = [start] + [
+        b for b in range(earliest, start) if all(loss <= threshold for loss in losses[b : start + 1])
     ]
     end, seen = start, len(losses)
     for i in range(start + 1, len(losses)):

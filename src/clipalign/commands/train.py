@@ -18,10 +18,11 @@ from ..core.precision import select_device
 from ..core.types import Source
 from ..core.version import __version__
 from ..data.registry import name_of, opened
-from ..engine.console import format_value
+from ..engine.console import format_value, result_lines, run_lines
 from ..engine.fit import fit
+from ..engine.log import RunLog
 from ..engine.progress import Reporter
-from ..engine.setup import RunCache, prepare
+from ..engine.setup import PreparedRun, RunCache, prepare
 from ..engine.writers import Writers, check_writers
 from ..evaluation.results import ResultRow, read_results, write_results
 from ..protocols import write_skipped, write_split
@@ -134,7 +135,7 @@ def run_options(
     Args:
         options: of the run.
         command: recorded in the run and its rows.
-        shared: caches of the runs of one process.
+        cache: data that runs of one process share.
         source: opened data set; None to open the one of the options.
 
     Raises:
@@ -150,21 +151,21 @@ def run_options(
         if resuming:
             check_same(folder, options)
         if resuming and folder.done:
-            Reporter(ranks.first).say(f"{config.out} is finished")
+            Reporter(ranks.is_main).info(f"{config.out} is finished")
             return read_results(folder.path)
-        run = prepare(options, ranks, shared or Shared(), source)
+        run = prepare(options, ranks, cache or RunCache(), source)
         ranks.barrier()  # no process writes before all have valid input
-        if ranks.first and not resuming:
+        if ranks.is_main and not resuming:
             begin(folder, run, command)
-        rows = fit_and_score(folder, run, command)
+        rows = train_and_evaluate(run, folder, command)
         ranks.barrier()
         return rows
     finally:
         distributed.stop()
 
 
-def begin(folder: RunFolder, run: Prepared, command: str) -> None:
-    """Write the configuration, the split and the skipped files of a run before its first step."""
+def begin(folder: RunFolder, run: PreparedRun, command: str) -> None:
+    """Write the files that exist before the first step: config.yaml, split.json and skipped.csv."""
     folder.path.mkdir(parents=True, exist_ok=True)
     folder.clear()
     episode = run.task.episode
@@ -173,37 +174,39 @@ def begin(folder: RunFolder, run: Prepared, command: str) -> None:
     write_skipped(folder.skipped, episode)
 
 
-def fit_and_score(folder: RunFolder, run: Prepared, command: str) -> list[ResultRow]:
-    """Train, score the test sets, and write weights, card and rows; the rows are written last."""
-    options, method, main = run.options, run.method, run.ranks.first
+def train_and_evaluate(run: PreparedRun, folder: RunFolder, command: str) -> list[ResultRow]:
+    """Train, score the tests, and write weights, model card and result rows."""
+    is_main = run.ranks.is_main
+    log_to = run.options.config.run.log_to if is_main else ()
     with (
-        Writers(options.config.run.log_to if main else (), folder.path, options.flat()) as writers,
-        Reporter(main, folder.log) as reporter,
+        Writers(log_to, folder.path, run.options.flat()) as writers,
+        Reporter(is_main, folder.log) as reporter,
     ):
-        for line in introduction(options, method, run.task, run.steps, run.average, run.precision):
-            reporter.say(line)
+        for line in run_lines(run):
+            reporter.info(line)
         start = time.perf_counter()
-        fields = learn(run, folder, reporter, writers) | options.row_fields(run.templates, command)
+        fields = fit_method(run, RunLog(folder, reporter, writers, is_main))
+        fields |= run.options.row_fields(run.templates, command)
         fields["seconds"] = round(time.perf_counter() - start, 1)
-        rows = run.task.score(method, fields, run.zeroshot, folder.predictions if main else None)
-        if main:
-            save_weights(folder.model, method.state_dict())
-            if run.steps is None:
-                save_weights(folder.last, method.state_dict())
+        rows = run.task.evaluate(run.method, fields, run.zero_shot, folder.predictions if is_main else None)
+        if is_main:
+            save_weights(folder.model, run.method.state_dict())
+            if run.batches is None:
+                save_weights(folder.last, run.method.state_dict())
             write_card(folder, rows)
             writers.results(rows, fields["extra"].get("stopped_at", fields["steps"]))
             write_results(folder.path, rows)
-            shutil.rmtree(folder.checkpoint.parent, ignore_errors=True)  # a finished run is not resumed
-        for line in conclusion(rows):
+            shutil.rmtree(folder.checkpoint.parent, ignore_errors=True)  # not needed once the run is finished
+        for line in result_lines(rows):
             reporter.result(line)
     return rows
 
 
-def learn(run: Prepared, folder: RunFolder, reporter: Reporter, writers: Writers) -> dict[str, Any]:
-    """Fit the method and let it finish; it then holds the weights that predictions use.
+def fit_method(run: PreparedRun, log: RunLog) -> dict[str, Any]:
+    """Run the training loop and `Method.finish`; the method then holds the weights that predictions use.
 
     Returns:
-        Fields of the result rows: split, steps, average and accuracy on source validation.
+        The fields of the result rows about training and validation.
     """
     config, method, episode = run.options.config, run.method, run.task.episode
     validation, metrics = run.task.validation(config.run.seed), None
@@ -220,7 +223,7 @@ def learn(run: Prepared, folder: RunFolder, reporter: Reporter, writers: Writers
             extra["stopped_at"] = average.step
     steps = config.schedule.steps if method.iterates else 0
     if chosen := method.finish(validation):
-        measured = None  # the weights may have changed
+        metrics = None  # `finish` may have changed the weights
         numbers = {name: value for name, value in chosen.items() if isinstance(value, (int, float))}
         listed = ", ".join(
             f"{name.replace('_', ' ')} {format_value(value)}" for name, value in numbers.items()
@@ -240,16 +243,8 @@ def learn(run: Prepared, folder: RunFolder, reporter: Reporter, writers: Writers
     }
 
 
-def write_chosen(folder: RunFolder, step: int, chosen: dict[str, Any]) -> dict[str, Any]:
-    """Append the return value of `Method.finish` to metrics.jsonl; returns the line."""
-    line = {"step": step, "chosen": chosen}
-    with folder.metrics.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(line) + "\n")
-    return line
-
-
-def record(run: Prepared, command: str) -> dict[str, Any]:
-    """Return the facts of a run for its config.yaml: those that predictions need or that explain its numbers."""
+def record(run: PreparedRun, command: str) -> dict[str, Any]:
+    """Return the facts for config.yaml: those that predictions need, and those that explain the results."""
     options, episode = run.options, run.task.episode
     source = episode.source
     return {
@@ -268,5 +263,5 @@ def record(run: Prepared, command: str) -> dict[str, Any]:
         "templates": list(run.templates),
         "domain_names": list(source.domain_names),
         "class_names": list(episode.class_names),
-        "interpolation": run.task.views.preprocess.interpolation,
+        "interpolation": run.task.loader.preprocess.interpolation,
     }

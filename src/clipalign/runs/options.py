@@ -188,21 +188,3 @@ def shipped_config(backbone: str, method: str) -> Path | None:
 def is_pocket(backbone: str) -> bool:
     """Return whether a backbone is the shipped one, with random weights or another image size too."""
     return re.split("[:@]", backbone)[0] == "pocket"
-
-
-def row_facts(options: TrainOptions, templates: Sequence[str], command: str) -> dict[str, Any]:
-    """Return the fields that all result rows of a run share, on any data set."""
-    config = options.config
-    iterates = options.method.iterates
-    return {
-        "method": options.method.name,
-        "backbone": config.model.backbone,
-        "data": config.data.data,
-        "target": config.split.target,
-        "seed": config.run.seed,
-        "template": " | ".join(templates),
-        "lr": config.optimiser.lr if iterates else None,
-        "lr_from": options.origins.get("lr", "default") if iterates else None,
-        "command": command,
-        "version": __version__,
-    }
