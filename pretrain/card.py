@@ -16,6 +16,7 @@ import jinja2
 import numpy as np
 import torch
 import tyro
+from clipalign.evaluation.rows import domain_tests, score
 from torch import Tensor
 
 from clipalign.backbone.model import Backbone
@@ -24,7 +25,6 @@ from clipalign.core.checkpoint import load_weights, save_weights, write_text
 from clipalign.data.builtin.pictograms import Pictograms
 from clipalign.engine.setup import preprocess_for
 from clipalign.evaluation import EvalLoader
-from clipalign.evaluation.rows import domain_tests, score
 from clipalign.runs.folder import zeroshot
 
 from .atlas import KEPT_OUT, Atlas

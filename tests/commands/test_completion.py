@@ -40,7 +40,7 @@ def script(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("clipalign train --optimizer ", {"adamw", "adam", "sgd"}),
         ("clipalign train --steps 3 --schedule co", {"cosine", "constant"}),
         ("clipalign train --no-keep", {"--no-keep-mlp"}),
-        ("clipalign list ", {"methods", "data", "backbones", "protocols"}),
+        ("clipalign list ", {"methods", "data", "backbones", "protocols", "metrics", "exports", "trackers"}),
         ("clipalign data ", {"check", "prepare", "list"}),
         ("clipalign data prepare --arch", {"--archive"}),
     ],

@@ -10,7 +10,7 @@ import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from ..backbone import preprocess_for
 from ..backbone.text.features import fill_templates
@@ -122,7 +122,9 @@ def _export(config: ExportConfig) -> tuple[Export, list[str]]:
         f"features: {format_differences(differences, '.1e')}"
     ]
     if head is not None:
-        lines.append(f"classifier.safetensors: {len(names)} classes, {rule(head)}. {OTHER_CLASSES[head.kind]}")
+        lines.append(
+            f"classifier.safetensors: {len(names)} classes, {rule(head)}. {OTHER_CLASSES[head.kind]}"
+        )
     elif wants_head:
         lines.append(
             f"no classifier: predictions of {method.name} need tensors of the method, which are in the file under "

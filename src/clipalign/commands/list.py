@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from ..core.parsing import parse_config
 from .options import ListConfig
@@ -23,11 +23,33 @@ def run_list(tokens: Sequence[str], prog: str = "clipalign list") -> None:
     elif what == "data":
         from ..data.registry import SOURCES
 
-        width = max(map(len, SOURCES.names()))
-        for name, source in SOURCES.all().items():
-            print(f"{name:{width}}  {source.summary}")
+        print_summaries({name: source.summary for name, source in SOURCES.all().items()})
+    elif what == "metrics":
+        from ..evaluation.metrics import METRICS
+
+        print_summaries({name: first_line(metric) for name, metric in METRICS.all().items()})
+    elif what == "exports":
+        from ..runs.export import EXPORTS
+
+        print_summaries({name: form.summary for name, form in EXPORTS.all().items()})
+    elif what == "trackers":
+        from ..engine.writers import WRITERS
+
+        print_summaries({name: first_line(writer) for name, writer in WRITERS.all().items()})
     else:
         print_methods()
+
+
+def print_summaries(summaries: Mapping[str, str]) -> None:
+    """Print names with a summary of each."""
+    width = max(map(len, summaries))
+    for name, summary in summaries.items():
+        print(f"{name:{width}}  {summary}")
+
+
+def first_line(entry: type) -> str:
+    """Return the first line of a docstring."""
+    return (entry.__doc__ or "").strip().partition("\n")[0]
 
 
 def print_methods() -> None:

@@ -299,9 +299,11 @@ class BenchConfig(Options):
 
 @dataclass(frozen=True)
 class ListConfig:
-    """Print the names of methods, data sets, backbones or protocols."""
+    """Print the names of methods, data sets, backbones, protocols, metrics, export formats or trackers."""
 
-    what: Literal["methods", "data", "backbones", "protocols"] = field(metadata=facts(positional=True))
+    what: Literal["methods", "data", "backbones", "protocols", "metrics", "exports", "trackers"] = field(
+        metadata=facts(positional=True)
+    )
     """Kind of names."""
 
 

@@ -25,6 +25,7 @@ from ..engine.progress import Reporter
 from ..engine.setup import PreparedRun, RunCache, prepare
 from ..engine.validation import make_validation
 from ..engine.writers import Writers, check_writers
+from ..evaluation.metrics import metric_fields
 from ..evaluation.results import ResultRow, read_results, write_results
 from ..evaluation.scoring import evaluate_episode
 from ..protocols import write_skipped, write_split
@@ -89,7 +90,7 @@ def train(
     device: str = DEFAULT,
     precision: Literal["auto", "fp32", "bf16", "fp16", "released-fp16"] = DEFAULT,
     workers: int = DEFAULT,
-    log_to: Sequence[Literal["tensorboard", "wandb"]] = DEFAULT,
+    log_to: Sequence[str] = DEFAULT,
     log_every: int = DEFAULT,
     checkpoint_every: int = DEFAULT,
     resume: bool = DEFAULT,
@@ -146,6 +147,7 @@ def run_options(
     """
     config = options.config.run
     check_writers(config.log_to)
+    metric_fields()  # a metric of another package that fails to load stops the run before training
     folder = RunFolder(config.out)
     ranks = distributed.start(select_device(config.device))
     try:

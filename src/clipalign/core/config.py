@@ -232,10 +232,9 @@ class RunOptions(Options):
     precision after each step, as CLIPood's and AlignCLIP's code does, which loses small updates."""
     workers: int = field(default=0, metadata=facts(unit="COUNT", at_least=0, affects_result=False))
     """Processes that prepare batches. 0 uses the training process; results are the same."""
-    log_to: tuple[Literal["tensorboard", "wandb"], ...] = field(
-        default=(), metadata=facts(unit="NAME", affects_result=False)
-    )
-    """Trackers: tensorboard, wandb. Each is an extra: pip install "clipalign[tensorboard]"."""
+    log_to: tuple[str, ...] = field(default=(), metadata=facts(unit="NAME", affects_result=False))
+    """Trackers: tensorboard, wandb. Each is an extra: pip install "clipalign[tensorboard]". Other packages may add
+    trackers."""
     log_every: int = field(default=10, metadata=facts(unit="STEPS", at_least=1, affects_result=False))
     """Steps between lines of metrics.jsonl. A line holds means over these steps."""
     checkpoint_every: int = field(default=500, metadata=facts(unit="STEPS", at_least=0, affects_result=False))

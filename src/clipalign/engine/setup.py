@@ -142,6 +142,7 @@ def train_batches(
     """Return the training batches of this process: of captions if the episode has retrieval tests, else of classes."""
     size, seed = config.optimiser.batch_size, config.run.seed
     if episode.caption_tests:
+        assert isinstance(method, SupportsCaptions)  # checked with the protocol
         return CaptionTrainBatches(episode, size, seed, preprocess, ranks, method.caption_use)
     return TrainBatches(episode, size, seed, preprocess, ranks)
 

@@ -10,11 +10,12 @@ import importlib
 import os
 import secrets
 import shutil
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar
 
 from ..core.errors import UserError
 from ..core.registry import Registry
@@ -23,27 +24,35 @@ from ..evaluation.metrics import metric_fields
 from ..evaluation.results import ResultRow
 
 
-class Writer(Protocol):
-    """A tracker. The constructor takes the run folder and all options by name."""
+class Writer(ABC):
+    """A tracker.
 
-    package: ClassVar[str]
-    """The package it needs, which is also the name of the extra."""
-    first_step: int
-    """The first step that is not in the tracker yet."""
+    Args:
+        folder: run folder.
+        options: all options by name.
 
+    Attributes:
+        package: package that the tracker needs, which is also the name of the extra; None for no package.
+        first_step: the first step that the tracker does not have yet.
+    """
+
+    package: ClassVar[str | None] = None
+    first_step: int = 0
+
+    @abstractmethod
     def __init__(self, folder: Path, options: Mapping[str, Any]) -> None: ...
 
+    @abstractmethod
     def add(self, values: Mapping[str, float], step: int) -> None:
         """Add values by tag."""
-        ...
 
     def finish(self, values: Mapping[str, float], step: int) -> None:
         """Add the results by tag, after the last step."""
-        ...
+        self.add(values, step)
 
+    @abstractmethod
     def close(self, failed: bool) -> None:
         """Flush and close."""
-        ...
 
 
 WRITERS: Registry[type[Writer]] = Registry(
@@ -58,7 +67,7 @@ def check_writers(names: Sequence[str]) -> None:
     """Raise UserError with the missing extra if the package of a tracker is not installed."""
     for name in names:
         package = WRITERS.get(name).package
-        if find_spec(package) is None:
+        if package is not None and find_spec(package) is None:
             raise UserError(f'--log-to {name} needs pip install "clipalign[{package}]"')
 
 
@@ -137,7 +146,7 @@ def is_number(value: object) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
-class TensorBoard:
+class TensorBoard(Writer):
     """Event files in `tensorboard/` of the run.
 
     A resumed run writes them again from the start: the buffered events of a killed run are lost, and steps after its
@@ -145,7 +154,6 @@ class TensorBoard:
     """
 
     package = "tensorboard"
-    first_step = 0
 
     def __init__(self, folder: Path, options: Mapping[str, Any]) -> None:
         from torch.utils.tensorboard import SummaryWriter  # an extra
@@ -177,7 +185,7 @@ class TensorBoard:
         self.writer.close()
 
 
-class WeightsAndBiases:
+class WeightsAndBiases(Writer):
     """A run of project `clipalign`, or of the one in WANDB_PROJECT.
 
     All variables of the library apply, such as WANDB_MODE=offline. Files go to `wandb/` of the run, with the id under
