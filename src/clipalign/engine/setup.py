@@ -21,7 +21,7 @@ from ..data.captions.sentences import captions_only
 from ..data.registry import require_captions, source_from
 from ..evaluation import EvalLoader, ViewCache
 from ..evaluation.scoring import score
-from ..methods import Method, check_template
+from ..methods import Method, SupportsCaptions, check_template
 from ..methods.shared.contrastive import ContrastiveMethod
 from ..protocols import RETRIEVAL, default_protocol, episode_from
 from ..runs.options import TrainOptions
