@@ -27,5 +27,7 @@ def test_path_of_a_batch_has_ten_distinct_files() -> None:
 
 
 def test_table_lists_every_package() -> None:
-    packages = {folder.name for folder in PACKAGE.iterdir() if folder.is_dir() and folder.name != "__pycache__"}
+    packages = {
+        folder.name for folder in PACKAGE.iterdir() if folder.is_dir() and folder.name != "__pycache__"
+    }
     assert set(re.findall(r"^\| `(\w+)/` \|", PAGE, re.M)) == packages
