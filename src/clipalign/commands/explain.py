@@ -65,7 +65,7 @@ def run_explain(tokens: Sequence[str], prog: str = "clipalign explain") -> list[
 
 
 def write_explanation(config: ExplainConfig) -> list[Path]:
-    """Compute everything that was asked for, then write it; returns the files."""
+    """Compute all requested outputs before writing any, and return the files."""
     check_out(config.out, overwrite=config.overwrite)
     if config.image is not None:
         read_image(config.image)  # fails before a model is loaded

@@ -28,7 +28,7 @@ HEADS = ("class-token attention", "patch tokens · text", "D-V branch · text")
 
 @dataclass(frozen=True)
 class Explanation:
-    """What one model says of the image.
+    """Scores and maps of one model for the image.
 
     Attributes:
         title: "zero-shot" or "after METHOD".
@@ -80,7 +80,7 @@ def _explain(title: str, method: Method, picture: Image.Image, texts: Sequence[s
 
 
 def visible_part(picture: Image.Image, preprocess: Preprocess) -> np.ndarray:
-    """What `evaluation_view` keeps of an image, at the resolution of a screen: [H, W, 3] in [0, 1]."""
+    """The part of an image that `evaluation_view` keeps, at screen resolution: [H, W, 3] in [0, 1]."""
     tall, wide = preprocess.size
     scale = min(picture.size) / max(preprocess.size)  # of the model's pixels to the image's
     box_w, box_h = min(wide * scale, picture.width), min(tall * scale, picture.height)

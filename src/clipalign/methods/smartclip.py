@@ -145,7 +145,7 @@ class SmartClip(CaptionMethod[SmartClipConfig]):
         )
 
     def own_mask_loss(self, local: Features, gathered: Features, first: int) -> tuple[Tensor, Tensor]:
-        """Return both directions of the loss with every image under the mask of its own caption."""
+        """Return both directions of the loss with every image masked by its own caption."""
         everything = all_rows(local, gathered)
         images = losses.masked_features(local["image"], local["mask"])  # [b, d]
         all_images = losses.masked_features(everything["image"], everything["mask"]) if everything else None

@@ -123,7 +123,7 @@ def _scatter(axes: Axes, points: Sequence[tuple[float, float]], label: str, styl
 
 
 def _harmonic_contours(axes: Axes) -> None:
-    """Draw lines of equal harmonic mean behind the points, each with a label of its own."""
+    """Draw lines of equal harmonic mean under the points, each with its own label."""
     (left, right), (bottom, top) = axes.get_xlim(), axes.get_ylim()
     x, y = np.meshgrid(np.linspace(max(left, 0.1), right, 80), np.linspace(max(bottom, 0.1), top, 80))
     h = 2 * x * y / (x + y)  # [80, 80]

@@ -46,7 +46,7 @@ class ReportRow:
 
 
 class Task(NamedTuple):
-    """What the rows of one table share."""
+    """Fields that the rows of one table have in common."""
 
     data: str
     protocol: str | None

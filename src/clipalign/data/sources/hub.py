@@ -50,7 +50,7 @@ def read_hub(name: str, *, settings: Mapping[str, Any], options: TableOptions = 
             loaded = datasets.load_dataset(name.removeprefix(PREFIX), settings.get("config"))
         else:
             loaded = datasets.load_from_disk(name)
-    # The library raises errors of its own, of the hub client, of the network and of the files.
+    # Errors may come from the library, the hub client, the network or the files.
     except Exception as error:
         raise UserError(f"--data {name}: the datasets library cannot load it ({summarise(error)})") from None
     splits = select_splits(name, dict(loaded) if isinstance(loaded, dict) else {"": loaded})
