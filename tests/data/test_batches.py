@@ -1,21 +1,26 @@
 from __future__ import annotations
 
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from clipalign.core.distributed import Ranks
+from clipalign.core.errors import UserError
 from clipalign.core.types import Preprocess
-from clipalign.data.batches import TrainBatches, plan_batch
+from clipalign.data.batches import CaptionTrainBatches, TrainBatches, plan_batch
+from clipalign.data.registry import load_source
 from clipalign.data.sources.folder import ImageFolder
 from clipalign.protocols import build_episode
 
 PREPROCESS = Preprocess((32, 32), (0.5, 0.5, 0.5), (0.2, 0.2, 0.2))
 
 
-def test_domains_have_equal_shares_and_the_rest_goes_round() -> None:
+def test_plan_batch_gives_domains_equal_shares_over_steps() -> None:
     rows = [np.arange(10), np.arange(100, 103), np.arange(200, 250)]
     counts = np.zeros(3, int)
     for step in range(30):
@@ -26,7 +31,16 @@ def test_domains_have_equal_shares_and_the_rest_goes_round() -> None:
     assert counts.tolist() == [70, 70, 70]
 
 
-def test_rows_are_drawn_uniformly() -> None:
+@given(st.integers(1, 6), st.integers(1, 40), st.integers(0, 99), st.integers(0, 99))
+def test_plan_batch_shares_differ_by_at_most_one(domains: int, size: int, seed: int, step: int) -> None:
+    rows = [100 * d + np.arange(3 + d) for d in range(domains)]
+    batch = plan_batch(rows, size, seed, step)
+    shares = np.bincount(batch // 100, minlength=domains)
+    assert len(batch) == size and shares.max() - shares.min() <= 1
+    assert set(batch.tolist()) <= set(np.concatenate(rows).tolist())
+
+
+def test_plan_batch_draws_rows_uniformly() -> None:
     drawn = Counter(int(row) for step in range(2000) for row in plan_batch([np.arange(5)], 5, 1, step))
     expected = 2000
     chi_square = sum((count - expected) ** 2 / expected for count in drawn.values())
@@ -34,7 +48,7 @@ def test_rows_are_drawn_uniformly() -> None:
 
 
 @pytest.mark.parametrize("world", [2, 3])
-def test_a_batch_depends_on_seed_and_step_alone(squares: ImageFolder, world: int) -> None:
+def test_batch_depends_on_seed_and_step_not_on_processes(squares: ImageFolder, world: int) -> None:
     episode = build_episode("domain-shift", squares, "grey", 0)
     whole = TrainBatches(episode, 7, seed=3, preprocess=PREPROCESS)[5]
     again = TrainBatches(episode, 7, seed=3, preprocess=PREPROCESS)[5]
@@ -46,7 +60,7 @@ def test_a_batch_depends_on_seed_and_step_alone(squares: ImageFolder, world: int
     assert len({len(part) for part in parts}) <= 2
 
 
-def test_labels_are_positions_among_the_training_classes(squares: ImageFolder) -> None:
+def test_batch_labels_are_positions_in_the_training_label_space(squares: ImageFolder) -> None:
     episode = build_episode("in-the-wild", squares, "grey", 0)
     batch = TrainBatches(episode, 24, 0, PREPROCESS)[0]
     names = [episode.class_names[label] for label in batch.labels]
@@ -55,7 +69,27 @@ def test_labels_are_positions_among_the_training_classes(squares: ImageFolder) -
     assert set(batch.rows.tolist()) <= set(episode.train_rows.tolist())
 
 
-def test_workers_change_nothing(squares: ImageFolder) -> None:
+def test_caption_batches_show_every_image_once_per_epoch(captions_csv: Path, squares_folder: Path) -> None:
+    episode = build_episode("retrieval", load_source(str(captions_csv), root=squares_folder), None)
+    batches = CaptionTrainBatches(episode, 12, seed=1, preprocess=PREPROCESS, use="prefix")
+    for epoch in range(2):
+        plans = [batches.plan(3 * epoch + step) for step in range(3)]
+        rows = np.concatenate([rows for rows, _ in plans])
+        assert np.array_equal(np.sort(rows), episode.train_rows)
+        for row, text in zip(rows.tolist(), [text for _, texts in plans for text in texts], strict=True):
+            assert batches.source.texts[row][0].startswith(text)
+    first, second = batches[0], CaptionTrainBatches(episode, 12, 1, PREPROCESS, Ranks(1, 2), "prefix")[0]
+    assert first.captions is not None and first.captions[6:] == second.captions
+    assert torch.equal(first.images[6:], second.images)
+
+
+def test_caption_batches_need_as_many_images_as_a_batch(captions_csv: Path, squares_folder: Path) -> None:
+    episode = build_episode("retrieval", load_source(str(captions_csv), root=squares_folder), None)
+    with pytest.raises(UserError, match="--batch-size 37: only 36 images"):
+        CaptionTrainBatches(episode, 37, 0, PREPROCESS)
+
+
+def test_iterate_gives_the_same_batches_with_workers(squares: ImageFolder) -> None:
     steps = TrainBatches(build_episode("domain-shift", squares, "grey", 0), 4, 0, PREPROCESS)
     alone, helped = list(steps.iterate(2, 6)), list(steps.iterate(2, 6, workers=2))
     assert len(alone) == len(helped) == 4

@@ -16,9 +16,9 @@ from clipalign.runs.options import train_options
 
 
 @pytest.fixture
-def spoilt(squares_folder: Path, tmp_path: Path) -> Path:
-    """The squares with one text file, one copy under another class, and one class with an id for a name."""
-    root = tmp_path / "spoilt"
+def flawed(squares_folder: Path, tmp_path: Path) -> Path:
+    """The squares with one invalid file, one duplicate in another class, and one class named by an id."""
+    root = tmp_path / "flawed"
     shutil.copytree(squares_folder, root)
     (root / "dark" / "red_square" / "text.jpg").write_text("hello")
     (root / "light" / "n01440764").mkdir()
@@ -26,26 +26,26 @@ def spoilt(squares_folder: Path, tmp_path: Path) -> Path:
     return root
 
 
-def test_findings(spoilt: Path) -> None:
-    source = load_source(str(spoilt))
+def test_examine_finds_broken_duplicate_and_unnamed_items(flawed: Path) -> None:
+    source = load_source(str(flawed))
     assert isinstance(source, ImageTable)
-    found = examine(source)
-    assert {source.keys[row]: why for row, why in found.broken.items()} == {
+    findings = examine(source)
+    assert {source.keys[row]: why for row, why in findings.broken.items()} == {
         "dark/red_square/text.jpg": "not an image"
     }
     assert ["dark/blue_square/1.png", "light/n01440764/copy.png"] in [
-        [source.keys[row] for row in rows] for rows in found.duplicates
+        [source.keys[row] for row in rows] for rows in findings.duplicates
     ]
-    assert found.ids == ["n01440764"]
-    assert found.sizes == {(40, 36): 61}
-    assert found.counts["dark", "red_square"] == 6 and found.counts.total() == 62
+    assert findings.ids == ["n01440764"]
+    assert findings.sizes == {(40, 36): 61}
+    assert findings.counts["dark", "red_square"] == 6 and findings.counts.total() == 62
 
 
-def test_the_report_says_it_all_and_how_to_train(
-    spoilt: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_check_prints_problems_and_a_valid_training_command(
+    flawed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     sheet = tmp_path / "sheet.png"
-    assert main(["data", "check", str(spoilt), "--sheet", str(sheet), "--layout", "domain"]) == 0
+    assert main(["data", "check", str(flawed), "--sheet", str(sheet), "--layout", "domain"]) == 0
     text = capsys.readouterr().out
     for expected in (
         "62 images, 3 domain(s), 5 class(es)",
@@ -58,15 +58,17 @@ def test_the_report_says_it_all_and_how_to_train(
         "grey has no images of 1 classes: n01440764",
     ):
         assert expected in text
-    assert "┃" not in text  # plain where nobody looks at a terminal
+    assert "┃" not in text  # no box characters without a terminal
     assert Image.open(sheet).width > 600
     command = shlex.split(text.splitlines()[-1])
-    options = train_options(command[2:])  # the command printed is one that train takes
+    options = train_options(command[2:])  # the printed command parses
     data = options.config.data
-    assert (data.data, options.config.split.target, data.layout) == (str(spoilt), "light", "domain")
+    assert (data.data, options.config.split.target, data.layout) == (str(flawed), "light", "domain")
 
 
-def test_a_sound_data_set_has_no_problems(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_check_of_a_valid_data_set_reports_no_problems(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     for k, name in enumerate(("cat", "dog")):
         (tmp_path / "d" / name).mkdir(parents=True)
         for i in range(6):
@@ -76,7 +78,7 @@ def test_a_sound_data_set_has_no_problems(tmp_path: Path, capsys: pytest.Capture
     assert "No broken files" in text and "--protocol few-shot" in text
 
 
-def test_class_names_that_collide_are_an_error_after_the_whole_report(
+def test_check_fails_on_ambiguous_class_names_after_the_report(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for name in ("alarm_clock", "Alarm-Clock", "hot dog", "hot-dog", "Hot_Dog", "--", "n01440764", "cat"):
@@ -84,7 +86,7 @@ def test_class_names_that_collide_are_an_error_after_the_whole_report(
         Image.new("RGB", (9, 9)).save(tmp_path / "d" / name / "a.png")
     (tmp_path / "d" / "cat" / "b.png").write_text("no image")
     assert main(["data", "check", str(tmp_path / "d"), "--sheet", str(tmp_path / "s.png")]) == 2
-    said = capsys.readouterr()
+    printed = capsys.readouterr()
     for expected in (
         "9 images, 1 domain(s), 8 class(es)",
         '"Alarm-Clock" = "alarm_clock"',
@@ -94,18 +96,18 @@ def test_class_names_that_collide_are_an_error_after_the_whole_report(
         "cat/b.png: not an image",
         "To train, after fixing the class names:",
     ):
-        assert expected in said.out
-    assert "--class-names FILE" in said.err and (tmp_path / "s.png").is_file()
+        assert expected in printed.out
+    assert "--class-names FILE" in printed.err and (tmp_path / "s.png").is_file()
     with pytest.raises(UserError, match=r"and 2 more|number 0 is empty"):
-        load_source(str(tmp_path / "d"))  # as training does
-    mended = tmp_path / "names.csv"
-    mended.write_text("--,dash\nAlarm-Clock,bell\nhot-dog,sausage\nHot_Dog,bun\n")
-    arguments = ["data", "check", str(tmp_path / "d"), "--sheet", "None", "--class-names", str(mended)]
+        load_source(str(tmp_path / "d"))  # with the check of names, as in training
+    names = tmp_path / "names.csv"
+    names.write_text("--,dash\nAlarm-Clock,bell\nhot-dog,sausage\nHot_Dog,bun\n")
+    arguments = ["data", "check", str(tmp_path / "d"), "--sheet", "None", "--class-names", str(names)]
     assert main(arguments) == 0
     assert "the same to a model" not in capsys.readouterr().out
 
 
-def test_pictograms_can_be_checked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_check_accepts_built_in_data(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["data", "check", "pictograms", "--sheet", str(tmp_path / "s.png")]) == 0
     assert "5 domain(s)" in capsys.readouterr().out
 
@@ -119,6 +121,8 @@ def test_pictograms_can_be_checked(tmp_path: Path, capsys: pytest.CaptureFixture
         (["check", ".", "--sed", "3"], "--seed"),
     ],
 )
-def test_bad_input(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_data_command_names_invalid_input(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(["data", *arguments]) == 2
     assert message in capsys.readouterr().err

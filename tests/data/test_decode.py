@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import io
-import zlib
 from pathlib import Path
 
 import numpy as np
@@ -33,20 +32,20 @@ def pixel(content: bytes) -> tuple[int, int, int]:
     return image.getpixel((0, 0))  # type: ignore[return-value]
 
 
-def test_sixteen_bits_are_scaled_not_cut_off() -> None:
+def test_read_image_scales_16_bit_values() -> None:
     values = np.full((4, 4), 128 * 257, np.uint16)
     for kind in ("PNG", "TIFF"):
         assert pixel(encoded(Image.fromarray(values), kind)) == (128, 128, 128)
     assert pixel(encoded(Image.fromarray(values.astype(np.int32)), "TIFF")) == (128, 128, 128)
 
 
-def test_floats_are_shares_or_sixteen_bits() -> None:
+def test_read_image_detects_the_range_of_float_values() -> None:
     for scale in (1.0, 65535.0):
         values = np.full((4, 4), 0.5 * scale, np.float32)
         assert pixel(encoded(Image.fromarray(values), "TIFF"))[0] == pytest.approx(128, abs=1)
 
 
-def test_cmyk_palette_and_grey() -> None:
+def test_read_image_converts_every_mode_to_rgb() -> None:
     red = Image.new("RGB", (4, 4), (255, 0, 0))
     assert pixel(encoded(red.convert("CMYK"), "JPEG"))[0] > 240
     assert pixel(encoded(red.convert("P"), "PNG")) == (255, 0, 0)
@@ -54,27 +53,27 @@ def test_cmyk_palette_and_grey() -> None:
     assert pixel(encoded(Image.new("1", (4, 4), 1), "PNG")) == (255, 255, 255)
 
 
-def test_transparent_parts_are_white() -> None:
+def test_read_image_puts_transparent_pixels_on_white() -> None:
     clear = Image.new("RGBA", (4, 4), (200, 0, 0, 0))
     assert pixel(encoded(clear, "PNG")) == (255, 255, 255)
     palette = Image.new("P", (4, 4), 0)
     assert pixel(encoded(palette, "PNG", transparency=0)) == (255, 255, 255)
 
 
-def test_of_an_animation_the_first_frame_is_shown() -> None:
+def test_read_image_takes_the_first_frame_of_an_animation() -> None:
     frames = [Image.new("RGB", (8, 8), colour) for colour in ((255, 0, 0), (0, 255, 0))]
     content = encoded(frames[0], "GIF", save_all=True, append_images=frames[1:])
     assert pixel(content) == (255, 0, 0)
 
 
-def test_exif_turns_images_upright() -> None:
+def test_read_image_applies_exif_rotation() -> None:
     image = Image.new("RGB", (10, 20))
     exif = image.getexif()
     exif[0x0112] = 6  # rotated by 90 degrees
     assert read_image(encoded(image, "JPEG", exif=exif)).size == (20, 10)
 
 
-def test_one_pixel_is_an_image() -> None:
+def test_views_of_a_single_pixel_have_full_size() -> None:
     image = read_image(encoded(Image.new("RGB", (1, 1), (9, 9, 9)), "PNG"))
     for view in (
         training_view(image, np.random.default_rng(0), PREPROCESS),
@@ -83,7 +82,7 @@ def test_one_pixel_is_an_image() -> None:
         assert view.shape == (3, 32, 32) and torch.allclose(view, torch.tensor(9 / 255))
 
 
-def test_more_pixels_than_pillow_allows_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_read_image_refuses_decompression_bombs(monkeypatch: pytest.MonkeyPatch) -> None:
     content = encoded(noise(), "PNG")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
     with pytest.raises(UserError, match=r"big\.png .*decompression bomb"):
@@ -92,7 +91,7 @@ def test_more_pixels_than_pillow_allows_are_refused(monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "GIF", "WEBP", "TIFF", "BMP"])
-def test_faults_of_cut_files_are_found(kind: str) -> None:
+def test_decode_error_detects_truncated_files(kind: str) -> None:
     content = encoded(noise(), kind)
     assert decode_error(content) is None
     read_image(content)
@@ -100,18 +99,17 @@ def test_faults_of_cut_files_are_found(kind: str) -> None:
     assert decode_error(content[:10]) is not None
 
 
-def test_bytes_after_the_end_of_a_jpeg_do_no_harm() -> None:
+def test_decode_error_accepts_bytes_after_the_end_of_a_jpeg() -> None:
     assert decode_error(encoded(noise(), "JPEG") + b"\0" * 100) is None
 
 
-def test_a_png_with_a_wrong_checksum_is_found() -> None:
+def test_decode_error_detects_a_wrong_png_checksum() -> None:
     content = bytearray(encoded(noise(), "PNG"))
     content[len(content) // 2] ^= 0xFF
     assert decode_error(bytes(content)) is not None
-    assert zlib.crc32(bytes(content)) != zlib.crc32(encoded(noise(), "PNG"))
 
 
-def test_files_that_are_no_images(tmp_path: Path) -> None:
+def test_decode_error_names_the_reason(tmp_path: Path) -> None:
     for name, content in (("text.jpg", b"not an image"), ("empty.jpg", b"")):
         (tmp_path / name).write_bytes(content)
         assert decode_error(tmp_path / name) == "not an image"
@@ -121,7 +119,7 @@ def test_files_that_are_no_images(tmp_path: Path) -> None:
         read_image(tmp_path / "nowhere.jpg")
 
 
-def test_an_error_can_be_printed_whatever_the_name(tmp_path: Path) -> None:
+def test_read_image_error_is_printable_for_any_file_name(tmp_path: Path) -> None:
     with pytest.raises(UserError) as caught:
         read_image(tmp_path / "caf\udce9.jpg")
     assert str(caught.value).encode("utf-8")

@@ -17,7 +17,7 @@ PROTOCOLS = ("domain-shift", "base-to-new", "in-the-wild", "few-shot")
 
 
 def fixed(source: TableSource, seed: int = 0) -> FixedSplits:
-    """Splits such as a data set ships: halves of the classes and random parts of the rows."""
+    """Return random splits as a data set may ship them."""
     random = np.random.default_rng(seed)
     order = random.permutation(len(source.class_names))
     half = (len(order) + 1) // 2
@@ -43,7 +43,7 @@ def fixed(source: TableSource, seed: int = 0) -> FixedSplits:
 
 @st.composite
 def sources(draw: st.DrawFn) -> TableSource:
-    """Uneven tables: any class may be rare or absent in any domain."""
+    """Tables in which any class may be rare or absent in any domain."""
     classes, domains = draw(st.integers(2, 5)), draw(st.integers(2, 4))
     pairs = st.tuples(st.integers(0, classes - 1), st.integers(0, domains - 1))
     table = sorted(draw(st.lists(pairs, min_size=20, max_size=120)), key=lambda pair: pair[::-1])
@@ -57,11 +57,11 @@ def check_invariants(episode: Episode) -> None:
     source = episode.source
     tested = np.unique(np.concatenate([test.rows for test in episode.tests]))
     parts = [episode.train_rows, episode.validation_rows, tested]
-    # No row is in two of train, validation and test; none is in one of them twice.
+    # Training, validation and test are disjoint, without duplicates.
     together = np.concatenate(parts)
     assert len(np.unique(together)) == len(together)
     assert together.min() >= 0 and together.max() < len(source.labels)
-    # Training and validation see the training label space alone.
+    # Training and validation have training classes only.
     for rows in parts[:2]:
         assert rows.dtype == np.int64 and len(rows) > 0
         assert set(source.labels[rows]) <= set(episode.train_classes)
@@ -80,41 +80,43 @@ def by_name(episode: Episode) -> dict:
 
 @settings(max_examples=150, deadline=None)
 @given(sources(), st.sampled_from(PROTOCOLS), st.integers(0, 3), st.data())
-def test_invariants(source: TableSource, protocol: str, seed: int, data: st.DataObject) -> None:
+def test_episode_invariants_hold_for_any_table(
+    source: TableSource, protocol: str, seed: int, data: st.DataObject
+) -> None:
     targets = list(source.domain_names) + ([None] if protocol in ("base-to-new", "few-shot") else [])
     target = data.draw(st.sampled_from(targets))
     try:
         episode = build_episode(protocol, source, target, seed)
     except UserError as error:
-        # Allowed for one reason alone: the table is too small to fill every part.
+        # The only valid reason: the table is too small to fill every part.
         assert "leaves no images" in str(error)
         return
     check_invariants(episode)
     tests = by_name(episode)
-    everything = tuple(range(len(source.class_names)))
+    all_classes = tuple(range(len(source.class_names)))
     index = source.domain_names.index(target) if target else None
     if protocol == "few-shot":
-        assert list(tests) == ["all"] and episode.train_classes == everything
+        assert list(tests) == ["all"] and episode.train_classes == all_classes
         assert np.bincount(source.labels[episode.train_rows]).max() <= 16
         assert np.bincount(source.labels[episode.validation_rows]).max() <= 4
         return
     if protocol == "base-to-new":
         assert list(tests) == ["base", "new"]
         assert tests["base"].classes == episode.train_classes
-        assert sorted(tests["base"].classes + tests["new"].classes) == list(everything)
+        assert sorted(tests["base"].classes + tests["new"].classes) == list(all_classes)
         if index is not None:
             assert all(set(source.domains[test.rows]) == {index} for test in episode.tests)
         return
-    # Both protocols that leave a domain out never show it before the test, and test all of it.
+    # A domain left out has no training or validation rows, and all its rows are tested.
     assert index not in episode.train_domains
     assert index not in source.domains[episode.validation_rows]
     np.testing.assert_array_equal(tests["all"].rows, np.flatnonzero(source.domains == index))
-    assert all(test.classes == everything for test in episode.tests)
+    assert all(test.classes == all_classes for test in episode.tests)
     if protocol == "domain-shift":
-        assert list(tests) == ["all"] and episode.train_classes == everything
+        assert list(tests) == ["all"] and episode.train_classes == all_classes
     else:
         assert list(tests) == ["all", "base", "new"]
-        new = set(everything) - set(episode.train_classes)
+        new = set(all_classes) - set(episode.train_classes)
         assert set(source.labels[tests["base"].rows]) <= set(episode.train_classes)
         assert set(source.labels[tests["new"].rows]) <= new
         np.testing.assert_array_equal(
@@ -123,7 +125,7 @@ def test_invariants(source: TableSource, protocol: str, seed: int, data: st.Data
 
 
 @pytest.mark.parametrize("seed", [0, 1])
-def test_domain_shift_holds_out_domainbeds_rows(seed: int) -> None:
+def test_domain_shift_holds_out_the_rows_of_domainbed(seed: int) -> None:
     source = TableSource.grid(classes=5, domains=4, images=10)
     episode = build_episode("domain-shift", source, "domain-2", seed)
     expected = [hold_out(50 * d + np.arange(50), seed_hash(seed, d)) for d in (0, 1, 3)]
@@ -132,7 +134,7 @@ def test_domain_shift_holds_out_domainbeds_rows(seed: int) -> None:
     assert len(episode.validation_rows) == 30
 
 
-def test_in_the_wild_cuts_the_base_part_of_each_domain_by_itself() -> None:
+def test_in_the_wild_splits_base_rows_per_domain() -> None:
     source = TableSource.grid(classes=5, domains=3, images=10)
     episode = build_episode("in-the-wild", source, "domain-0", 0)
     assert episode.train_classes == (0, 1)
@@ -142,15 +144,13 @@ def test_in_the_wild_cuts_the_base_part_of_each_domain_by_itself() -> None:
 
 
 @pytest.mark.parametrize(("classes", "wild", "coop"), [(65, 32, 33), (345, 172, 173), (37, 18, 19)])
-def test_the_first_half_is_base_rounded_as_each_protocol_publishes(
-    classes: int, wild: int, coop: int
-) -> None:
+def test_base_classes_are_the_first_half_rounded_as_published(classes: int, wild: int, coop: int) -> None:
     source = TableSource.grid(classes=classes, domains=2, images=4)
     assert build_episode("in-the-wild", source, "domain-0").train_classes == tuple(range(wild))
     assert build_episode("base-to-new", source, None).train_classes == tuple(range(coop))
 
 
-def test_shipped_splits_are_used_to_the_row() -> None:
+def test_shipped_splits_are_used_row_by_row() -> None:
     source = TableSource.grid(classes=6, domains=3, images=5)
     source.splits = splits = fixed(source)
     shift = build_episode("domain-shift", source, "domain-1", seed=0)
@@ -159,15 +159,17 @@ def test_shipped_splits_are_used_to_the_row() -> None:
     assert set(wild.train_classes) == splits.base
     assert set(wild.train_rows) == {r for r in shift.train_rows if source.labels[r] in splits.base}
     assert set(wild.validation_rows) == {r for r in shift.validation_rows if source.labels[r] in splits.base}
-    crossed = build_episode("base-to-new", source, None, seed=0)
-    assert set(crossed.train_rows) == {r for r in splits.base_to_new_train if source.labels[r] in splits.base}
-    assert {r for test in crossed.tests for r in test.rows} == set(splits.base_to_new_test)
-    # A seed has nothing to draw here, and must not make equal splits look different.
+    base_to_new = build_episode("base-to-new", source, None, seed=0)
+    assert set(base_to_new.train_rows) == {
+        r for r in splits.base_to_new_train if source.labels[r] in splits.base
+    }
+    assert {r for test in base_to_new.tests for r in test.rows} == set(splits.base_to_new_test)
+    # The seed has no effect here, so it must not change the hash.
     assert build_episode("domain-shift", source, "domain-1", seed=9).split_hash == shift.split_hash
     assert shift.rule == "shipped"
 
 
-def test_the_hash_tells_splits_apart() -> None:
+def test_split_hash_distinguishes_splits() -> None:
     source = TableSource.grid(classes=4, domains=3, images=10)
     first = build_episode("in-the-wild", source, "domain-0", 0)
     assert first.split_hash == build_episode("in-the-wild", source, "domain-0", 0).split_hash
@@ -180,11 +182,11 @@ def test_the_hash_tells_splits_apart() -> None:
     assert len({episode.split_hash for episode in [first, *others]}) == 5
 
 
-def test_protocols_are_listed() -> None:
+def test_list_protocols_contains_the_published_ones() -> None:
     assert set(PROTOCOLS) <= set(list_protocols())
 
 
-def test_an_episode_cannot_be_changed() -> None:
+def test_episode_is_immutable() -> None:
     episode = build_episode("base-to-new", TableSource.grid(4, 2, 5), None)
     with pytest.raises(dataclasses.FrozenInstanceError):
         episode.target = "domain-0"  # type: ignore[misc]
@@ -207,7 +209,7 @@ def test_an_episode_cannot_be_changed() -> None:
         ("base-to-new", None, (2, 2, 1), "no images for validation"),
     ],
 )
-def test_bad_input_is_named(
+def test_build_episode_names_invalid_input(
     protocol: str, target: str | None, shape: tuple[int, int, int], message: str
 ) -> None:
     with pytest.raises(UserError, match=message):

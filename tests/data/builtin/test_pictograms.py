@@ -1,4 +1,4 @@
-"""Pictograms: the shipped art is what the index says, no drawing leaks, images depend on nothing but their numbers."""
+"""Pictograms: integrity of the sprites, disjoint splits, and determinism of images and masks."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ def pictograms() -> Pictograms:
     return Pictograms()
 
 
-def test_is_a_source(pictograms: Pictograms) -> None:
+def test_pictograms_is_a_source_with_distinct_class_names(pictograms: Pictograms) -> None:
     assert isinstance(pictograms, Source)
     assert len(pictograms) == len(pictograms.class_names) * 5
     assert 200 <= len(pictograms.class_names) <= 300
     assert len(set(pictograms.class_names)) == len(pictograms.class_names)
 
 
-def test_every_sprite_is_the_one_the_index_names(pictograms: Pictograms) -> None:
+def test_sprites_have_the_hashes_of_the_index(pictograms: Pictograms) -> None:
     listed = {(s["domain"], s["concept"]): s["sha256"] for s in pictograms.index["sprites"]}
     assert len(listed) == len(pictograms)
     for row, sprite in enumerate(pictograms.sprites):
@@ -39,13 +39,13 @@ def test_every_sprite_is_the_one_the_index_names(pictograms: Pictograms) -> None
         assert hashlib.sha256(pixels.tobytes()).hexdigest() == listed[domain, concept], (domain, concept)
 
 
-def test_monotone_domains_are_black(pictograms: Pictograms) -> None:
+def test_monochrome_sprites_are_black(pictograms: Pictograms) -> None:
     high_contrast = pictograms.sprites[pictograms.domains == 4]
     assert int((high_contrast[:, :3] * (high_contrast[:, 3:] > 0)).max()) == 0
     assert int(pictograms.sprites[pictograms.domains == 0][:, :3].max()) == 255
 
 
-def test_no_drawing_is_in_two_splits(pictograms: Pictograms) -> None:
+def test_splits_are_partitions_balanced_over_domains(pictograms: Pictograms) -> None:
     splits = pictograms.splits
     assert splits.base.isdisjoint(splits.new) and abs(len(splits.base) - len(splits.new)) <= 1
     crossed = [splits.base_to_new_train, splits.base_to_new_validation, splits.base_to_new_test]
@@ -60,7 +60,7 @@ def test_no_drawing_is_in_two_splits(pictograms: Pictograms) -> None:
     assert max(tested.values()) - min(tested.values()) <= 2, "test drawings must be balanced over domains"
 
 
-def test_new_classes_have_base_relatives(pictograms: Pictograms) -> None:
+def test_new_classes_have_base_classes_in_their_subgroup(pictograms: Pictograms) -> None:
     base = {pictograms.index["concepts"][c]["subgroup"] for c in pictograms.splits.base}
     sizes = Counter(concept["subgroup"] for concept in pictograms.index["concepts"])
     for c in pictograms.splits.new:
@@ -68,13 +68,13 @@ def test_new_classes_have_base_relatives(pictograms: Pictograms) -> None:
         assert subgroup in base or sizes[subgroup] == 1
 
 
-def test_background_instances_of_stages_are_disjoint() -> None:
+def test_stages_share_no_background_instance() -> None:
     ranges = [set(r) for r in INSTANCES.values()] + [set(CUES)]
     assert sum(len(r) for r in ranges) == len(set().union(*ranges))
     assert sum(FAMILY_SHARES.values()) == pytest.approx(1)
 
 
-def test_images_do_not_depend_on_the_batch(pictograms: Pictograms) -> None:
+def test_images_depend_on_seed_and_draw_not_on_the_batch(pictograms: Pictograms) -> None:
     rows, draws = np.array([3, 700, 1100, 50]), np.array([0, 1, 2, 3])
     together = pictograms.images(rows, "train", draws, 5, PLAIN)
     for i in range(4):
@@ -84,7 +84,7 @@ def test_images_do_not_depend_on_the_batch(pictograms: Pictograms) -> None:
     assert not torch.equal(pictograms.images(rows, "train", draws + 9, 5, PLAIN), together)
 
 
-def test_evaluation_views_ignore_the_seed_of_a_run(pictograms: Pictograms) -> None:
+def test_evaluation_views_ignore_the_seed(pictograms: Pictograms) -> None:
     rows, draws = np.array([3, 700]), np.array([0, 3])
     for stage in ("validation", "test"):
         first = pictograms.images(rows, stage, draws, 0, PLAIN)
@@ -107,25 +107,25 @@ def test_masks_cover_the_object(pictograms: Pictograms) -> None:
         )
 
 
-def test_silhouette_fills_the_holes_of_an_outline(pictograms: Pictograms) -> None:
+def test_silhouettes_fill_the_holes_of_outlines(pictograms: Pictograms) -> None:
     outline = [pictograms.sample(row) for row in np.flatnonzero(pictograms.domains == 4)[:40]]
     assert np.mean([float(s.silhouette.sum() / s.alpha.sum()) for s in outline]) > 1.2
 
 
-def test_objects_stand_out_from_their_background(pictograms: Pictograms) -> None:
+def test_objects_contrast_with_the_background(pictograms: Pictograms) -> None:
     rows = np.random.default_rng(0).integers(0, len(pictograms), 64)
     scenes = pictograms._scenes(rows, "test", np.arange(64) % 4, 0)
     rendered = pictograms._render(scenes, "test")
     ink = torch.stack([pictograms.sample(int(r), draw=i % 4).alpha for i, r in enumerate(rows)]).unsqueeze(1)
     assert torch.equal(ink[:, 0], rendered.alpha)
-    # Where the ink is solid, the image shows the drawing; just outside, the background: they differ on average.
+    # Pixels fully covered by ink show the drawing, uncovered ones the background; their means differ.
     solid, outside = (ink > 0.99).float(), (ink < 0.01).float()
     inside_mean = (rendered.images * solid).sum((2, 3)) / solid.sum((2, 3)).clamp_min(1)
     outside_mean = (rendered.images * outside).sum((2, 3)) / outside.sum((2, 3)).clamp_min(1)
     assert float((inside_mean - outside_mean).abs().mean()) > MIN_CONTRAST / 2
 
 
-def test_background_bias_gives_a_subgroup_its_cue() -> None:
+def test_background_bias_assigns_one_cue_per_subgroup() -> None:
     biased = Pictograms(background_bias=1.0, backgrounds="aligned")
     scenes = biased._scenes(np.arange(256), "train", np.zeros(256, int), 0)
     by_subgroup: dict[int, set] = {}
@@ -137,20 +137,20 @@ def test_background_bias_gives_a_subgroup_its_cue() -> None:
     assert [s.background for s in aligned] == [s.background for s in scenes]
     conflicting = Pictograms(backgrounds="conflicting")._scenes(np.arange(256), "test", np.zeros(256, int), 0)
     assert all(a.background != c.background for a, c in zip(aligned, conflicting, strict=True))
-    # The cue moves nothing but the background: the same drawing stands in the same place.
+    # The cue changes the background only, not the placement of the drawing.
     assert [(s.scale, s.x, s.y, s.angle) for s in aligned] == [
         (s.scale, s.x, s.y, s.angle) for s in conflicting
     ]
 
 
-def test_half_biased_training() -> None:
+def test_background_bias_is_the_share_of_cues() -> None:
     half = Pictograms(background_bias=0.5)
     scenes = half._scenes(np.zeros(400, int), "train", np.arange(400), 0)
     cues = sum(s.background.instance in CUES for s in scenes)
     assert 150 < cues < 250
 
 
-def test_larger_backbones_get_larger_images(pictograms: Pictograms) -> None:
+def test_images_are_resized_to_the_backbone(pictograms: Pictograms) -> None:
     big = pictograms.images(
         np.array([7]), "test", np.array([0]), 0, Preprocess((224, 224), (0.5,) * 3, (0.5,) * 3)
     )
@@ -159,6 +159,6 @@ def test_larger_backbones_get_larger_images(pictograms: Pictograms) -> None:
 
 
 @pytest.mark.parametrize("options", [{"background_bias": 1.5}, {"backgrounds": "sideways"}])
-def test_bad_options(options: dict) -> None:
+def test_invalid_options_raise_an_error(options: dict) -> None:
     with pytest.raises(UserError, match="background"):
         Pictograms(**options)

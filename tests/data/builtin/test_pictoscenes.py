@@ -1,4 +1,4 @@
-"""Pictoscenes: scenes depend on their number alone, no drawing or held-out pair leaks, pixels show what is said."""
+"""Pictoscenes: determinism of scenes, disjoint parts, and agreement of sentences, masks and pixels."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def rows_of(source: Pictoscenes, part: str) -> np.ndarray:
     return np.setdiff1d(rows, source.style_rows)
 
 
-def test_is_a_caption_source(source: Pictoscenes) -> None:
+def test_pictoscenes_is_a_caption_source_with_disjoint_parts(source: Pictoscenes) -> None:
     assert isinstance(source, CaptionSource)
     assert len(source) == len(source.texts) == len(source.labels) == len(source.domains) == 4000
     assert {part: len(rows) for part, rows in source.parts.items()} == {
@@ -52,7 +52,7 @@ def test_is_a_caption_source(source: Pictoscenes) -> None:
         source.texts[4000]
 
 
-def test_by_name() -> None:
+def test_load_source_opens_pictoscenes_by_name() -> None:
     assert "pictoscenes" in list_data()
     found = load_source("pictoscenes", ["train-rows=10"])
     assert isinstance(found, Pictoscenes) and len(found) == 2510
@@ -61,9 +61,9 @@ def test_by_name() -> None:
             load_source("pictoscenes", options)
 
 
-def test_scenes_and_captions_depend_on_their_number_alone(source: Pictoscenes) -> None:
+def test_scenes_and_captions_depend_on_the_row_only(source: Pictoscenes) -> None:
     other = Pictoscenes(train_rows=COUNTS["train"])
-    rows = np.array([3999, 0, 2503, 700, 1999])  # in another order, and in another instance
+    rows = np.array([3999, 0, 2503, 700, 1999])  # in another order
     for row in rows.tolist():
         assert other.caption(row) == source.caption(row) and other.scene(row) == source.scene(row)
     assert source.fingerprint() == Pictoscenes(train_rows=1500).fingerprint() != other.fingerprint()
@@ -79,7 +79,7 @@ def test_images_do_not_depend_on_batch_stage_draw_or_seed(source: Pictoscenes) -
         assert torch.equal(alone, together[i]) and torch.equal(alone, source.sample(row).image)
 
 
-def test_remembered_pictures_are_the_drawn_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cached_images_equal_rendered_ones(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("clipalign.data.builtin.pictoscenes.CACHE_BYTES", 3 * 3 * 96 * 96)
     few, rows = Pictoscenes(train_rows=5), np.array([1, 1, 4, 9, 2, 1])
     first = few.images(rows, "train", rows, 0, PLAIN)
@@ -88,7 +88,7 @@ def test_remembered_pictures_are_the_drawn_ones(monkeypatch: pytest.MonkeyPatch)
     assert torch.equal(again.flip(0), first) and len(few._pixels) == 3
 
 
-def test_no_drawing_is_in_two_parts(source: Pictoscenes) -> None:
+def test_parts_share_no_drawing(source: Pictoscenes) -> None:
     offered = {
         part: {int(row) for (of, _), rows in source.layout.drawings.items() if of == part for row in rows}
         for part in PARTS
@@ -105,19 +105,19 @@ def test_no_drawing_is_in_two_parts(source: Pictoscenes) -> None:
             assert {domains[sprite] for sprite in sprites} == {source.domains[row]}
 
 
-def test_held_out_pairs_are_never_trained(source: Pictoscenes) -> None:
-    """Every object of a test scene stands beside one that it never stood beside in training."""
+def test_held_out_pairs_occur_in_tests_only(source: Pictoscenes) -> None:
+    """Every object of a test scene forms a held-out pair with another one; no training scene has such a pair."""
     held_out = source.layout.held_out
     assert np.array_equal(held_out, held_out.T) and not held_out.diagonal().any()
     for part in PARTS:
         for row in rows_of(source, part).tolist():
-            found = [thing.concept for thing in source.scene(row).facts.things]
-            assert OBJECTS[0] <= len(found) == len(set(found)) <= OBJECTS[1]
-            pairs = held_out[np.ix_(found, found)]
+            concepts = [thing.concept for thing in source.scene(row).facts.things]
+            assert OBJECTS[0] <= len(concepts) == len(set(concepts)) <= OBJECTS[1]
+            pairs = held_out[np.ix_(concepts, concepts)]
             assert pairs.any(0).all() if part in ("test", "style") else not pairs.any()
 
 
-def test_own_sentences_are_true_and_of_their_object(source: Pictoscenes) -> None:
+def test_sentences_of_a_scene_are_true_and_name_their_object(source: Pictoscenes) -> None:
     for row in range(0, 4000, 25):
         scene = source.scene(row).facts
         sentences = source.sentences(row)
@@ -130,8 +130,8 @@ def test_own_sentences_are_true_and_of_their_object(source: Pictoscenes) -> None
                 assert claim.concept == scene.things[sentence.thing].concept
 
 
-def test_masks_show_objects_where_the_facts_say(source: Pictoscenes) -> None:
-    """Geometry from pixels alone: unhidden drawings lie about their centres, as large as their scale allows."""
+def test_masks_agree_with_the_facts(source: Pictoscenes) -> None:
+    """Measured in pixels, visible parts lie around the centre of the object, within the size of its square."""
     for part in PARTS:
         for row in rows_of(source, part)[:12].tolist():
             sample = source.sample(row, size=128)
@@ -141,20 +141,20 @@ def test_masks_show_objects_where_the_facts_say(source: Pictoscenes) -> None:
                 sample.masks, sample.scene.objects, sample.scene.facts.things, strict=True
             ):
                 ys, xs = (torch.nonzero(mask.amax(axis) > 0.5)[:, 0] for axis in (1, 0))
-                reach = 0.6 * item.scale + 1 / 128  # half the square, turned by at most 12 degrees
-                for found, centre in ((xs, thing.x), (ys, thing.y)):
-                    assert len(found) > 4
-                    assert float(found.min()) / 128 - 0.5 >= centre - reach
-                    assert float(found.max() + 1) / 128 - 0.5 <= centre + reach
+                reach = 0.6 * item.scale + 1 / 128  # half the square, rotated by at most 12 degrees
+                for pixels, centre in ((xs, thing.x), (ys, thing.y)):
+                    assert len(pixels) > 4
+                    assert float(pixels.min()) / 128 - 0.5 >= centre - reach
+                    assert float(pixels.max() + 1) / 128 - 0.5 <= centre + reach
                 if thing.colour is not None:
                     solid = mask > 0.99
                     if int(solid.sum()) > 3:
-                        shown = sample.image[:, solid].mean(1)
+                        actual = sample.image[:, solid].mean(1)
                         named = torch.tensor(list(COLOURS.values())[thing.colour])
-                        assert float((shown - named).abs().max()) < 0.06
+                        assert float((actual - named).abs().max()) < 0.06
 
 
-def test_objects_stand_apart_and_inside(source: Pictoscenes) -> None:
+def test_objects_lie_apart_and_inside_the_canvas(source: Pictoscenes) -> None:
     for row in range(0, 4000, 11):
         for item in source.scene(row).objects:
             assert max(abs(item.x), abs(item.y)) + item.scale / 2 <= 0.5 + 1e-9
@@ -163,7 +163,7 @@ def test_objects_stand_apart_and_inside(source: Pictoscenes) -> None:
             assert gap >= 0.9 * (one.scale + other.scale) / 2
 
 
-def test_background_is_the_one_that_is_named(source: Pictoscenes) -> None:
+def test_background_has_the_named_colours(source: Pictoscenes) -> None:
     for row in range(0, 4000, 40):
         sample = source.sample(row)
         facts = sample.scene.facts
@@ -176,8 +176,8 @@ def test_background_is_the_one_that_is_named(source: Pictoscenes) -> None:
     assert len({source.scene(row).facts.family for row in range(200)}) == 5
 
 
-def test_drawn_at_the_size_asked_for(source: Pictoscenes) -> None:
-    """The same scene at every size: averaged down, a larger one is the smaller one, about."""
+def test_images_of_different_sizes_agree(source: Pictoscenes) -> None:
+    """A large image, averaged down, approximates the small one."""
     rows = np.arange(8)
     small = source.images(rows, "test", rows, 0, PLAIN)
     large = source.images(rows, "test", rows, 0, Preprocess((192, 192), PLAIN.mean, PLAIN.std))
@@ -190,7 +190,7 @@ def test_drawn_at_the_size_asked_for(source: Pictoscenes) -> None:
     )
 
 
-def test_most_objects_stand_out(source: Pictoscenes) -> None:
+def test_most_objects_contrast_with_the_background(source: Pictoscenes) -> None:
     rows = rows_of(source, "train")[:150].tolist()
     scenes = [source.scene(row) for row in rows]
     images, masks = draw(scenes, source.pictograms.sprites, [source.pictograms.clutter["train"]] * 150, 64)
@@ -205,7 +205,7 @@ def test_most_objects_stand_out(source: Pictoscenes) -> None:
 
 
 @pytest.mark.parametrize("part", ["validation", "test"])
-def test_caption_tests(source: Pictoscenes, part: str) -> None:
+def test_caption_tests_have_relevance_of_own_images(source: Pictoscenes, part: str) -> None:
     tests = source.caption_tests(part)  # type: ignore[arg-type]
     names = (
         ("long", "short") if part == "validation" else ("long", "short", f"long-{STYLE}", f"short-{STYLE}")
@@ -216,19 +216,19 @@ def test_caption_tests(source: Pictoscenes, part: str) -> None:
         own = test.relevant[np.arange(len(test.texts)), test.owner]
         assert bool(np.all(own)), "a caption is true of its own image"
         unseen = set(source.domains[test.rows]) == {source.domain_names.index(STYLE)}
-        assert unseen == name_says_style(test.name)
+        assert unseen == is_style_test(test.name)
         if test.name.startswith("short"):
             assert all(len(split_sentences(text)) == 1 for text in test.texts)
             assert test.relevant.nnz > 2 * len(test.texts), "short captions are true of other scenes too"
 
 
-def name_says_style(name: str) -> bool:
+def is_style_test(name: str) -> bool:
     return name.endswith(STYLE)
 
 
 @settings(max_examples=10, deadline=None)
 @given(st.integers(0, 2**32))
-def test_false_negatives_are_counted(seed: int) -> None:
+def test_false_negatives_equal_a_direct_count(seed: int) -> None:
     source = SMALL
     rng = np.random.default_rng(seed)
     rows = rng.choice(len(source), 24)
@@ -247,7 +247,7 @@ def test_false_negatives_are_counted(seed: int) -> None:
 SMALL = Pictoscenes(train_rows=100)
 
 
-def test_travels_to_workers(source: Pictoscenes) -> None:
+def test_pictoscenes_can_be_pickled(source: Pictoscenes) -> None:
     rows = np.array([3, 4])
     copy = pickle.loads(pickle.dumps(Pictoscenes(train_rows=5)))
     assert torch.equal(

@@ -1,4 +1,4 @@
-"""The grammar says what it means: sentences are read back into their claims, and truth is what the pixels show."""
+"""Grammar and truth: parsing inverts writing, and relevance agrees with two independent definitions."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from clipalign.data.builtin.scene_grammar import (
 from clipalign.data.builtin.scene_truth import Truth, describe, holds
 from clipalign.data.captions.sentences import join_sentences
 
-# Names within names, plural ones, vowels and signs.
+# Names that contain others, plurals, vowels and hyphens.
 NAMES = (
     "egg",
     "fried egg",
@@ -51,9 +51,9 @@ colours = st.integers(0, len(COLOUR_NAMES) - 1)
 def claims(draw: st.DrawFn) -> Proposition:
     if draw(st.booleans()):
         family = draw(st.sampled_from(list(BACKGROUNDS)))
-        many = {"flat": 1, "gradient": 2, "stripes": 2}.get(family, 0) if draw(st.booleans()) else 0
+        count = {"flat": 1, "gradient": 2, "stripes": 2}.get(family, 0) if draw(st.booleans()) else 0
         return BackgroundClaim(
-            family, tuple(sorted(draw(st.lists(colours, min_size=many, max_size=many, unique=True))))
+            family, tuple(sorted(draw(st.lists(colours, min_size=count, max_size=count, unique=True))))
         )
     column, row = draw(st.sampled_from([(None, None), *PLACES]))
     relation = draw(st.sampled_from([None, *RELATIONS]))
@@ -71,23 +71,23 @@ def claims(draw: st.DrawFn) -> Proposition:
 @st.composite
 def scenes(draw: st.DrawFn) -> Facts:
     found = draw(st.lists(concepts, min_size=2, max_size=6, unique=True))
-    inked = draw(st.booleans())
+    monochrome = draw(st.booleans())
     centre = st.integers(-45, 45).map(lambda hundredths: hundredths / 100)
     things = tuple(
-        Thing(c, draw(st.integers(0, 2)), draw(centre), draw(centre), draw(colours) if inked else None)
+        Thing(c, draw(st.integers(0, 2)), draw(centre), draw(centre), draw(colours) if monochrome else None)
         for c in found
     )
     family = draw(st.sampled_from(list(BACKGROUNDS)))
-    many = {"flat": 1, "gradient": 2, "stripes": 2}.get(family, 0)
-    behind = draw(st.lists(colours, min_size=many, max_size=many, unique=True))
-    return Facts(things, family, tuple(sorted(behind)))
+    count = {"flat": 1, "gradient": 2, "stripes": 2}.get(family, 0)
+    background = draw(st.lists(colours, min_size=count, max_size=count, unique=True))
+    return Facts(things, family, tuple(sorted(background)))
 
 
-def literally(sentence: str, scene: Facts) -> bool:
-    """The truth of a sentence from its words: no parser, no table, each word looked for on its own."""
+def true_by_words(sentence: str, scene: Facts) -> bool:
+    """Return the truth of a sentence from its words, without parser and without table."""
     words = sentence.lower()
     if "background" in words or "pattern" in words:
-        said = [name for name in COLOUR_NAMES if re.search(rf"\b{name}\b", words)]
+        named = [name for name in COLOUR_NAMES if re.search(rf"\b{name}\b", words)]
         family = next(
             family
             for word, family in {
@@ -99,8 +99,8 @@ def literally(sentence: str, scene: Facts) -> bool:
             }.items()
             if word in words
         )
-        shown = {COLOUR_NAMES[c] for c in scene.colours}
-        return scene.family == family and (not said or set(said) == shown)
+        actual = {COLOUR_NAMES[c] for c in scene.colours}
+        return scene.family == family and (not named or set(named) == actual)
     relation = next((key for key, text in RELATIONS.items() if f" {text} the " in words), None)
     other = None
     if relation:
@@ -146,7 +146,7 @@ def literally(sentence: str, scene: Facts) -> bool:
 
 @settings(max_examples=150, deadline=None)
 @given(claims(), st.integers(0, 2**32))
-def test_a_sentence_is_read_back_into_its_claim(claim: Proposition, seed: int) -> None:
+def test_parse_inverts_say(claim: Proposition, seed: int) -> None:
     sentence = GRAMMAR.say(claim, np.random.default_rng(seed))
     assert GRAMMAR.parse(sentence) == GRAMMAR.parse(f"{sentence}.") == claim
     assert ". " not in sentence and "  " not in sentence and sentence == sentence.strip()
@@ -154,13 +154,15 @@ def test_a_sentence_is_read_back_into_its_claim(claim: Proposition, seed: int) -
 
 @settings(max_examples=100, deadline=None)
 @given(scenes(), st.integers(0, 2**32))
-def test_what_is_said_of_a_scene_is_true_of_it(scene: Facts, seed: int) -> None:
+def test_describe_gives_true_claims_about_every_object(scene: Facts, seed: int) -> None:
     rng = np.random.default_rng(seed)
-    said = describe(scene, rng)
-    assert sorted(-1 if thing is None else thing for _, thing in said) == list(range(-1, len(scene.things)))
-    for claim, _ in said:
+    claims_made = describe(scene, rng)
+    assert sorted(-1 if thing is None else thing for _, thing in claims_made) == list(
+        range(-1, len(scene.things))
+    )
+    for claim, _ in claims_made:
         assert holds(claim, scene)
-        assert literally(GRAMMAR.say(claim, rng), scene)
+        assert true_by_words(GRAMMAR.say(claim, rng), scene)
 
 
 @settings(max_examples=60, deadline=None)
@@ -169,38 +171,43 @@ def test_what_is_said_of_a_scene_is_true_of_it(scene: Facts, seed: int) -> None:
     st.lists(scenes(), min_size=1, max_size=6),
     st.integers(0, 99),
 )
-def test_table_definition_and_words_agree(said: list[Proposition], shown: list[Facts], seed: int) -> None:
+def test_relevance_agrees_with_holds_and_with_the_words(
+    claims_made: list[Proposition], scenes_made: list[Facts], seed: int
+) -> None:
     rng = np.random.default_rng(seed)
-    # Claims about the scenes themselves too: random ones are hardly ever true.
-    said = said + [claim for scene in shown for claim, _ in describe(scene, rng)]
-    sentences = [GRAMMAR.say(claim, rng) for claim in said]
-    table = Truth(shown, len(NAMES)).relevance(sentences, GRAMMAR).toarray()
-    assert table.shape == (len(said), len(shown)) and table.dtype == bool
-    for i, claim in enumerate(said):
-        for j, scene in enumerate(shown):
-            assert table[i, j] == holds(claim, scene) == literally(sentences[i], scene), (sentences[i], scene)
+    # Add true claims, since random ones are hardly ever true.
+    claims_made = claims_made + [claim for scene in scenes_made for claim, _ in describe(scene, rng)]
+    sentences = [GRAMMAR.say(claim, rng) for claim in claims_made]
+    table = Truth(scenes_made, len(NAMES)).relevance(sentences, GRAMMAR).toarray()
+    assert table.shape == (len(claims_made), len(scenes_made)) and table.dtype == bool
+    for i, claim in enumerate(claims_made):
+        for j, scene in enumerate(scenes_made):
+            assert table[i, j] == holds(claim, scene) == true_by_words(sentences[i], scene), (
+                sentences[i],
+                scene,
+            )
 
 
 @settings(max_examples=50, deadline=None)
 @given(st.lists(scenes(), min_size=2, max_size=5), st.integers(0, 99))
-def test_a_caption_is_true_where_all_its_sentences_are(shown: list[Facts], seed: int) -> None:
+def test_relevance_of_a_caption_is_that_of_all_its_sentences(scenes_made: list[Facts], seed: int) -> None:
     rng = np.random.default_rng(seed)
-    truth = Truth(shown, len(NAMES))
-    for i, scene in enumerate(shown):
-        said = [GRAMMAR.say(claim, rng) for claim, _ in describe(scene, rng)]
-        whole = truth.relevance([join_sentences(said)], GRAMMAR).toarray()[0]
-        assert np.array_equal(whole, truth.relevance(said, GRAMMAR).toarray().all(0)) and whole[i]
+    truth = Truth(scenes_made, len(NAMES))
+    for i, scene in enumerate(scenes_made):
+        claims_made = [GRAMMAR.say(claim, rng) for claim, _ in describe(scene, rng)]
+        whole = truth.relevance([join_sentences(claims_made)], GRAMMAR).toarray()[0]
+        assert np.array_equal(whole, truth.relevance(claims_made, GRAMMAR).toarray().all(0)) and whole[i]
 
 
 @pytest.mark.parametrize(
     "text", ["A photo of a dog.", "There is a wombat on the left", "", "There is a large"]
 )
-def test_other_sentences_are_refused(text: str) -> None:
+def test_parse_refuses_other_sentences(text: str) -> None:
     with pytest.raises(UserError, match="grammar"):
         GRAMMAR.parse(text)
 
 
-def test_articles_and_verbs() -> None:
+def test_say_uses_correct_articles_and_verbs() -> None:
     def forms(claim: ObjectClaim) -> set[str]:
         return {GRAMMAR.say(claim, np.random.default_rng(i)) for i in range(40)}
 
@@ -213,5 +220,5 @@ def test_articles_and_verbs() -> None:
     assert len(forms(ObjectClaim(0, column=0, relation="above", other=3))) == 4
 
 
-def test_a_grammar_travels_to_workers() -> None:
+def test_grammar_can_be_pickled() -> None:
     assert pickle.loads(pickle.dumps(GRAMMAR)).parse("There is an egg") == ObjectClaim(0)

@@ -34,13 +34,13 @@ def draw(path: Path, value: int = 0) -> Path:
 
 
 @pytest.fixture
-def drawn(tmp_path: Path) -> Path:
+def image_root(tmp_path: Path) -> Path:
     for i in range(30):
         draw(tmp_path / "images" / f"{i}.png", 8 * i)
     return tmp_path
 
 
-def opened(path: Path, **settings: Any) -> CaptionTable:
+def open_source(path: Path, **settings: Any) -> CaptionTable:
     source = load_source(str(path), **settings)
     assert isinstance(source, CaptionTable) and isinstance(source, CaptionSource)
     return source
@@ -55,9 +55,9 @@ def sizes(source: CaptionTable) -> dict[str, int]:
     return {part: len(rows) for part, rows in (source.parts or {}).items()}
 
 
-def test_lines_of_one_path_are_captions_of_one_image(drawn: Path) -> None:
+def test_lines_with_one_path_are_captions_of_one_image(image_root: Path) -> None:
     text = 'path,caption\nimages/0.png,"A cat, asleep. A dog."\nimages/1.png,two\n./images/0.png,again\n'
-    source = opened(table(drawn / "captions.csv", text))
+    source = open_source(table(image_root / "captions.csv", text))
     assert source.keys == ("images/0.png", "images/1.png")
     assert list(source.texts) == [("A cat, asleep. A dog.", "again"), ("two",)]
     assert source.texts[-1] == ("two",) and source.texts[:1] == [source.texts[0]]
@@ -65,79 +65,79 @@ def test_lines_of_one_path_are_captions_of_one_image(drawn: Path) -> None:
     assert not source.broken(np.arange(2))
 
 
-def test_images_are_shown_as_clip_does_and_never_augmented(drawn: Path) -> None:
-    source = opened(table(drawn / "captions.csv", "path,caption\nimages/3.png,three\n"))
+def test_training_views_equal_evaluation_views(image_root: Path) -> None:
+    source = open_source(table(image_root / "captions.csv", "path,caption\nimages/3.png,three\n"))
     assert source.interpolation == "bicubic"
     rows, draws = np.array([0, 0]), np.array([4, 5])
-    shown = source.images(rows, "train", draws, 9, PREPROCESS)
-    wanted = evaluation_view(read_image(drawn / "images" / "3.png"), PREPROCESS)
-    assert torch.equal(shown, stack_views([wanted, wanted], PREPROCESS))
+    views = source.images(rows, "train", draws, 9, PREPROCESS)
+    expected = evaluation_view(read_image(image_root / "images" / "3.png"), PREPROCESS)
+    assert torch.equal(views, stack_views([expected, expected], PREPROCESS))
 
 
-def test_parts_are_those_of_the_split_column(drawn: Path) -> None:
+def test_parts_follow_the_split_column(image_root: Path) -> None:
     lines = [f"images/{i}.png,caption {i},{part}" for i, part in enumerate(("train", "val", "test", "Train"))]
-    source = opened(table(drawn / "c.csv", "\n".join(["path,caption,split", *lines])))
+    source = open_source(table(image_root / "c.csv", "\n".join(["path,caption,split", *lines])))
     assert source.parts is not None
     assert [source.parts[p].tolist() for p in ("train", "validation", "test")] == [[0, 3], [1], [2]]
 
 
-def test_without_a_split_parts_are_cut_by_name(drawn: Path) -> None:
+def test_parts_without_a_split_depend_on_keys_not_on_order(image_root: Path) -> None:
     lines = [f"images/{i}.png,caption {i} {j}" for i in range(30) for j in range(2)]
-    first = opened(table(drawn / "a.csv", "\n".join(["path,caption", *lines])))
+    first = open_source(table(image_root / "a.csv", "\n".join(["path,caption", *lines])))
     assert sizes(first) == {"train": 24, "test": 3, "validation": 3}
-    again = opened(table(drawn / "b.csv", "\n".join(["path,caption", *lines[::-1]])))
+    again = open_source(table(image_root / "b.csv", "\n".join(["path,caption", *lines[::-1]])))
     for part in ("train", "validation", "test"):
         keys = [{source.keys[row] for row in source.parts[part]} for source in (first, again)]  # type: ignore[index]
         assert keys[0] == keys[1]
-    assert first.fingerprint() != again.fingerprint()  # captions stand in another order
+    assert first.fingerprint() != again.fingerprint()  # it covers the order of captions
 
 
-def test_validation_is_cut_from_the_training_images_where_the_data_have_none(drawn: Path) -> None:
+def test_missing_validation_part_is_drawn_from_training(image_root: Path) -> None:
     lines = [f"images/{i}.png,caption {i},{'test' if i < 10 else 'train'}" for i in range(30)]
-    source = opened(table(drawn / "a.csv", "\n".join(["path,caption,split", *lines])))
+    source = open_source(table(image_root / "a.csv", "\n".join(["path,caption,split", *lines])))
     assert sizes(source) == {"train": 18, "validation": 2, "test": 10}
-    only = opened(table(drawn / "b.csv", "\n".join(["path,caption,split", *lines[:10]])))
+    only = open_source(table(image_root / "b.csv", "\n".join(["path,caption,split", *lines[:10]])))
     assert sizes(only) == {"train": 0, "validation": 0, "test": 10}
     assert only.caption_tests("validation") == ()
 
 
 @given(st.sets(st.text("abc/", min_size=1, max_size=6), min_size=1, max_size=40), st.booleans())
-def test_no_image_is_in_two_parts(names: set[str], given: bool) -> None:
+def test_complete_parts_is_a_partition(names: set[str], given: bool) -> None:
     keys = sorted(names)
     parts = (
         {"train": np.arange(len(keys)), "validation": np.arange(0), "test": np.arange(0)} if given else None
     )
-    found = complete_parts(parts, keys)
-    assert sorted(np.concatenate(list(found.values())).tolist()) == list(range(len(keys)))
+    completed = complete_parts(parts, keys)
+    assert sorted(np.concatenate(list(completed.values())).tolist()) == list(range(len(keys)))
     if len(keys) > 2:
-        assert all(len(rows) for part, rows in found.items() if part != "test" or not given)
+        assert all(len(rows) for part, rows in completed.items() if part != "test" or not given)
 
 
-def test_tests_are_whole_captions_and_first_sentences(drawn: Path) -> None:
+def test_caption_tests_are_whole_captions_and_first_sentences(image_root: Path) -> None:
     text = (
         "path,caption,split\nimages/0.png,One. Two.,test\nimages/0.png,Three.,test\nimages/1.png,Four,test\n"
     )
-    long, short = opened(table(drawn / "a.csv", text)).caption_tests("test")
+    long, short = open_source(table(image_root / "a.csv", text)).caption_tests("test")
     assert (long.name, long.texts) == ("long", ("One. Two.", "Three.", "Four"))
     assert (short.name, short.texts) == ("short", ("One.", "Three.", "Four."))
     assert long.owner.tolist() == short.owner.tolist() == [0, 0, 1]
 
 
-def test_labels_are_read_where_captions_are_asked_for(drawn: Path) -> None:
+def test_table_with_labels_opens_with_or_without_captions(image_root: Path) -> None:
     text = (
         "path,label,caption\nimages/0.png,cat,A cat.\nimages/1.png,dog,A dog.\nimages/0.png,cat,It sleeps.\n"
     )
-    path = table(drawn / "both.csv", text)
+    path = table(image_root / "both.csv", text)
     plain = load_source(str(path))
     assert type(plain) is ImageTable and len(plain) == 3
-    source = opened(path, captions=True)
+    source = open_source(path, captions=True)
     assert source.class_names == ("cat", "dog") and source.labels.tolist() == [0, 1]
     assert source.texts[0] == ("A cat.", "It sleeps.")
 
 
-def test_a_column_may_have_another_name(drawn: Path) -> None:
-    path = table(drawn / "c.csv", "path;says\nimages/0.png;hello\n")
-    assert opened(path, options=["caption=says"]).texts[0] == ("hello",)
+def test_caption_column_can_be_named(image_root: Path) -> None:
+    path = table(image_root / "c.csv", "path;says\nimages/0.png;hello\n")
+    assert open_source(path, options=["caption=says"]).texts[0] == ("hello",)
     with pytest.raises(UserError, match=r'no column "caption".*--data-options caption=COLUMN'):
         load_source(str(path), captions=True)
 
@@ -157,46 +157,50 @@ def test_a_column_may_have_another_name(drawn: Path) -> None:
         ("path,caption\nimages/0.png,\udcff\n", "line 2: the caption is not UTF-8"),
     ],
 )
-def test_bad_lines_are_named(drawn: Path, text: str, message: str) -> None:
+def test_invalid_lines_raise_an_error_with_their_number(image_root: Path, text: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
-        load_source(str(table(drawn / "bad.csv", text)))
+        load_source(str(table(image_root / "bad.csv", text)))
 
 
-def test_the_check_prints_how_to_learn_from_captions(drawn: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    path = table(drawn / "c.csv", "path,caption\nimages/0.png,one\nimages/1.png,two\nimages/2.png,three\n")
+def test_check_suggests_a_caption_method(image_root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = table(
+        image_root / "c.csv", "path,caption\nimages/0.png,one\nimages/1.png,two\nimages/2.png,three\n"
+    )
     run_check([str(path), "--sheet", "None"])
     assert "--method smartclip" in capsys.readouterr().out
 
 
-def test_data_without_captions_are_refused(drawn: Path) -> None:
-    draw(drawn / "folder" / "cat" / "0.png")
-    draw(drawn / "folder" / "dog" / "0.png")
+def test_captions_of_a_folder_raise_an_error(image_root: Path) -> None:
+    draw(image_root / "folder" / "cat" / "0.png")
+    draw(image_root / "folder" / "dog" / "0.png")
     with pytest.raises(UserError, match="has no captions"):
-        load_source(str(drawn / "folder"), captions=True)
+        load_source(str(image_root / "folder"), captions=True)
 
 
-def test_parquet_is_read_like_csv(drawn: Path) -> None:
+def test_parquet_gives_the_same_captions_as_csv(image_root: Path) -> None:
     pyarrow = pytest.importorskip("pyarrow")
     from pyarrow import parquet
 
     columns = {"path": ["images/0.png", "images/0.png"], "caption": ["one", "two"]}
-    parquet.write_table(pyarrow.table(columns), drawn / "c.parquet")
-    assert list(opened(drawn / "c.parquet").texts) == [("one", "two")]
+    parquet.write_table(pyarrow.table(columns), image_root / "c.parquet")
+    assert list(open_source(image_root / "c.parquet").texts) == [("one", "two")]
 
 
-def test_a_json_list(drawn: Path) -> None:
+def test_json_list_gives_captions_and_parts(image_root: Path) -> None:
     content = [
         {"image": "images/0.png", "caption": "one\nline"},
         {"image": "images/1.png", "captions": ["two", "three"], "split": "val"},
     ]
-    path = drawn / "c.json"
+    path = image_root / "c.json"
     path.write_text(json.dumps([entry | {"split": entry.get("split", "train")} for entry in content]))
-    source = opened(path)
+    source = open_source(path)
     assert list(source.texts) == [("one line",), ("two", "three")]
     assert source.parts is not None and source.parts["validation"].tolist() == [1]
 
 
-def test_sharegpt4v(drawn: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sharegpt4v_entries_give_second_turns_and_parts(
+    image_root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(files, "SHARE_TEST", 4)
     content = [
         {
@@ -209,8 +213,8 @@ def test_sharegpt4v(drawn: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         }
         for i in range(30)
     ]
-    (drawn / "share.json").write_text(json.dumps(content, indent=1))
-    source = opened(drawn / "share.json")
+    (image_root / "share.json").write_text(json.dumps(content, indent=1))
+    source = open_source(image_root / "share.json")
     assert source.texts[7] == ("A picture. Number 7.",)
     assert source.parts is not None and source.parts["test"].tolist() == [0, 1, 2, 3]
     assert sizes(source) == {"train": 23, "validation": 3, "test": 4}
@@ -231,21 +235,23 @@ def test_sharegpt4v(drawn: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ("", "cannot read"),
     ],
 )
-def test_bad_json_is_named(drawn: Path, text: str, message: str) -> None:
-    (drawn / "bad.json").write_text(text)
+def test_invalid_json_raises_an_error_with_its_entry(image_root: Path, text: str, message: str) -> None:
+    (image_root / "bad.json").write_text(text)
     with pytest.raises(UserError, match=message):
-        load_source(str(drawn / "bad.json"))
+        load_source(str(image_root / "bad.json"))
 
 
 @pytest.mark.parametrize("chunk", [1, 3, 17, 1000])
-def test_json_is_read_piece_by_piece(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chunk: int) -> None:
+def test_json_entries_do_not_depend_on_the_chunk_size(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chunk: int
+) -> None:
     monkeypatch.setattr(json_list, "CHUNK", chunk)
     content = [{"a": ["x, ]", {"b": 'é"\\'}]}, {}, {"c": 12.5}]
     (tmp_path / "a.json").write_text(f" {json.dumps(content, indent=2)} \n", encoding="utf-8")
     assert list(json_entries(tmp_path / "a.json")) == content
 
 
-def test_damaged_json_is_not_read_to_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_json_entries_stop_at_a_damaged_entry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(json_list, "CHUNK", 10)
     monkeypatch.setattr(json_list, "LARGEST_ENTRY", 50)
     (tmp_path / "a.json").write_text("[{'a': 1}" + " " * 10000)
@@ -270,29 +276,29 @@ def shard(path: Path, count: int, captions: bool = True) -> None:
                 file.addfile(member, io.BytesIO(content))
 
 
-def test_shards(tmp_path: Path) -> None:
+def test_shards_give_captions_parts_and_pixels(tmp_path: Path) -> None:
     for name, count in (("train-0", 8), ("train-1", 4), ("test-0", 3)):
         shard(tmp_path / "shards" / f"{name}.tar", count)
-    source = opened(tmp_path / "shards")
+    source = open_source(tmp_path / "shards")
     assert sizes(source) == {"train": 11, "validation": 1, "test": 3}
     assert source.texts[0] == ("picture 0", "another") and source.texts[1] == ("picture 1",)
     assert source.keys[0] == "test-0.tar/0000"
-    shown = source.images(np.array([2]), "test", np.array([0]), 0, PREPROCESS)
-    assert shown[0, 0, 0, 0].item() == pytest.approx((40 / 255 - 0.5) / 0.2, abs=1e-5)
+    views = source.images(np.array([2]), "test", np.array([0]), 0, PREPROCESS)
+    assert views[0, 0, 0, 0].item() == pytest.approx((40 / 255 - 0.5) / 0.2, abs=1e-5)
 
 
-def test_shards_that_are_all_called_train_are_cut(tmp_path: Path) -> None:
+def test_shards_named_train_only_are_split_by_key(tmp_path: Path) -> None:
     shard(tmp_path / "shards" / "train-0.tar", 12)
-    assert sizes(opened(tmp_path / "shards")) == {"train": 10, "validation": 1, "test": 1}
+    assert sizes(open_source(tmp_path / "shards")) == {"train": 10, "validation": 1, "test": 1}
 
 
-def test_a_sample_without_a_caption_is_named(tmp_path: Path) -> None:
+def test_shard_image_without_caption_is_named(tmp_path: Path) -> None:
     shard(tmp_path / "shards" / "a.tar", 3, captions=False)
     with pytest.raises(UserError, match="0000 has no caption"):
         load_source(str(tmp_path / "shards"), captions=True)
 
 
-def test_captions_are_held_once() -> None:
+def test_caption_buffer_stores_each_character_once() -> None:
     texts = CaptionBuffer()
     for row in range(2000):
         texts.add(row, "long caption " * 20)
@@ -302,9 +308,11 @@ def test_captions_are_held_once() -> None:
     assert held == 2000 * (13 * 20 + 16) + 8 and len(texts) == 2000 and texts[1999] == ("long caption " * 20,)
 
 
-def test_the_fingerprint_covers_captions(drawn: Path) -> None:
+def test_fingerprint_covers_captions_and_keys(image_root: Path) -> None:
     def source(text: str, key: str = "images/0.png") -> CaptionTable:
-        return CaptionTable("a", [CaptionRecord(key, [text], "here")], lambda keys: FilesBelow(drawn, keys))
+        return CaptionTable(
+            "a", [CaptionRecord(key, [text], "here")], lambda keys: FilesBelow(image_root, keys)
+        )
 
     assert source("one").fingerprint() == source("one").fingerprint() != source("two").fingerprint()
     assert source("one").fingerprint() != source("one", "images/1.png").fingerprint()

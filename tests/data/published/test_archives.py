@@ -46,8 +46,8 @@ def pacs(top: str) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("write", [write_zip, write_tar])
-def test_an_archive_is_laid_out_and_counted(write, tmp_path: Path) -> None:
-    archive = write(tmp_path / "a", pacs("kfold"))  # as PACS comes
+def test_prepare_lays_out_an_archive_and_counts_its_images(write, tmp_path: Path) -> None:
+    archive = write(tmp_path / "a", pacs("kfold"))  # the folder in PACS's archive
     problems = prepare(image_sets()["pacs"], [archive], tmp_path / "root")
     assert len(problems) == 1 and "7/7/7/7 images, 2048/2344/1670/3929 published" in problems[0]
     files = sorted(
@@ -58,7 +58,7 @@ def test_an_archive_is_laid_out_and_counted(write, tmp_path: Path) -> None:
         prepare(image_sets()["pacs"], [archive], tmp_path / "root")
 
 
-def test_several_archives_and_files_go_together(tmp_path: Path) -> None:
+def test_prepare_merges_several_archives_and_files(tmp_path: Path) -> None:
     facts = image_sets()["domain-net"]
     archives = [
         write_zip(tmp_path / f"{d}.zip", {f"{d}/cat/{i}.jpg": picture() for i in "12"}) for d in facts.domains
@@ -78,7 +78,7 @@ def test_several_archives_and_files_go_together(tmp_path: Path) -> None:
     "name", ["../evil.jpg", "/etc/evil.jpg", "PACS/../../evil.jpg", "C:/evil.jpg", "..\\evil.jpg"]
 )
 @pytest.mark.parametrize("write", [write_zip, write_tar])
-def test_names_that_lead_out_are_refused(write, name: str, tmp_path: Path) -> None:
+def test_prepare_refuses_paths_outside_the_folder(write, name: str, tmp_path: Path) -> None:
     archive = write(tmp_path / "a", pacs("PACS") | {name: b"evil"})
     with pytest.raises(UserError, match="leads out"):
         prepare(image_sets()["pacs"], [archive], tmp_path / "deep" / "root")
@@ -86,7 +86,7 @@ def test_names_that_lead_out_are_refused(write, name: str, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE, tarfile.CHRTYPE])
-def test_links_and_devices_are_refused(kind: bytes, tmp_path: Path) -> None:
+def test_prepare_refuses_links_and_devices_in_tars(kind: bytes, tmp_path: Path) -> None:
     member = tarfile.TarInfo("PACS/photo/dog/link.jpg")
     member.type, member.linkname = kind, "/etc/passwd"
     archive = write_tar(tmp_path / "a", pacs("PACS"), member)
@@ -94,7 +94,7 @@ def test_links_and_devices_are_refused(kind: bytes, tmp_path: Path) -> None:
         prepare(image_sets()["pacs"], [archive], tmp_path / "root")
 
 
-def test_links_in_zips_are_refused(tmp_path: Path) -> None:
+def test_prepare_refuses_links_in_zips(tmp_path: Path) -> None:
     archive = write_zip(tmp_path / "a.zip", pacs("PACS"))
     with zipfile.ZipFile(archive, "a") as opened:
         info = zipfile.ZipInfo("PACS/link.jpg")
@@ -104,7 +104,7 @@ def test_links_in_zips_are_refused(tmp_path: Path) -> None:
         prepare(image_sets()["pacs"], [archive], tmp_path / "root")
 
 
-def test_damaged_and_wrong_archives(tmp_path: Path) -> None:
+def test_prepare_refuses_damaged_and_unrelated_archives(tmp_path: Path) -> None:
     whole = write_zip(tmp_path / "a.zip", pacs("PACS")).read_bytes()
     (tmp_path / "b.zip").write_bytes(whole[:300] + b"\0" * 40 + whole[340:])
     with pytest.raises(UserError, match=r"b\.zip cannot be unpacked"):
@@ -120,7 +120,9 @@ def test_damaged_and_wrong_archives(tmp_path: Path) -> None:
         prepare(image_sets()["pacs"], [tmp_path / "nowhere.zip"], tmp_path / "root")
 
 
-def test_an_archive_larger_than_the_disk_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_prepare_refuses_archives_larger_than_the_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import shutil
 
     usage = shutil.disk_usage(tmp_path)
@@ -129,12 +131,12 @@ def test_an_archive_larger_than_the_disk_is_refused(tmp_path: Path, monkeypatch:
         prepare(image_sets()["pacs"], [write_zip(tmp_path / "a.zip", pacs("PACS"))], tmp_path / "root")
 
 
-def test_the_command(
+def test_data_prepare_command_checks_counts_and_names(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     archive = write_zip(tmp_path / "a.zip", pacs("kfold"))
     tokens = ["data", "prepare", "PACS", "--archive", str(archive), "--root", str(tmp_path / "root")]
-    assert main(tokens) == 2  # seven images a domain are not PACS
+    assert main(tokens) == 2  # seven images per domain instead of PACS's counts
     assert "will not compare" in capsys.readouterr().err
     monkeypatch.setattr("clipalign.data.published.archives.count_differences", lambda *_: [])
     assert main([*tokens[:-1], str(tmp_path / "other")]) == 0
@@ -158,12 +160,12 @@ def tar_bytes(files: dict[str, bytes]) -> bytes:
 
 
 @pytest.mark.parametrize("listed", ["valprep.sh", "LOC_val_solution.csv"])
-def test_imagenet_comes_as_a_tar_of_tars_and_a_heap(listed: str, tmp_path: Path) -> None:
+def test_prepare_sorts_imagenet_by_wordnet_id(listed: str, tmp_path: Path) -> None:
     wnids = ("n01440764", "n01443537")
     inner = {f"{w}.tar": tar_bytes({f"{w}_{i}.JPEG": picture() for i in range(2)}) for w in wnids}
     train = write_tar(tmp_path / "ILSVRC2012_img_train.tar", inner)
-    heap = {f"ILSVRC2012_val_0000000{i}.JPEG": picture() for i in (1, 2, 3)}
-    val = write_tar(tmp_path / "ILSVRC2012_img_val.tar", heap)
+    unsorted = {f"ILSVRC2012_val_0000000{i}.JPEG": picture() for i in (1, 2, 3)}
+    val = write_tar(tmp_path / "ILSVRC2012_img_val.tar", unsorted)
     line = "mv {}.JPEG {}/\n" if listed == "valprep.sh" else "{},{} 85 1 499 272 \n"
     mapping = tmp_path / listed
     of = {"ILSVRC2012_val_00000001": wnids[1], "ILSVRC2012_val_00000002": wnids[0]}
@@ -185,14 +187,14 @@ def test_imagenet_comes_as_a_tar_of_tars_and_a_heap(listed: str, tmp_path: Path)
     assert len(list((base / "train" / wnids[1]).iterdir())) == 2
 
 
-def test_an_inner_archive_cannot_lead_out_either(tmp_path: Path) -> None:
+def test_prepare_refuses_paths_outside_the_folder_in_inner_archives(tmp_path: Path) -> None:
     train = write_tar(tmp_path / "t.tar", {"n01440764.tar": tar_bytes({"../../../../../out.JPEG": b"x"})})
     with pytest.raises(UserError, match="leads out"):
         prepare(image_sets()["imagenet"], [train], tmp_path / "root")
     assert not list(tmp_path.rglob("out.JPEG"))
 
 
-def test_terra_is_chosen_by_its_annotations(tmp_path: Path) -> None:
+def test_prepare_selects_terra_incognita_by_its_annotations(tmp_path: Path) -> None:
     images = [
         {"id": "a", "file_name": "a.jpg", "location": 38},
         {"id": "b", "file_name": "b.jpg", "location": "46"},
@@ -203,15 +205,17 @@ def test_terra_is_chosen_by_its_annotations(tmp_path: Path) -> None:
     categories = [{"id": 1, "name": "bird"}, {"id": 2, "name": "dog"}, {"id": 3, "name": "car"}]
     pairs = [("a", 1), ("b", 2), ("c", 1), ("c", 2), ("d", 2), ("d", 3), ("e", 1)]
     annotations = [{"image_id": image, "category_id": category} for image, category in pairs]
-    told = tmp_path / "caltech_images_20210113.json"
-    told.write_text(json.dumps({"images": images, "annotations": annotations, "categories": categories}))
+    annotation_file = tmp_path / "caltech_images_20210113.json"
+    annotation_file.write_text(
+        json.dumps({"images": images, "annotations": annotations, "categories": categories})
+    )
     archive = write_tar(
         tmp_path / "sm.tar.gz", {f"eccv_18_all_images_sm/{name}.jpg": picture() for name in "abcde"}
     )
     root, facts = tmp_path / "root", image_sets()["terra-incognita"]
     with pytest.raises(UserError, match="add the annotations"):
         prepare(facts, [archive], root)
-    prepare(facts, [archive, told], root)
+    prepare(facts, [archive, annotation_file], root)
     base = root / facts.folder
     assert sorted(p.relative_to(base).as_posix() for p in base.rglob("*.jpg")) == [
         "location_100/dog/d.jpg",

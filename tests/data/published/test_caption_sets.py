@@ -33,7 +33,7 @@ def write(path: Path, text: str) -> None:
 
 
 def coco(root: Path, images: str, annotations: str, each: int) -> None:
-    """COCO's form: images not by id, captions of all images mixed."""
+    """Write COCO's JSON with images out of order and the captions of all images interleaved."""
     content: dict[str, list[dict[str, object]]] = {"images": [], "annotations": []}
     for i in (3, 1, 2):
         draw(root / "coco" / images / f"{i:012d}.jpg")
@@ -106,7 +106,7 @@ def dci(root: Path) -> None:
     )
 
 
-# name: (builder, images, captions, test, the first image and its first caption)
+# Name -> builder, images, captions, test, (first image, its first caption).
 CASES: dict[str, tuple[Callable[[Path], None], int, int, str, tuple[str, str]]] = {
     "coco-karpathy": (coco_karpathy, 3, 18, "short", ("000000000001.jpg", "image 1 text 0")),
     "coco-val2017": (coco_val2017, 3, 15, "short", ("000000000001.jpg", "image 1 text 0")),
@@ -121,21 +121,21 @@ CASES: dict[str, tuple[Callable[[Path], None], int, int, str, tuple[str, str]]] 
 }
 
 
-def opened(name: str, root: Path) -> CaptionTable:
+def open_source(name: str, root: Path) -> CaptionTable:
     source = load_source(name, root=root, captions=True)
     assert isinstance(source, CaptionTable)
     return source
 
 
-def test_every_set_has_a_case() -> None:
+def test_cases_cover_every_caption_set() -> None:
     assert set(CASES) == set(caption_sets()) and set(CASES) < set(list_data())
 
 
 @pytest.mark.parametrize("name", list(CASES))
-def test_sets_are_read_as_published(name: str, tmp_path: Path) -> None:
+def test_load_source_reads_each_set_as_published(name: str, tmp_path: Path) -> None:
     build, images, captions, test_name, (key, caption) = CASES[name]
     build(tmp_path)
-    source = opened(name, tmp_path)
+    source = open_source(name, tmp_path)
     tests = source.caption_tests("test")
     assert [test.name for test in tests] == (["long", "short"] if name == "sharegpt4v" else [test_name])
     assert len(tests[0].rows) == images and len(tests[0].texts) == captions
@@ -145,25 +145,25 @@ def test_sets_are_read_as_published(name: str, tmp_path: Path) -> None:
     assert source.images(np.array([first]), "test", np.array([0]), 0, PREPROCESS).shape == (1, 3, 8, 8)
 
 
-def test_sharegpt4v_trains_on_the_rest(tmp_path: Path) -> None:
+def test_sharegpt4v_tests_its_first_thousand_entries(tmp_path: Path) -> None:
     sharegpt4v(tmp_path)
-    parts = opened("sharegpt4v", tmp_path).parts
+    parts = open_source("sharegpt4v", tmp_path).parts
     assert parts is not None and len(parts["train"]) == 9 and len(parts["validation"]) == 1
     assert parts["test"].tolist() == list(range(1000))
-    assert len(opened("sharegpt4v-1k", tmp_path)) == 1000
+    assert len(open_source("sharegpt4v-1k", tmp_path)) == 1000
 
 
-def test_the_two_sets_of_coco_are_different_images(tmp_path: Path) -> None:
+def test_coco_sets_do_not_share_annotations(tmp_path: Path) -> None:
     coco_karpathy(tmp_path)
     with pytest.raises(UserError, match=r"no .*coco/annotations/captions_val2017.json"):
-        opened("coco-val2017", tmp_path)
+        open_source("coco-val2017", tmp_path)
 
 
 @pytest.mark.parametrize("name", list(CASES))
-def test_what_is_missing_is_named_with_its_place(name: str, tmp_path: Path) -> None:
+def test_missing_files_are_named_with_path_and_licence(name: str, tmp_path: Path) -> None:
     facts = caption_sets()[name]
     with pytest.raises(UserError) as error:
-        opened(name, tmp_path)
+        open_source(name, tmp_path)
     assert str(tmp_path / facts.folder / facts.annotations) in str(error.value)
     assert facts.licence in str(error.value)
     with pytest.raises(UserError, match=f"{name} needs --data-root"):
@@ -173,23 +173,23 @@ def test_what_is_missing_is_named_with_its_place(name: str, tmp_path: Path) -> N
     for image in base.rglob("*.jpg"):
         image.unlink()
     with pytest.raises(UserError) as error:
-        opened(name, tmp_path)
-    if name == "urban1k":  # its images say what belongs to it
+        open_source(name, tmp_path)
+    if name == "urban1k":  # its images define which captions are needed
         assert str(base / facts.annotations) in str(error.value)
     else:
         assert str(base / facts.images[0] / CASES[name][4][0]) in str(error.value)
 
 
-def test_the_root_may_be_the_folder_itself(tmp_path: Path) -> None:
+def test_data_root_may_be_the_folder_of_the_set(tmp_path: Path) -> None:
     urban1k(tmp_path)
     shutil.move(tmp_path / "Urban1k", tmp_path / "mine")
-    assert len(opened("urban1k", tmp_path / "mine")) == 3
+    assert len(open_source("urban1k", tmp_path / "mine")) == 3
 
 
-def test_other_counts_are_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_different_counts_log_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     flickr30k(tmp_path)
     with caplog.at_level(logging.WARNING):
-        opened("flickr30k", tmp_path)
+        open_source("flickr30k", tmp_path)
     assert "the test has 3 images and 15 captions, 1000 and 5000 published" in caplog.text
 
 
@@ -213,39 +213,41 @@ def test_other_counts_are_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFix
         ("dci", "densely_captioned_images/annotations/sa_1.json", "{}", "not as published"),
     ],
 )
-def test_damaged_files_are_named(name: str, file: str, text: str, message: str, tmp_path: Path) -> None:
+def test_damaged_annotations_raise_an_error_with_their_place(
+    name: str, file: str, text: str, message: str, tmp_path: Path
+) -> None:
     CASES[name][0](tmp_path)
     write(tmp_path / file, text)
     with pytest.raises(UserError, match=message):
-        opened(name, tmp_path)
+        open_source(name, tmp_path)
 
 
-def test_a_caption_that_is_missing_is_named(tmp_path: Path) -> None:
+def test_missing_caption_file_is_named(tmp_path: Path) -> None:
     urban1k(tmp_path)
     (tmp_path / "Urban1k" / "caption" / "10.txt").unlink()
     with pytest.raises(UserError, match=r"no .*caption/10.txt, the caption of 10.jpg"):
-        opened("urban1k", tmp_path)
+        open_source("urban1k", tmp_path)
 
 
-def test_sentences_of_dci() -> None:
+def test_rejoin_sentences_splits_at_stops_breaks_and_end_marks() -> None:
     assert (
         rejoin_sentences("Short one.\nExtra, two. Three </s> four..\n")
         == "Short one. Extra, two. Three. four"
     )
 
 
-def test_they_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
+def test_list_data_prints_every_caption_set(capsys: pytest.CaptureFixture[str]) -> None:
     main(["list", "data"])
     lines = {line.split()[0]: line for line in capsys.readouterr().out.splitlines()}
     assert set(CASES) < set(lines)
     assert "val2017" in lines["coco-val2017"] and "--data-root" in lines["urban1k"]
 
 
-def test_readers_are_all_used() -> None:
+def test_every_reader_is_used_by_a_set() -> None:
     assert {facts.reader for facts in caption_sets().values()} == set(READERS)
 
 
-def test_sets_for_tests_alone_are_scored_and_not_trained_on(
+def test_sets_without_training_images_are_scored_but_not_trained_on(
     tiny_spec: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     urban1k(tmp_path)

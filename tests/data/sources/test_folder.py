@@ -17,7 +17,7 @@ from clipalign.data.sources.folder import ImageFolder
 PREPROCESS = Preprocess((32, 32), (0.48, 0.46, 0.41), (0.27, 0.26, 0.28))
 
 
-def test_domain_class_image(squares: ImageFolder) -> None:
+def test_folder_of_domains_reads_domains_and_classes(squares: ImageFolder) -> None:
     assert isinstance(squares, Source)
     assert squares.domain_names == ("dark", "grey", "light")
     assert squares.class_names == ("blue_square", "green_square", "red_square", "yellow_square")
@@ -28,13 +28,13 @@ def test_domain_class_image(squares: ImageFolder) -> None:
         assert path.parent.parent.name == squares.domain_names[squares.domains[row]]
 
 
-def test_class_image(squares_folder: Path) -> None:
+def test_folder_of_classes_is_one_domain(squares_folder: Path) -> None:
     source = ImageFolder(squares_folder / "grey")
     assert source.domain_names == ("grey",)
     assert len(source.class_names) == 4 and len(source.labels) == 20
 
 
-def test_a_class_folder_may_have_folders_inside(tmp_path: Path) -> None:
+def test_class_folders_are_searched_at_any_depth(tmp_path: Path) -> None:
     for path in ("cat/a.png", "cat/more/b.png", "dog/c.png"):
         (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (8, 8)).save(tmp_path / path)
@@ -42,11 +42,11 @@ def test_a_class_folder_may_have_folders_inside(tmp_path: Path) -> None:
     assert source.class_names == ("cat", "dog") and len(source.domain_names) == 1
 
 
-def test_evaluation_is_what_open_clip_does(squares: ImageFolder) -> None:
+def test_evaluation_view_equals_open_clip(squares: ImageFolder) -> None:
     transform = open_clip.image_transform(32, is_train=False, mean=PREPROCESS.mean, std=PREPROCESS.std)
-    wanted = torch.stack([transform(Image.open(squares.paths[row])) for row in (0, 30)])
-    shown = squares.images(np.array([0, 30]), "test", np.zeros(2, int), 0, PREPROCESS)
-    assert torch.allclose(shown, wanted, atol=1e-6)
+    expected = torch.stack([transform(Image.open(squares.paths[row])) for row in (0, 30)])
+    views = squares.images(np.array([0, 30]), "test", np.zeros(2, int), 0, PREPROCESS)
+    assert torch.allclose(views, expected, atol=1e-6)
 
 
 def test_training_views_depend_on_seed_draw_and_row(squares: ImageFolder) -> None:
@@ -63,8 +63,8 @@ def test_training_views_depend_on_seed_draw_and_row(squares: ImageFolder) -> Non
     )
 
 
-def test_training_crops_keep_most_of_the_image() -> None:
-    # Pixel values that grow with x and y measure how much of each axis a crop keeps.
+def test_training_view_keeps_most_of_the_image_and_flips_half() -> None:
+    # Pixel values that grow with x and y reveal which share of each axis a crop keeps.
     ramp = np.zeros((100, 120, 3), np.uint8)
     ramp[..., 0], ramp[..., 1] = np.arange(120), np.arange(100)[:, None]
     image, shares, flips = Image.fromarray(ramp), [], 0
@@ -77,13 +77,13 @@ def test_training_crops_keep_most_of_the_image() -> None:
     assert 70 < flips < 130
 
 
-def test_a_very_long_image_still_gives_a_view() -> None:
+def test_views_of_elongated_images_have_full_size() -> None:
     long = Image.new("RGB", (400, 2))
     assert training_view(long, np.random.default_rng(0), PREPROCESS).shape == (3, 32, 32)
     assert evaluation_view(long, PREPROCESS).shape == (3, 32, 32)
 
 
-def test_images_are_upright_rgb(tmp_path: Path) -> None:
+def test_read_image_gives_upright_rgb(tmp_path: Path) -> None:
     image = Image.new("RGB", (10, 20), (255, 0, 0))
     exif = image.getexif()
     exif[0x0112] = 6  # rotated by 90 degrees
@@ -93,7 +93,7 @@ def test_images_are_upright_rgb(tmp_path: Path) -> None:
     assert read_image(tmp_path / "b.png").mode == "RGB"
 
 
-def test_files_that_are_no_images_are_named(tmp_path: Path) -> None:
+def test_read_image_names_invalid_files(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_text("not an image")
     with pytest.raises(UserError, match=r"a\.png does not decode"):
         read_image(tmp_path / "a.png")
@@ -104,7 +104,7 @@ def test_files_that_are_no_images_are_named(tmp_path: Path) -> None:
         read_image(tmp_path / "c.png")
 
 
-def test_folders_without_images_and_unknown_names(tmp_path: Path) -> None:
+def test_load_source_names_invalid_data_and_settings(tmp_path: Path) -> None:
     (tmp_path / "class").mkdir()
     with pytest.raises(UserError, match="no images"):
         load_source(str(tmp_path))
@@ -116,7 +116,7 @@ def test_folders_without_images_and_unknown_names(tmp_path: Path) -> None:
         load_source("pictograms", ["size=3"])
 
 
-def test_class_names_must_differ(tmp_path: Path) -> None:
+def test_ambiguous_class_names_raise_an_error(tmp_path: Path) -> None:
     for name in ("alarm_clock", "Alarm-clock"):
         (tmp_path / name).mkdir()
         Image.new("RGB", (4, 4)).save(tmp_path / name / "a.png")
@@ -124,6 +124,6 @@ def test_class_names_must_differ(tmp_path: Path) -> None:
         load_source(str(tmp_path))
 
 
-def test_the_fingerprint_is_of_the_files(squares: ImageFolder, squares_folder: Path) -> None:
+def test_fingerprint_depends_on_the_files(squares: ImageFolder, squares_folder: Path) -> None:
     assert squares.fingerprint() == ImageFolder(squares_folder).fingerprint()
     assert squares.fingerprint() != ImageFolder(squares_folder / "dark").fingerprint()

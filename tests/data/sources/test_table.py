@@ -40,7 +40,7 @@ def names(source: object) -> tuple[tuple[str, ...], tuple[str, ...]]:
     return source.class_names, source.domain_names  # type: ignore[attr-defined]
 
 
-def test_layouts_are_told_apart(tmp_path: Path) -> None:
+def test_layout_of_a_folder_is_detected(tmp_path: Path) -> None:
     flat = grow(tmp_path / "flat", "cat", "dog")
     assert names(load_source(str(flat))) == (("cat", "dog"), ("flat",))
     deep = grow(tmp_path / "deep", "ink/cat", "ink/dog", "oil/cat")
@@ -54,24 +54,24 @@ def test_layouts_are_told_apart(tmp_path: Path) -> None:
     }
 
 
-def test_a_layout_that_is_told_wins(tmp_path: Path) -> None:
+def test_layout_option_overrides_detection(tmp_path: Path) -> None:
     root = grow(tmp_path / "d", "ink/cat", "oil/cat")
-    draw(root / "ink" / "cover.jpg")  # makes ink look like a class
+    draw(root / "ink" / "cover.jpg")  # an image in a first-level folder makes it a class
     assert names(load_source(str(root)))[0] == ("ink", "oil")
     assert names(load_source(str(root), layout="domain")) == (("cat",), ("ink", "oil"))
     assert names(load_source(str(root), layout="class"))[0] == ("ink", "oil")
 
 
-def test_rows_are_in_the_order_of_torchvision(tmp_path: Path) -> None:
+def test_rows_have_the_order_of_torchvision(tmp_path: Path) -> None:
     for name in ("a/b.jpg", "a/B.jpg", "a/a2/z.jpg", "a/a10/c.jpg", "Z/q.jpg", "a/10.jpg", "a/9.jpg"):
         draw(tmp_path / name)
     from torchvision.datasets import ImageFolder as Torchvision
 
-    wanted = [os.path.relpath(path, tmp_path) for path, _ in Torchvision(str(tmp_path)).samples]
-    assert list(load_source(str(tmp_path)).keys) == wanted  # type: ignore[attr-defined]
+    expected = [os.path.relpath(path, tmp_path) for path, _ in Torchvision(str(tmp_path)).samples]
+    assert list(load_source(str(tmp_path)).keys) == expected  # type: ignore[attr-defined]
 
 
-def test_links_work_and_do_not_go_round(tmp_path: Path) -> None:
+def test_links_are_followed_without_loops(tmp_path: Path) -> None:
     outside = grow(tmp_path / "outside", "pool")
     root = grow(tmp_path / "root", "cat")
     (root / "dog").symlink_to(outside / "pool")
@@ -82,7 +82,7 @@ def test_links_work_and_do_not_go_round(tmp_path: Path) -> None:
     assert not source.broken(np.arange(11))  # type: ignore[attr-defined]
 
 
-def test_names_that_are_not_utf8(tmp_path: Path) -> None:
+def test_file_names_may_be_non_utf8_but_class_names_may_not(tmp_path: Path) -> None:
     root = grow(tmp_path / "d", "cat", "dog", images=9)
     shutil.move(root / "cat" / "0.jpg", os.fsencode(root / "cat") + b"/caf\xe9.jpg")
     (root / "dog" / os.fsdecode(b"\xff.jpg")).write_bytes(b"no image")
@@ -98,7 +98,7 @@ def test_names_that_are_not_utf8(tmp_path: Path) -> None:
     assert str(caught.value).encode("utf-8")
 
 
-def test_broken_files_are_skipped_after_the_cut(tmp_path: Path) -> None:
+def test_broken_files_are_skipped_after_the_split(tmp_path: Path) -> None:
     root = grow(tmp_path / "d", "ink/cat", "ink/dog", "oil/cat", "oil/dog", images=10)
     before = build_episode("domain-shift", load_source(str(root)), "oil")
     victims = [before.train_rows[0], before.tests[0].rows[3]]
@@ -117,7 +117,7 @@ def test_broken_files_are_skipped_after_the_cut(tmp_path: Path) -> None:
         build_episode("domain-shift", load_source(str(root)), "oil")
 
 
-def test_a_class_with_one_image_is_cut_without_harm(tmp_path: Path) -> None:
+def test_protocols_accept_a_class_with_one_image(tmp_path: Path) -> None:
     root = grow(tmp_path / "d", "ink/cat", "ink/dog", "oil/cat", "oil/dog", images=6)
     draw(root / "ink" / "yak" / "only.jpg")
     source = load_source(str(root))
@@ -136,34 +136,34 @@ CSV = "path,label,domain,split,caption\n" + "".join(
 
 
 @pytest.fixture
-def drawn(tmp_path: Path) -> Path:
+def image_root(tmp_path: Path) -> Path:
     return grow(tmp_path, "ink/yak", "ink/cat", "oil/yak", "oil/cat")
 
 
 @pytest.fixture
-def listed(drawn: Path) -> ImageTable:
-    source = load_source(str(table(drawn / "list.csv", CSV)))
+def listed(image_root: Path) -> ImageTable:
+    source = load_source(str(table(image_root / "list.csv", CSV)))
     assert isinstance(source, ImageTable)
     return source
 
 
-def test_a_csv_with_all_columns(listed: ImageTable) -> None:
+def test_csv_columns_give_classes_domains_and_captions(listed: ImageTable) -> None:
     assert names(listed) == (("cat", "yak"), ("ink", "oil"))
-    assert listed.keys[:2] == ("ink/yak/0.jpg", "ink/yak/1.jpg")  # rows stay in the file's order
+    assert listed.keys[:2] == ("ink/yak/0.jpg", "ink/yak/1.jpg")  # rows keep the order of the file
     assert listed.captions is not None and listed.captions[19] == "a cat in oil"
-    shown = listed.images(np.array([0, 7]), "test", np.zeros(2, int), 0, PREPROCESS)
-    assert shown.shape == (2, 3, 16, 16) and shown.isfinite().all()
+    views = listed.images(np.array([0, 7]), "test", np.zeros(2, int), 0, PREPROCESS)
+    assert views.shape == (2, 3, 16, 16) and views.isfinite().all()
 
 
-def test_a_parquet_is_the_same_table(listed: ImageTable, drawn: Path) -> None:
+def test_parquet_equals_csv(listed: ImageTable, image_root: Path) -> None:
     csv = pytest.importorskip("pyarrow.csv")
     from pyarrow import parquet
 
-    parquet.write_table(csv.read_csv(drawn / "list.csv"), drawn / "list.parquet")
-    assert load_source(str(drawn / "list.parquet")).fingerprint() == listed.fingerprint()
+    parquet.write_table(csv.read_csv(image_root / "list.csv"), image_root / "list.parquet")
+    assert load_source(str(image_root / "list.parquet")).fingerprint() == listed.fingerprint()
 
 
-def test_protocols_honour_a_split_column(listed: ImageTable) -> None:
+def test_protocols_use_the_split_column(listed: ImageTable) -> None:
     number = np.array([int(key[-5]) for key in listed.keys])
     shift = build_episode("domain-shift", listed, "oil")
     assert set(number[shift.train_rows]) == {0, 1, 2} and set(number[shift.validation_rows]) == {3}
@@ -182,11 +182,11 @@ def test_protocols_honour_a_split_column(listed: ImageTable) -> None:
     assert set(number[wild.train_rows]) == {0, 1, 2} and set(listed.labels[wild.train_rows]) == {0}
 
 
-def test_the_paths_of_a_table_may_start_elsewhere(
-    drawn: Path, tmp_path_factory: pytest.TempPathFactory
+def test_data_root_is_the_base_of_relative_paths(
+    image_root: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     path = table(tmp_path_factory.mktemp("lists") / "list.tsv", CSV.replace(",", "\t"))
-    source = load_source(str(path), root=drawn)
+    source = load_source(str(path), root=image_root)
     assert isinstance(source, ImageTable) and not source.broken(np.arange(20))
 
 
@@ -204,14 +204,14 @@ def test_the_paths_of_a_table_may_start_elsewhere(
         ("path,label\na.jpg,Cat\nb.jpg,cat\n", "are the same to the model.*--class-names"),
     ],
 )
-def test_a_bad_table_is_one_clear_error(text: str, message: str, tmp_path: Path) -> None:
+def test_invalid_table_raises_one_line(text: str, message: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=message) as caught:
         load_source(str(table(tmp_path / "list.csv", text)))
     assert "\n" not in str(caught.value)
 
 
-def test_columns_can_be_named(drawn: Path) -> None:
-    path = table(drawn / "own.csv", "photo;species\nink/yak/0.jpg;Yak\n")
+def test_columns_can_be_set_by_options(image_root: Path) -> None:
+    path = table(image_root / "own.csv", "photo;species\nink/yak/0.jpg;Yak\n")
     assert load_source(str(path), ["path=photo", "label=species"]).class_names == ("Yak",)
     with pytest.raises(UserError, match='no column "genus"'):
         load_source(str(path), ["path=photo", "label=genus"])
@@ -219,14 +219,14 @@ def test_columns_can_be_named(drawn: Path) -> None:
         load_source(str(path), ["photo=photo"])
 
 
-def test_files_of_a_table_that_are_missing_are_broken(drawn: Path) -> None:
+def test_missing_files_count_as_broken(image_root: Path) -> None:
     source = load_source(
-        str(table(drawn / "list.csv", CSV + "ink/none.jpg,cat,ink,train,\n")), max_broken=0.1
+        str(table(image_root / "list.csv", CSV + "ink/none.jpg,cat,ink,train,\n")), max_broken=0.1
     )
     assert source.broken(np.arange(21)) == {20: "no such file"}  # type: ignore[attr-defined]
 
 
-def test_classes_get_other_names(tmp_path: Path) -> None:
+def test_class_names_file_renames_classes(tmp_path: Path) -> None:
     root = grow(tmp_path / "d", "n01440764", "n02", images=1)
     file = table(tmp_path / "names.txt", "n01440764 tench, Tinca tinca\nn02 great white shark\nn03 hen\n")
     assert read_class_names(file)["n01440764"] == "tench, Tinca tinca"
@@ -246,11 +246,11 @@ def test_classes_get_other_names(tmp_path: Path) -> None:
     ("name", "is_id"),
     [("n01440764", True), ("17", True), ("class_3", True), ("tench", False), ("707-320", False)],
 )
-def test_ids_are_told_from_names(name: str, is_id: bool) -> None:
+def test_looks_like_id_separates_ids_from_names(name: str, is_id: bool) -> None:
     assert looks_like_id(name) is is_id
 
 
-def test_a_split_file_is_read_on_data_that_have_grown(tmp_path: Path) -> None:
+def test_split_file_fits_data_with_additional_files(tmp_path: Path) -> None:
     root = grow(tmp_path / "d", "ink/cat", "ink/dog", "oil/cat", "oil/dog")
     first = build_episode("in-the-wild", ImageFolder(root), "oil")
     write_split(tmp_path / "s.json", first, 0)
@@ -268,7 +268,7 @@ def test_a_split_file_is_read_on_data_that_have_grown(tmp_path: Path) -> None:
         read_split(tmp_path / "s.json", source)
 
 
-def test_options_of_other_protocols_are_refused(squares: ImageFolder) -> None:
+def test_build_episode_refuses_options_of_other_protocols(squares: ImageFolder) -> None:
     with pytest.raises(
         UserError, match=r"--shots is for --protocol base-to-new or few-shot or imagenet-shift"
     ):
