@@ -1,8 +1,11 @@
-"""The example of docs/extending.md, found the way an installed package would be."""
+"""The package of docs/extending.md, installed outside of clipalign."""
 
 from __future__ import annotations
 
-import re
+import json
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 
+import clipalign
 from clipalign.backbone import Backbone, preprocess_for
 from clipalign.core.errors import UserError
 from clipalign.data.batches import TrainBatches
@@ -19,29 +23,63 @@ from clipalign.protocols import build_episode
 from clipalign.runs.options import train_options
 
 ROOT = Path(__file__).parents[1]
-EXAMPLE = ROOT / "examples" / "l2_sp.py"
+PACKAGE = ROOT / "examples" / "extensions"
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Build the example package and install it into an empty folder, without network."""
+    wheels, home = tmp_path_factory.mktemp("wheels"), tmp_path_factory.mktemp("site")
+    build = [sys.executable, "-m", "hatchling", "build", "--target", "wheel", "--directory", str(wheels)]
+    subprocess.run(build, cwd=PACKAGE, check=True, capture_output=True)
+    (wheel,) = wheels.glob("*.whl")
+    install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-compile", "--target"]
+    subprocess.run([*install, str(home), str(wheel)], check=True)
+    return home
 
 
 @pytest.fixture
-def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Install the example as a distribution with the entry point of docs/extending.md, for one test."""
-    text = (ROOT / "docs" / "extending.md").read_text()
-    group, name, value = re.search(r'entry-points\."(.+?)"\]\n(\S+) = "(\S+)"', text).groups()  # type: ignore[union-attr]
-    info = tmp_path / "l2_sp-1.0.dist-info"
-    info.mkdir()
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: l2-sp\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text(f"[{group}]\n{name} = {value}\n")
-    monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.syspath_prepend(EXAMPLE.parent)
+def installed(site: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Make the package's methods known for one test."""
+    monkeypatch.syspath_prepend(site)
     with METHODS.isolated():
         yield
 
 
-def test_it_is_short() -> None:
-    assert len(EXAMPLE.read_text().splitlines()) < 60
+def run_command(site: Path, folder: Path, *arguments: str) -> str:
+    """Run a command in a process that has the package on its path, and return its output."""
+    path = os.pathsep.join([str(site), str(Path(clipalign.__file__).parents[1])])
+    environment = os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "clipalign", *arguments]
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
-def test_it_is_found_with_its_options(installed: None) -> None:
+def test_every_kind_of_extension_works_in_one_run(site: Path, tmp_path: Path, tiny_spec: str) -> None:
+    names = {"methods": "l2-sp", "protocols": "iid", "data": "digits", "metrics": "calibration-error"}
+    for kind, name in (names | {"exports": "torch-export", "trackers": "csv"}).items():
+        assert name in run_command(site, tmp_path, "list", kind), kind
+    short = ["--steps", "2", "--batch-size", "4", "--backbone", tiny_spec, "--data-options", "limit=60"]
+    method = ["--method", "l2-sp", "--pull", "0.05", "--data", "digits", "--protocol", "iid"]
+    run_command(site, tmp_path, "train", *method, *short, "--log-to", "csv", "--out", "runs/l2")
+    rows = [json.loads(line) for line in (tmp_path / "runs/l2/results.jsonl").read_text().splitlines()]
+    assert rows and all(0 <= row["calibration_error"] <= 1 for row in rows if row["method"] == "l2-sp")
+    assert {row["protocol"] for row in rows} == {"iid"}
+    assert list((tmp_path / "runs/l2").glob("*.csv")), "the tracker wrote nothing"
+    run_command(site, tmp_path, "export", "runs/l2", "--to", "torch-export", "--out", "exported")
+    assert any((tmp_path / "exported").iterdir())
+    run_command(site, tmp_path, "report", "runs", "--out", "report", "--pictures", "0")
+    assert "alibration" in (tmp_path / "report" / "report.md").read_text()
+
+
+def test_examples_are_short() -> None:
+    files = list((PACKAGE / "clipalign_extensions").glob("*.py"))
+    assert len(files) > 5 and all(len(file.read_text().splitlines()) < 70 for file in files)
+    assert len((PACKAGE / "clipalign_extensions" / "l2_sp.py").read_text().splitlines()) < 60
+
+
+def test_method_of_another_package_has_options(installed: None) -> None:
     assert "l2-sp" in list_methods()
     options = train_options(
         ["--method", "l2-sp", "--pull", "0.5", "--out", "x", "--backbone", "ViT-B-16:random"]
@@ -54,7 +92,7 @@ def test_it_is_found_with_its_options(installed: None) -> None:
         train_options(["--method", "erm", "--pull", "1", "--out", "x"])
 
 
-def test_it_trains(installed: None, tiny: Backbone, squares: ImageFolder) -> None:
+def test_method_of_another_package_trains(installed: None, tiny: Backbone, squares: ImageFolder) -> None:
     cls: Any = get_method("l2-sp")
     episode = build_episode("domain-shift", squares, "grey", 0)
     moved = []
@@ -76,5 +114,5 @@ def test_it_trains(installed: None, tiny: Backbone, squares: ImageFolder) -> Non
     assert 0 < moved[1] < moved[0]
 
 
-def test_it_is_not_there_without_its_entry_point() -> None:
+def test_method_is_unknown_without_its_entry_point() -> None:
     assert "l2-sp" not in list_methods()

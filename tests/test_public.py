@@ -1,4 +1,4 @@
-"""The names that a user may import, and those that the docs tell of."""
+"""The public names of the package, and those that the documentation uses."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from pathlib import Path
 import pytest
 
 import clipalign
-from clipalign import _HOMES
+from clipalign import _MODULES
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-MODULES = {module.name for module in pkgutil.iter_modules(clipalign.__path__)}
+SUBPACKAGES = {module.name for module in pkgutil.iter_modules(clipalign.__path__)}
 
 
-def test_every_public_name_is_there_and_is_no_module() -> None:
-    assert sorted(_HOMES) == sorted(clipalign.__all__)
-    assert not MODULES & set(clipalign.__all__)
+def test_public_names_import_and_differ_from_subpackages() -> None:
+    assert sorted(_MODULES) == sorted(clipalign.__all__)
+    assert not SUBPACKAGES & set(clipalign.__all__)
     for name in clipalign.__all__:
         assert callable(getattr(clipalign, name)), name
         assert (getattr(clipalign, name).__doc__ or "").strip(), name
@@ -39,11 +39,11 @@ def test_names_in_the_docs_exist(page: Path) -> None:
 
 def test_importing_the_package_does_not_import_torch() -> None:
     code = "import sys, clipalign; dir(clipalign); print('torch' in sys.modules)"
-    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert said.stdout.strip() == "False"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "False"
 
 
-def test_check_data_is_the_command(
+def test_check_data_prints_and_draws_like_the_command(
     squares_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     problems = clipalign.check_data(squares_folder, sheet=tmp_path / "sheet.png", layout="domain")

@@ -1,4 +1,4 @@
-"""clipalign: fine-tune CLIP-like models so that they stay right where they were not trained."""
+"""Fine-tune CLIP-like models that stay accurate in new domains and on new classes, and compare methods for it."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ __all__ = [
     "write_report",
 ]
 
-# Public name -> module and name there. Looked up on first use, since importing torch takes seconds. No name may be
-# that of a module of the package, which would take its place once it is imported: hence export_model, not export.
-_HOMES = {
+# Public name -> module and name there, imported on first use, since importing torch takes seconds. A public name must
+# not equal the name of a subpackage, which would replace it once imported: hence explain_image, not explain.
+_MODULES = {
     "Backbone": ("backbone", "Backbone"),
     "Method": ("methods", "Method"),
     "UserError": ("core.errors", "UserError"),
@@ -74,9 +74,9 @@ if TYPE_CHECKING:
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
+    if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    module, attribute = _HOMES[name]
+    module, attribute = _MODULES[name]
     value = getattr(import_module(f".{module}", __name__), attribute)
     globals()[name] = value
     return value

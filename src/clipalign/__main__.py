@@ -1,4 +1,4 @@
-"""`python -m clipalign` is `clipalign`."""
+"""Run the command line as `python -m clipalign`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What commands make of data options: the files that a run leaves behind."""
+"""Data options of `clipalign train`, by the files of the run."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from clipalign.evaluation.results import read_results
 
 @pytest.fixture
 def spoilt(squares_folder: Path, tmp_path: Path) -> Path:
-    """The squares, with one empty file among 61."""
+    """Return the folder of squares with one empty file among 61."""
     root = tmp_path / "spoilt"
     shutil.copytree(squares_folder, root)
     (root / "dark" / "red_square" / "empty.png").write_bytes(b"")
@@ -28,7 +28,9 @@ def run(backbone: str, out: Path, data: Path, *options: str) -> int:
     return main([*tokens, *options])
 
 
-def test_a_run_keeps_its_split_and_what_it_skipped(tiny_spec: str, spoilt: Path, tmp_path: Path) -> None:
+def test_split_and_skipped_files_are_written_and_the_split_is_reused(
+    tiny_spec: str, spoilt: Path, tmp_path: Path
+) -> None:
     one, two = tmp_path / "one", tmp_path / "two"
     assert (
         run(tiny_spec, one, spoilt, "--target", "grey", "--target-split", "out", "--max-broken", "0.05") == 0
@@ -40,7 +42,7 @@ def test_a_run_keeps_its_split_and_what_it_skipped(tiny_spec: str, spoilt: Path,
     assert row.extra["skipped"] == 1 and row.extra["interpolation"] == "bilinear"
     assert split["hash"] == row.split_hash and len(split["tests"][0]["rows"]) == 4
     assert "dark/red_square/empty.png" not in split["train"] + split["validation"]
-    # The same split again, from the file: the same rows, the same hash, and nothing left to skip.
+    # The split of the file: same rows, same hash, nothing to skip.
     assert run(tiny_spec, two, spoilt, "--split-file", str(one / "split.json")) == 0
     assert read_results(two)[0].split_hash == row.split_hash
     assert not (two / "skipped.csv").exists()
@@ -48,14 +50,16 @@ def test_a_run_keeps_its_split_and_what_it_skipped(tiny_spec: str, spoilt: Path,
     assert scored[0].split_hash == row.split_hash and scored[0].accuracy == row.accuracy
 
 
-def test_too_many_broken_files_stop_a_run(
+def test_too_many_broken_files_are_an_error(
     tiny_spec: str, spoilt: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(tiny_spec, tmp_path / "out", spoilt, "--target", "grey") == 2
     assert "--max-broken" in capsys.readouterr().err and not (tmp_path / "out").exists()
 
 
-def test_interpolation_and_names_are_options(tiny_spec: str, spoilt: Path, tmp_path: Path) -> None:
+def test_interpolation_class_names_and_shots_are_recorded(
+    tiny_spec: str, spoilt: Path, tmp_path: Path
+) -> None:
     names = tmp_path / "names.txt"
     names.write_text("red_square tomato\n")
     options = ("--interpolation", "bicubic", "--class-names", str(names), "--layout", "domain")
@@ -79,7 +83,7 @@ def test_interpolation_and_names_are_options(tiny_spec: str, spoilt: Path, tmp_p
         (("--target", "grey", "--data-root", ".", "--data-options", "a=1"), "--data-options"),
     ],
 )
-def test_bad_options(
+def test_invalid_data_option_is_named(
     options: tuple[str, ...],
     message: str,
     squares_folder: Path,

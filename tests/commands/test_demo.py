@@ -1,4 +1,4 @@
-"""The demo in full, with random weights and one step: every command it runs, every file it leaves."""
+"""The whole demo with random weights and one step: its commands and its files."""
 
 from __future__ import annotations
 
@@ -53,14 +53,14 @@ def test_demo_writes_runs_and_report(done: Path) -> None:
     assert len(pictures) >= 2 and html.count("data:image/png;base64,") == len(pictures)
 
 
-def test_demo_refuses_a_folder_in_use(done: Path) -> None:
+def test_demo_in_a_used_folder_is_an_error(done: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in done.rglob("*")}
     with pytest.raises(UserError, match="--overwrite"):
         demo.run(["--out", str(done), "--steps", "1"])
     assert {path: path.stat().st_mtime_ns for path in done.rglob("*")} == before
 
 
-def test_explain_shows_a_run_beside_its_start(done: Path, tmp_path: Path, image_file: Path) -> None:
+def test_explain_draws_a_run_and_its_backbone(done: Path, tmp_path: Path, image_file: Path) -> None:
     files = explain(done / "runs" / "alignclip", image_file, ["a bell", "a tent"], out=tmp_path / "maps")
     assert [file.name for file in files] == ["explain.png", "maps.npz"]
     with np.load(files[1]) as maps:
@@ -78,13 +78,13 @@ def test_explain_shows_a_run_beside_its_start(done: Path, tmp_path: Path, image_
         (["--method", "erm"], "--method"),
     ],
 )
-def test_bad_input_writes_nothing(tmp_path: Path, arguments: list[str], message: str) -> None:
+def test_invalid_option_of_demo_writes_nothing(tmp_path: Path, arguments: list[str], message: str) -> None:
     with pytest.raises(UserError, match=message):
         demo.run(["--out", str(tmp_path / "out"), *arguments])
     assert not (tmp_path / "out").exists()
 
 
-def test_the_commands_it_prints_are_commands(tmp_path: Path) -> None:
+def test_printed_commands_are_valid(tmp_path: Path) -> None:
     config = demo.DemoConfig(out=tmp_path)
     for method in demo.METHODS:
         options = train_options(shlex.split(train_command(demo.training_options(config, method)))[2:])

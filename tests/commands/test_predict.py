@@ -20,20 +20,20 @@ def names(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def folder(squares_folder: Path, tmp_path: Path) -> Path:
-    """Two folders of images, with a text file called .png among them."""
+    """Return a folder of images at two depths, with a text file named .png."""
     shutil.copytree(squares_folder / "grey", tmp_path / "new")
     (tmp_path / "new" / "broken.png").write_text("text")
     return tmp_path / "new"
 
 
-def test_folders_go_to_a_file(
+def test_predictions_of_folders_are_written_to_files(
     tiny_spec: str, folder: Path, names: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     command = ["predict", tiny_spec, str(folder), "--classes-file", str(names), "--topk", "2"]
     out = tmp_path / "deep" / "p.csv"
     assert main([*command, "--out", str(out)]) == 0
-    said = capsys.readouterr()
-    assert "20 images classified, 1 skipped" in said.out and "broken.png does not decode" in said.err
+    output = capsys.readouterr()
+    assert "20 images classified, 1 skipped" in output.out and "broken.png does not decode" in output.err
     with out.open() as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 41 and {row["rank"] for row in rows} == {"", "1", "2"}
@@ -49,7 +49,7 @@ def test_folders_go_to_a_file(
     assert main(command) == 0 and "broken.png" in capsys.readouterr().err
 
 
-def test_a_file_that_is_named_has_to_be_an_image(
+def test_named_file_that_is_not_an_image_is_an_error(
     tiny_spec: str, folder: Path, names: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["predict", tiny_spec, str(folder / "broken.png"), "--classes-file", str(names)]) == 2
@@ -59,7 +59,7 @@ def test_a_file_that_is_named_has_to_be_an_image(
     assert "no images in" in capsys.readouterr().err
 
 
-def test_batches_do_not_change_answers(
+def test_batch_size_does_not_change_predictions(
     tiny_spec: str, squares_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     images, classes = [squares_folder / "grey"], ["red square", "blue square"]

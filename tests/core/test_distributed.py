@@ -68,8 +68,8 @@ def test_training_in_several_processes_equals_one_process(
     assert main([*arguments, "--out", str(tmp_path / "one")]) == 0
     run_processes(world, [*arguments, "--out", str(tmp_path / "many")], tmp_path / "log")
     check_same(tmp_path / "one", tmp_path / "many", tiny_spec)
-    said = [(tmp_path / f"log.{rank}").read_text() for rank in range(world)]
-    assert "all: " in said[0] and not any(said[1:])  # only the main process prints
+    output = [(tmp_path / f"log.{rank}").read_text() for rank in range(world)]
+    assert "all: " in output[0] and not any(output[1:])  # only the main process prints
 
 
 @pytest.mark.slow

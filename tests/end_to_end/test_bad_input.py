@@ -1,4 +1,4 @@
-"""What bad input gets: one line that names the option, exit code 2, no traceback, nothing written."""
+"""Invalid input ends with one line that names the option and exit code 2; no traceback, and nothing is written."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from clipalign.commands.cli import main
 
 @pytest.fixture
 def refused(capsys: pytest.CaptureFixture[str]):
-    """Runs a command that must be refused; returns what it said."""
+    """Return a function that runs an invalid command and returns its error line."""
 
     def check(*arguments: object) -> str:
         assert main([str(argument) for argument in arguments]) == 2
-        said = capsys.readouterr()
-        lines = said.err.strip().splitlines()
-        assert lines[-1].startswith("error: ") and "Traceback" not in said.err
+        output = capsys.readouterr()
+        lines = output.err.strip().splitlines()
+        assert lines[-1].startswith("error: ") and "Traceback" not in output.err
         assert len([line for line in lines if line.startswith("error: ")]) == 1
-        assert said.out == ""
+        assert output.out == ""
         return lines[-1]
 
     return check
@@ -29,7 +29,7 @@ def refused(capsys: pytest.CaptureFixture[str]):
 
 @pytest.fixture
 def train(refused, tiny_spec: str, squares_folder: Path, tmp_path: Path):
-    """A training run that must be refused before anything is written."""
+    """Return a function that runs an invalid `clipalign train`, and returns its error line."""
 
     def check(**options: object) -> str:
         given = {"backbone": tiny_spec, "data": squares_folder, "target": "grey", "steps": 2, "batch_size": 4}
@@ -37,9 +37,9 @@ def train(refused, tiny_spec: str, squares_folder: Path, tmp_path: Path):
         out = Path(str(given["out"]))
         before = sorted(out.rglob("*")) if out.exists() else None
         tokens = [t for k, v in given.items() if v is not None for t in ("--" + k.replace("_", "-"), v)]
-        said = refused("train", *tokens)
+        message = refused("train", *tokens)
         assert (sorted(out.rglob("*")) if out.exists() else None) == before
-        return said
+        return message
 
     return check
 
@@ -71,25 +71,25 @@ def train(refused, tiny_spec: str, squares_folder: Path, tmp_path: Path):
     ],
     ids=lambda value: "-".join(map(str, value)) if isinstance(value, dict) else "",
 )
-def test_options_of_train(train, options: dict[str, object], named: str) -> None:
+def test_invalid_option_of_train_is_named(train, options: dict[str, object], named: str) -> None:
     assert named in train(**options)
 
 
-def test_a_folder_without_images(train, tmp_path: Path) -> None:
+def test_folder_without_images_is_an_error(train, tmp_path: Path) -> None:
     (tmp_path / "data" / "class").mkdir(parents=True)
     assert "--data" in train(data=tmp_path / "data")
 
 
-def test_classes_with_the_same_name(train, tmp_path: Path) -> None:
+def test_ambiguous_class_names_are_an_error(train, tmp_path: Path) -> None:
     for domain in ("a", "grey"):
         for name in ("alarm_clock", "alarm-clock"):
             (tmp_path / "data" / domain / name).mkdir(parents=True)
             Image.new("RGB", (4, 4)).save(tmp_path / "data" / domain / name / "1.png")
-    said = train(data=tmp_path / "data")
-    assert "alarm_clock" in said and "alarm-clock" in said
+    message = train(data=tmp_path / "data")
+    assert "alarm_clock" in message and "alarm-clock" in message
 
 
-def test_a_truncated_weights_file(train, tiny_spec: str, tmp_path: Path) -> None:
+def test_truncated_weights_file_is_named(train, tiny_spec: str, tmp_path: Path) -> None:
     folder = tmp_path / "backbone"
     shutil.copytree(tiny_spec.removeprefix("local-dir:"), folder)
     weights = folder / "open_clip_model.safetensors"
@@ -97,16 +97,16 @@ def test_a_truncated_weights_file(train, tiny_spec: str, tmp_path: Path) -> None
     assert "open_clip_model.safetensors" in train(backbone=f"local-dir:{folder}")
 
 
-def test_a_folder_that_holds_something(train, tmp_path: Path) -> None:
+def test_existing_files_in_out_are_an_error(train, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "thesis.tex").write_text("x")
-    said = train()
-    assert "--out" in said and "--overwrite" in said and "--resume" in said
+    message = train()
+    assert all(flag in message for flag in ("--out", "--overwrite", "--resume"))
     (tmp_path / "file").write_text("x")
     assert "--out" in train(out=tmp_path / "file")
 
 
-def test_resume_wants_the_same_options(
+def test_resume_with_other_options_is_an_error(
     train,
     refused,
     tiny_spec: str,
@@ -119,20 +119,22 @@ def test_resume_wants_the_same_options(
     arguments = [*common, "--method", "erm", "--steps", 2, "--batch-size", 4]
     assert main([str(argument) for argument in arguments]) == 0
     capsys.readouterr()
-    said = refused(*arguments, "--lr", "0.5", "--resume")
-    assert "--resume" in said and "lr" in said and "0.5" in said
+    message = refused(*arguments, "--lr", "0.5", "--resume")
+    assert "--resume" in message and "lr" in message and "0.5" in message
     assert "method" in refused(*common, "--resume", "--method", "zeroshot")
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "x").write_text("x")
     assert "--resume" in refused(*common[:1], "--out", tmp_path / "other", "--resume")
-    # A run whose weights were cut short.
+    # A run with a truncated weights file.
     model = out / "model.safetensors"
     model.write_bytes(model.read_bytes()[:-100])
     assert "model.safetensors" in refused("eval", out, "--data", squares_folder, "--out", tmp_path / "e")
     assert not (tmp_path / "e").exists()
 
 
-def test_eval_and_predict(refused, tiny_spec: str, squares_folder: Path, tmp_path: Path) -> None:
+def test_invalid_input_of_eval_and_predict_is_named(
+    refused, tiny_spec: str, squares_folder: Path, tmp_path: Path
+) -> None:
     out = ("--out", tmp_path / "e")
     assert "ViT" in refused("eval", "ViT-B-17:openai", "--data", squares_folder, *out)
     assert "not a run" in refused("eval", tmp_path, "--data", squares_folder, *out)
@@ -151,6 +153,6 @@ def test_eval_and_predict(refused, tiny_spec: str, squares_folder: Path, tmp_pat
     assert "--topk" in refused("predict", tiny_spec, image, "--classes-file", names, "--topk", 0)
 
 
-def test_commands(refused) -> None:
+def test_unknown_command_is_named(refused) -> None:
     assert "tarin" in refused("tarin")
     assert "modles" in refused("list", "modles")

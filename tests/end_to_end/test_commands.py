@@ -65,14 +65,14 @@ def test_train_writes_a_row_per_test_set(
     assert "metrics.jsonl" in files or not get_method(method).iterates
 
 
-def test_the_model_is_the_average_and_last_is_not(trained: Path) -> None:
+def test_model_file_holds_the_average_and_last_file_the_last_step(trained: Path) -> None:
     model, last = load_file(trained / "model.safetensors"), load_file(trained / "last.safetensors")
     assert model.keys() == last.keys() and "visual.proj" in model and "token_embedding.weight" in model
     assert not torch.equal(model["visual.proj"].float(), last["visual.proj"].float())
     assert torch.equal(model["token_embedding.weight"], last["token_embedding.weight"])
 
 
-def test_the_end_says_what_was_forgotten(trained: Path) -> None:
+def test_log_reports_forgetting_and_config_the_origins(trained: Path) -> None:
     text = (trained / "log.txt").read_text()
     assert "points on classes not trained (new)" in text
     config = yaml.safe_load((trained / "config.yaml").read_text())
@@ -80,7 +80,7 @@ def test_the_end_says_what_was_forgotten(trained: Path) -> None:
     assert config["record"]["origins"]["lr"] == "command line"
 
 
-def test_eval_gives_the_rows_of_the_run_again(trained: Path, squares_folder: Path, tmp_path: Path) -> None:
+def test_eval_reproduces_the_rows_of_the_run(trained: Path, squares_folder: Path, tmp_path: Path) -> None:
     arguments = ["--data", str(squares_folder), "--protocol", "in-the-wild", "--target", "grey"]
     assert main(["eval", str(trained), *arguments, "--out", str(tmp_path / "e")]) == 0
     for again, first in zip(read_results(tmp_path / "e"), read_results(trained), strict=True):
@@ -138,7 +138,7 @@ def test_help_and_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out == text
 
 
-def test_the_python_api_does_the_same(
+def test_python_api_gives_the_bytes_of_the_command(
     trained: Path, tiny_spec: str, squares_folder: Path, tmp_path: Path
 ) -> None:
     options: dict[str, Any] = {"backbone": tiny_spec, "data": squares_folder, "steps": 8, "batch_size": 6}
@@ -156,20 +156,20 @@ def test_the_python_api_does_the_same(
     assert again.class_names == run.class_names and again.method.name == "alignclip"
 
 
-def test_a_config_file_repeats_a_run(trained: Path, tmp_path: Path) -> None:
+def test_config_file_of_a_run_repeats_it(trained: Path, tmp_path: Path) -> None:
     out = tmp_path / "again"
     assert main(["train", "--config", str(trained / "config.yaml"), "--out", str(out)]) == 0
     assert (out / "model.safetensors").read_bytes() == (trained / "model.safetensors").read_bytes()
 
 
-def test_a_finished_run_is_left_alone_by_resume(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_resume_leaves_a_finished_run_unchanged(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = (trained / "results.jsonl").read_bytes()
     assert main(["train", "--out", str(trained), "--resume"]) == 0
     assert (trained / "results.jsonl").read_bytes() == before
     assert "is finished" in capsys.readouterr().err
 
 
-def test_overwrite_replaces_the_run_and_nothing_else(common: list[str], tmp_path: Path) -> None:
+def test_overwrite_replaces_only_the_files_of_the_run(common: list[str], tmp_path: Path) -> None:
     out = tmp_path / "run"
     arguments = ["train", "--method", "erm", "--target", "grey", "--out", str(out), *common]
     assert main(arguments) == 0
@@ -180,7 +180,7 @@ def test_overwrite_replaces_the_run_and_nothing_else(common: list[str], tmp_path
     assert [line["step"] for line in lines if "lr" in line] == [3]
 
 
-def test_predictions_behind_the_rows(trained: Path) -> None:
+def test_predictions_file_gives_the_accuracy_of_the_rows(trained: Path) -> None:
     rows = {row.test: row for row in read_results(trained)}
     with np.load(trained / "predictions.npz", allow_pickle=False) as stored:
         for name, row in rows.items():

@@ -1,4 +1,4 @@
-"""`kill -9` at a random moment, then --resume: the same bytes as without."""
+"""A run killed at a random step and resumed gives the bytes of an uninterrupted run."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ from pathlib import Path
 from clipalign.commands.cli import main
 
 
-def test_a_killed_run_resumes_to_the_same_bytes(tiny_spec: str, squares_folder: Path, tmp_path: Path) -> None:
+def test_killed_and_resumed_run_gives_the_same_bytes(
+    tiny_spec: str, squares_folder: Path, tmp_path: Path
+) -> None:
     arguments = ["train", "--backbone", tiny_spec, "--data", str(squares_folder), "--target", "grey"]
     arguments += ["--steps", "30", "--batch-size", "4", "--lr", "1e-3", "--checkpoint-every", "4"]
     arguments += ["--log-every", "1", "--validate-every", "10"]
@@ -22,7 +24,7 @@ def test_a_killed_run_resumes_to_the_same_bytes(tiny_spec: str, squares_folder: 
     again, metrics = [*arguments, "--out", str(broken), "--resume"], broken / "metrics.jsonl"
     stops = sorted(random.sample(range(1, 26), 2))
     for stop in stops:
-        # Forked, so that the test does not wait for imports; the kill is as real as any.
+        # Forked rather than spawned: a fresh interpreter would import torch for seconds.
         process = multiprocessing.get_context("fork").Process(target=main, args=(again,))
         process.start()
         while process.is_alive() and not (metrics.is_file() and metrics.read_text().count("\n") >= stop):

@@ -1,4 +1,4 @@
-"""The built wheel, installed elsewhere, finds its assets there."""
+"""The built wheel finds its assets where it is installed."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ assert main(["list", "methods"]) == 0
 """
 
 
-def test_the_wheel_works_where_it_is_installed(tmp_path: Path) -> None:
+def test_installed_wheel_finds_its_assets(tmp_path: Path) -> None:
     build = [sys.executable, "-m", "hatchling", "build", "--target", "wheel", "--directory", str(tmp_path)]
     subprocess.run(build, cwd=ROOT, check=True, capture_output=True)
     (wheel,) = tmp_path.glob("*.whl")

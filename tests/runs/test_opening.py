@@ -16,7 +16,7 @@ def test_backbone_opens_as_zero_shot(tiny_spec: str) -> None:
     opened = open_model(tiny_spec, templates=("one {}.",))
     assert opened.method.name == "zeroshot" and opened.run is None
     assert opened.method.templates == ("one {}.",)
-    assert opened.class_names == () and opened.record == {} and opened.interpolation is None
+    assert opened.class_names == () and opened.record is None and opened.interpolation is None
 
 
 def test_run_opens_with_its_classes_and_either_weights(
@@ -27,7 +27,8 @@ def test_run_opens_with_its_classes_and_either_weights(
     clipalign.train("erm", squares_folder, out, average="ema", **options)  # type: ignore[arg-type]
     averaged, last = (open_model(out, weights=weights) for weights in ("model", "last"))
     assert averaged.method.name == "erm" and len(averaged.class_names) == 4
-    assert averaged.interpolation == "bilinear" and averaged.record["target"] == "grey"
+    assert averaged.interpolation == "bilinear"
+    assert averaged.record is not None and averaged.record.target == "grey"
     first, second = (opened.method.state_dict()["visual.proj"] for opened in (averaged, last))
     assert not torch.equal(first, second)
 

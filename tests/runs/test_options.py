@@ -16,14 +16,14 @@ from clipalign.runs.options import train_options
 
 @pytest.fixture
 def pocket_defaults(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """A measured default for erm on the pocket backbone."""
+    """Set measured defaults of erm on the pocket backbone."""
     path = tmp_path / "shipped.yaml"
     path.write_text("lr: 1e-4\nsteps: 600\n")
     monkeypatch.setattr(opt, "shipped_config", lambda backbone, method: path if method == "erm" else None)
     return path
 
 
-def test_each_layer_wins_over_the_one_before(pocket_defaults: Path, tmp_path: Path) -> None:
+def test_later_layers_win_and_are_recorded(pocket_defaults: Path, tmp_path: Path) -> None:
     config = tmp_path / "c.yaml"
     config.write_text("batch-size: 12\nsteps: 20\nmethod: erm\nout: runs/x\n")
     found = train_options(["--config", str(config), "--steps", "7"])
@@ -41,19 +41,19 @@ def test_each_layer_wins_over_the_one_before(pocket_defaults: Path, tmp_path: Pa
     assert "seed" not in found.origins
 
 
-def test_pocket_defaults_are_for_the_pocket_backbone_alone(pocket_defaults: Path) -> None:
+def test_pocket_defaults_apply_to_the_pocket_backbone_only(pocket_defaults: Path) -> None:
     found = train_options(["--method", "erm", "--backbone", "ViT-B-16:openai", "--out", "x"])
     assert found.config.optimiser.lr == 5e-6
     assert found.origins["lr"] == "published"
 
 
-def test_options_of_the_method_stand_beside_those_of_the_run() -> None:
+def test_options_include_those_of_the_method() -> None:
     found = train_options(["--method=alignclip", "--epsilon", "0.2", "--out=x", "--temperature", "None"])
     assert found.hyper.epsilon == 0.2 and found.hyper.temperature is None
     assert found.flat()["epsilon"] == 0.2 and found.flat()["out"] == "x"
 
 
-def test_an_option_of_another_method_is_refused_by_name() -> None:
+def test_option_of_another_method_is_an_error_that_names_it() -> None:
     with pytest.raises(UserError, match=r"--epsilon is an option of --method alignclip.*not apply"):
         train_options(["--method", "erm", "--epsilon", "0.2", "--out", "x"])
 
@@ -75,7 +75,7 @@ def test_an_option_of_another_method_is_refused_by_name() -> None:
         (["stray", "--out", "x"], "stray"),
     ],
 )
-def test_bad_input_is_one_line(arguments: list[str], message: str) -> None:
+def test_error_is_one_line_that_names_the_option(arguments: list[str], message: str) -> None:
     with pytest.raises(UserError, match=message) as caught:
         train_options(arguments)
     assert "\n" not in str(caught.value) and "│" not in str(caught.value)
@@ -91,7 +91,7 @@ def test_bad_input_is_one_line(arguments: list[str], message: str) -> None:
         ("epsilon: 0.1\nmethod: erm", "not apply to --method erm"),
     ],
 )
-def test_a_bad_config_file_is_named(content: str, message: str, tmp_path: Path) -> None:
+def test_error_in_a_config_file_names_the_file(content: str, message: str, tmp_path: Path) -> None:
     path = tmp_path / "c.yaml"
     path.write_text(content)
     with pytest.raises(UserError, match=message) as caught:
@@ -99,7 +99,7 @@ def test_a_bad_config_file_is_named(content: str, message: str, tmp_path: Path) 
     assert "c.yaml" in str(caught.value)
 
 
-def test_a_written_config_reads_back_as_the_same_options(tmp_path: Path) -> None:
+def test_written_config_is_read_as_the_same_options(tmp_path: Path) -> None:
     given = ["--template", "a {}.", "the {}.", "--lr", "1e-5", "--margin", "0.3", "--keep-mlp", "--out", "x"]
     first = train_options(given)
     path = tmp_path / "c.yaml"
@@ -109,14 +109,14 @@ def test_a_written_config_reads_back_as_the_same_options(tmp_path: Path) -> None
     assert yaml.safe_load(path.read_text())["lr"] == 1e-5
 
 
-def test_every_option_is_documented(capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_lists_options_of_run_and_method(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         train_options(["--help"])
     text = capsys.readouterr().out
     assert "--batch-size" in text and "--aligned-layers" in text and "Images per step" in text
 
 
-def test_positional_arguments_mix_with_options(tmp_path: Path) -> None:
+def test_positional_arguments_and_options_are_parsed_together(tmp_path: Path) -> None:
     config = parse_config(EvalConfig, ["runs/a", "--out", "o"], "eval")
     assert (config.model, config.out) == ("runs/a", Path("o"))
     config = parse_config(PredictConfig, ["runs/a", "1.png", "2.png", "--topk", "3"], "predict")

@@ -10,7 +10,7 @@ import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from ..backbone import preprocess_for
 from ..backbone.text.features import fill_templates
@@ -145,11 +145,11 @@ def _export(config: ExportConfig) -> tuple[Export, list[str]]:
 
 def export_facts(
     config: ExportConfig, method: Method, record: RunRecord | None, differences: Mapping[str, float]
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """Return the content of export.json: the origin of the model and how exactly it was reproduced."""
     features = dict(differences)
     states = features.pop("hidden states", None)
-    facts: dict[str, Any] = {
+    facts: dict[str, object] = {
         "format": config.to,
         "from": config.model,
         "method": method.name,

@@ -1,1 +1,1 @@
-"""Leaves that every other package may import."""
+"""Types, options, errors, registries, files and devices; imported by all other packages."""

@@ -57,7 +57,7 @@ class Options:
 
 @dataclass(frozen=True, kw_only=True)
 class DataOptions(Options):
-    """Data"""
+    """Data."""
 
     data: str = field(default="pictograms", metadata=facts(unit="DATA"))
     """Name, folder, table, shards or hf:NAME. Names are listed by `clipalign list data`. A folder holds
@@ -84,7 +84,7 @@ class DataOptions(Options):
 
 @dataclass(frozen=True, kw_only=True)
 class SplitOptions(Options):
-    """Split"""
+    """Split."""
 
     protocol: str | None = field(default=None, metadata=facts(unit="NAME"))
     """Which rows train and test, see `list protocols`. It also decides under which class names they are
@@ -108,7 +108,7 @@ class SplitOptions(Options):
 
 @dataclass(frozen=True, kw_only=True)
 class ModelOptions(Options):
-    """Method and model"""
+    """Method and model."""
 
     method: str = field(default="alignclip", metadata=facts(unit="NAME"))
     """Name in `clipalign list methods`. Its hyper-parameters are options too; --help lists those of the
@@ -122,12 +122,12 @@ class ModelOptions(Options):
     """Downloaded weights."""
     template: tuple[str, ...] = field(default=(), metadata=facts(unit="TEXT", unset="the data set's"))
     """Prompt templates with {}. {} stands for the class name; the features of several templates are
-    averaged."""
+    averaged. Or one name: ensemble (CLIP's 80 templates), ensemble7 (7 of them), paper (AlignCLIP's)."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class OptimiserOptions(Options):
-    """Optimiser"""
+    """Optimiser."""
 
     batch_size: int = field(
         default=36, metadata=facts(unit="IMAGES", at_least=1, reason="CLIPood, AlignCLIP")
@@ -151,7 +151,7 @@ class OptimiserOptions(Options):
 
 @dataclass(frozen=True, kw_only=True)
 class ScheduleOptions(Options):
-    """Schedule"""
+    """Schedule."""
 
     steps: int = field(default=5000, metadata=facts(unit="STEPS", at_least=1, reason="CLIPood, AlignCLIP"))
     """Optimiser steps. Methods that do not iterate ignore it."""
@@ -166,7 +166,7 @@ class ScheduleOptions(Options):
 
 @dataclass(frozen=True, kw_only=True)
 class AverageOptions(Options):
-    """Weight averaging"""
+    """Weight averaging."""
 
     average: Literal["none", "ema", "bma", "gaussian", "swad"] | None = field(
         default=None, metadata=facts(unset="the method's")
@@ -202,7 +202,7 @@ class AverageOptions(Options):
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationOptions(Options):
-    """Evaluation"""
+    """Evaluation."""
 
     eval_batch_size: int = field(default=256, metadata=facts(unit="IMAGES", at_least=1, affects_result=False))
     """Images per forward pass."""
@@ -218,7 +218,7 @@ class EvaluationOptions(Options):
 
 @dataclass(frozen=True, kw_only=True)
 class RunOptions(Options):
-    """Run"""
+    """Run."""
 
     out: Path = field(metadata=facts(unit="DIR", affects_result=False))
     """Run folder to write. Must be new or empty without --resume and --overwrite."""

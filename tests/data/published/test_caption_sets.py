@@ -256,5 +256,5 @@ def test_sets_for_tests_alone_are_scored_and_not_trained_on(
     zeroshot = ["train", "--backbone", tiny_spec, "--method", "zeroshot", *data]
     assert main([*zeroshot, str(tmp_path / "zeroshot")]) == 0
     arguments = ["train", "--backbone", tiny_spec, "--method", "smartclip", *data, str(tmp_path / "run")]
-    assert main(arguments) == 2 and "for tests alone" in capsys.readouterr().err
+    assert main(arguments) == 2 and "has only test rows" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
