@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import re
 from dataclasses import FrozenInstanceError, dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -36,10 +37,16 @@ def name_of(value: object) -> str:
     return getattr(value, "name", str(value))
 
 
+@cache
+def loaded(spec: str) -> Backbone:
+    return load(spec)
+
+
 @pytest.fixture
 def backbone(tiny_spec: str, resnet_spec: str, request: pytest.FixtureRequest) -> Backbone:
+    """A new copy of the tiny ViT or ResNet backbone."""
     tower = request.getfixturevalue("tower")
-    return load(tiny_spec if tower == "vit" else resnet_spec)
+    return copy.deepcopy(loaded(tiny_spec if tower == "vit" else resnet_spec))
 
 
 @pytest.fixture
