@@ -1,8 +1,13 @@
-"""The example of docs/extending.md, found the way an installed package would be."""
+"""The examples of docs/extending.md, installed as a package of their own."""
 
 from __future__ import annotations
 
+import csv
+import json
+import os
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,29 +24,125 @@ from clipalign.protocols import build_episode
 from clipalign.runs.options import train_options
 
 ROOT = Path(__file__).parents[1]
-EXAMPLE = ROOT / "examples" / "l2_sp.py"
+EXTENSIONS = ROOT / "examples" / "extensions"
+# Runs in a new process, which finds the extensions as any installed package.
+COMMANDS = """
+import sys
+from clipalign.commands.cli import main
+for line in sys.stdin.read().splitlines():
+    assert main(line.split("\\t")) == 0, line
+"""
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder into which pip has installed the examples."""
+    folder = tmp_path_factory.mktemp("site")
+    pip = [
+        sys.executable,
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "--no-deps",
+        "--no-build-isolation",
+        "--no-index",
+    ]
+    subprocess.run([*pip, "--target", str(folder), str(EXTENSIONS)], check=True)
+    return folder
 
 
 @pytest.fixture
-def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Install the example as a distribution with the entry point of docs/extending.md, for one test."""
-    text = (ROOT / "docs" / "extending.md").read_text()
-    group, name, value = re.search(r'entry-points\."(.+?)"\]\n(\S+) = "(\S+)"', text).groups()  # type: ignore[union-attr]
-    info = tmp_path / "l2_sp-1.0.dist-info"
-    info.mkdir()
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: l2-sp\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text(f"[{group}]\n{name} = {value}\n")
-    monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.syspath_prepend(EXAMPLE.parent)
+def installed(site: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Make the methods of the examples known in this process, for one test."""
+    monkeypatch.syspath_prepend(site)
     with METHODS.isolated():
         yield
 
 
-def test_it_is_short() -> None:
-    assert len(EXAMPLE.read_text().splitlines()) < 60
+def run(site: Path, *commands: list[str]) -> str:
+    """Run commands in a new process; returns what they print."""
+    paths = [str(site), str(ROOT / "src"), os.environ.get("PYTHONPATH", "")]
+    done = subprocess.run(
+        [sys.executable, "-c", COMMANDS],
+        input="\n".join("\t".join(command) for command in commands),
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(paths)},
+        text=True,
+        capture_output=True,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
-def test_it_is_found_with_its_options(installed: None) -> None:
+def test_extensions_of_every_kind_work_in_one_run(site: Path, tiny_spec: str, tmp_path: Path) -> None:
+    out = tmp_path / "runs" / "l2"
+    train = ["train", "--method", "l2-sp", "--data", "digits", "--data-options", "limit=100"]
+    train += [
+        "--protocol",
+        "iid",
+        "--log-to",
+        "csv",
+        "--backbone",
+        tiny_spec,
+        "--steps",
+        "2",
+        "--batch-size",
+        "8",
+    ]
+    printed = run(
+        site,
+        ["list", "protocols"],
+        ["list", "metrics"],
+        ["list", "exports"],
+        ["list", "trackers"],
+        [*train, "--out", str(out)],
+        ["report", str(tmp_path / "runs")],
+        ["export", str(out), "--to", "torch-export", "--out", str(tmp_path / "exported")],
+    )
+    assert {"iid", "calibration-error", "torch-export", "csv"} <= set(printed.split())
+
+    row = json.loads((out / "results.jsonl").read_text(encoding="utf-8"))
+    error = row["calibration_error"]
+    assert 0 < error < 1 and (row["method"], row["data"], row["protocol"]) == ("l2-sp", "digits", "iid")
+    shown = f"{100 * error:.1f}"
+
+    card = (out / "README.md").read_text(encoding="utf-8")
+    head, line = (
+        next(x for x in card.splitlines() if x.startswith(start)) for start in ("| test |", "| all |")
+    )
+    cells = dict(zip(head.split(" | "), line.split(" | "), strict=True))
+    assert cells["ECE"] == shown and "ECE: expected calibration error" in card
+    assert "type: calibration-error" in card
+
+    report = (tmp_path / "runs" / "report" / "report.md").read_text(encoding="utf-8")
+    assert "## Further metrics" in report and f"| all | l2-sp | {shown} | 1 |" in report
+    with (tmp_path / "runs" / "report" / "tables.csv").open(encoding="utf-8") as file:
+        means = {line["column"]: line["mean_percent"] for line in csv.DictReader(file)}
+    assert float(means["ECE"]) == pytest.approx(100 * error, abs=1e-3)
+
+    with (out / "values.csv").open(encoding="utf-8") as file:
+        values = {line["tag"]: float(line["value"]) for line in csv.DictReader(file)}
+    assert values["test/all/calibration_error"] == error and "train/loss_pull" in values
+
+    assert (tmp_path / "exported" / "text.pt2").is_file()
+    assert json.loads((tmp_path / "exported" / "export.json").read_text())["format"] == "torch-export"
+
+
+def test_documentation_names_the_entry_points_of_the_examples() -> None:
+    page = (ROOT / "docs" / "extending.md").read_text(encoding="utf-8")
+    project = (EXTENSIONS / "pyproject.toml").read_text(encoding="utf-8")
+    groups = set(re.findall(r'entry-points\."(.+?)"\]', project))
+    assert len(groups) == 6 and all(f"`{group}`" in page for group in groups)
+    declared = re.findall(r'entry-points\."(.+?)"\]\n(\S+ = "\S+")', page)
+    assert len(declared) == 2
+    for group, line in declared:
+        assert f'[project.entry-points."{group}"]\n{line}\n' in project
+    for file in (EXTENSIONS / "clipalign_extensions").glob("[!_]*.py"):
+        assert file.name in page
+        assert len(file.read_text(encoding="utf-8").splitlines()) < 80
+
+
+def test_method_of_another_package_has_its_options(installed: None) -> None:
     assert "l2-sp" in list_methods()
     options = train_options(
         ["--method", "l2-sp", "--pull", "0.5", "--out", "x", "--backbone", "ViT-B-16:random"]
@@ -54,10 +155,10 @@ def test_it_is_found_with_its_options(installed: None) -> None:
         train_options(["--method", "erm", "--pull", "1", "--out", "x"])
 
 
-def test_it_trains(installed: None, tiny: Backbone, squares: ImageFolder) -> None:
+def test_larger_pull_keeps_weights_closer(installed: None, tiny: Backbone, squares: ImageFolder) -> None:
     cls: Any = get_method("l2-sp")
     episode = build_episode("domain-shift", squares, "grey", 0)
-    moved = []
+    distances = []
     for pull in (0.0, 50.0):
         method = cls(cls.Config(pull=pull))
         method.setup(tiny, episode, squares.templates)
@@ -70,11 +171,11 @@ def test_it_trains(installed: None, tiny: Backbone, squares: ImageFolder) -> Non
             (terms["loss_ce"] + terms["loss_pull"]).backward()
             optimizer.step()
         after = torch.cat([p.detach().flatten() for p in method.parameters()])
-        moved.append(float((after - before).norm()))
+        distances.append(float((after - before).norm()))
         for p, start in zip(method.parameters(), method.start_weights, strict=True):
             p.data.copy_(start)
-    assert 0 < moved[1] < moved[0]
+    assert 0 < distances[1] < distances[0]
 
 
-def test_it_is_not_there_without_its_entry_point() -> None:
+def test_method_is_unknown_without_its_entry_point() -> None:
     assert "l2-sp" not in list_methods()
