@@ -1,9 +1,11 @@
-"""The package of docs/extending.md, installed outside of clipalign."""
+"""The examples of docs/extending.md, installed as a package of their own."""
 
 from __future__ import annotations
 
+import csv
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,7 +15,6 @@ from typing import Any
 import pytest
 import torch
 
-import clipalign
 from clipalign.backbone import Backbone, preprocess_for
 from clipalign.core.errors import UserError
 from clipalign.data.batches import TrainBatches
@@ -23,63 +24,125 @@ from clipalign.protocols import build_episode
 from clipalign.runs.options import train_options
 
 ROOT = Path(__file__).parents[1]
-PACKAGE = ROOT / "examples" / "extensions"
+EXTENSIONS = ROOT / "examples" / "extensions"
+# Runs in a new process, which finds the extensions as any installed package.
+COMMANDS = """
+import sys
+from clipalign.commands.cli import main
+for line in sys.stdin.read().splitlines():
+    assert main(line.split("\\t")) == 0, line
+"""
 
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Build the example package and install it into an empty folder, without network."""
-    wheels, home = tmp_path_factory.mktemp("wheels"), tmp_path_factory.mktemp("site")
-    build = [sys.executable, "-m", "hatchling", "build", "--target", "wheel", "--directory", str(wheels)]
-    subprocess.run(build, cwd=PACKAGE, check=True, capture_output=True)
-    (wheel,) = wheels.glob("*.whl")
-    install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-compile", "--target"]
-    subprocess.run([*install, str(home), str(wheel)], check=True)
-    return home
+    """A folder into which pip has installed the examples."""
+    folder = tmp_path_factory.mktemp("site")
+    pip = [
+        sys.executable,
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "--no-deps",
+        "--no-build-isolation",
+        "--no-index",
+    ]
+    subprocess.run([*pip, "--target", str(folder), str(EXTENSIONS)], check=True)
+    return folder
 
 
 @pytest.fixture
 def installed(site: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Make the package's methods known for one test."""
+    """Make the methods of the examples known in this process, for one test."""
     monkeypatch.syspath_prepend(site)
     with METHODS.isolated():
         yield
 
 
-def run_command(site: Path, folder: Path, *arguments: str) -> str:
-    """Run a command in a process that has the package on its path, and return its output."""
-    path = os.pathsep.join([str(site), str(Path(clipalign.__file__).parents[1])])
-    environment = os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "clipalign", *arguments]
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+def run(site: Path, *commands: list[str]) -> str:
+    """Run commands in a new process; returns what they print."""
+    paths = [str(site), str(ROOT / "src"), os.environ.get("PYTHONPATH", "")]
+    done = subprocess.run(
+        [sys.executable, "-c", COMMANDS],
+        input="\n".join("\t".join(command) for command in commands),
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(paths)},
+        text=True,
+        capture_output=True,
+    )
     assert done.returncode == 0, done.stderr
     return done.stdout
 
 
-def test_every_kind_of_extension_works_in_one_run(site: Path, tmp_path: Path, tiny_spec: str) -> None:
-    names = {"methods": "l2-sp", "protocols": "iid", "data": "digits", "metrics": "calibration-error"}
-    for kind, name in (names | {"exports": "torch-export", "trackers": "csv"}).items():
-        assert name in run_command(site, tmp_path, "list", kind), kind
-    short = ["--steps", "2", "--batch-size", "4", "--backbone", tiny_spec, "--data-options", "limit=60"]
-    method = ["--method", "l2-sp", "--pull", "0.05", "--data", "digits", "--protocol", "iid"]
-    run_command(site, tmp_path, "train", *method, *short, "--log-to", "csv", "--out", "runs/l2")
-    rows = [json.loads(line) for line in (tmp_path / "runs/l2/results.jsonl").read_text().splitlines()]
-    assert rows and all(0 <= row["calibration_error"] <= 1 for row in rows if row["method"] == "l2-sp")
-    assert {row["protocol"] for row in rows} == {"iid"}
-    assert list((tmp_path / "runs/l2").glob("*.csv")), "the tracker wrote nothing"
-    run_command(site, tmp_path, "export", "runs/l2", "--to", "torch-export", "--out", "exported")
-    assert any((tmp_path / "exported").iterdir())
-    run_command(site, tmp_path, "report", "runs", "--out", "report", "--pictures", "0")
-    assert "alibration" in (tmp_path / "report" / "report.md").read_text()
+def test_extensions_of_every_kind_work_in_one_run(site: Path, tiny_spec: str, tmp_path: Path) -> None:
+    out = tmp_path / "runs" / "l2"
+    train = ["train", "--method", "l2-sp", "--data", "digits", "--data-options", "limit=100"]
+    train += [
+        "--protocol",
+        "iid",
+        "--log-to",
+        "csv",
+        "--backbone",
+        tiny_spec,
+        "--steps",
+        "2",
+        "--batch-size",
+        "8",
+    ]
+    printed = run(
+        site,
+        ["list", "protocols"],
+        ["list", "metrics"],
+        ["list", "exports"],
+        ["list", "trackers"],
+        [*train, "--out", str(out)],
+        ["report", str(tmp_path / "runs")],
+        ["export", str(out), "--to", "torch-export", "--out", str(tmp_path / "exported")],
+    )
+    assert {"iid", "calibration-error", "torch-export", "csv"} <= set(printed.split())
+
+    row = json.loads((out / "results.jsonl").read_text(encoding="utf-8"))
+    error = row["calibration_error"]
+    assert 0 < error < 1 and (row["method"], row["data"], row["protocol"]) == ("l2-sp", "digits", "iid")
+    shown = f"{100 * error:.1f}"
+
+    card = (out / "README.md").read_text(encoding="utf-8")
+    head, line = (
+        next(x for x in card.splitlines() if x.startswith(start)) for start in ("| test |", "| all |")
+    )
+    cells = dict(zip(head.split(" | "), line.split(" | "), strict=True))
+    assert cells["ECE"] == shown and "ECE: expected calibration error" in card
+    assert "type: calibration-error" in card
+
+    report = (tmp_path / "runs" / "report" / "report.md").read_text(encoding="utf-8")
+    assert "## Further metrics" in report and f"| all | l2-sp | {shown} | 1 |" in report
+    with (tmp_path / "runs" / "report" / "tables.csv").open(encoding="utf-8") as file:
+        means = {line["column"]: line["mean_percent"] for line in csv.DictReader(file)}
+    assert float(means["ECE"]) == pytest.approx(100 * error, abs=1e-3)
+
+    with (out / "values.csv").open(encoding="utf-8") as file:
+        values = {line["tag"]: float(line["value"]) for line in csv.DictReader(file)}
+    assert values["test/all/calibration_error"] == error and "train/loss_pull" in values
+
+    assert (tmp_path / "exported" / "text.pt2").is_file()
+    assert json.loads((tmp_path / "exported" / "export.json").read_text())["format"] == "torch-export"
 
 
-def test_examples_are_short() -> None:
-    files = list((PACKAGE / "clipalign_extensions").glob("*.py"))
-    assert len(files) > 5 and all(len(file.read_text().splitlines()) < 70 for file in files)
-    assert len((PACKAGE / "clipalign_extensions" / "l2_sp.py").read_text().splitlines()) < 60
+def test_documentation_names_the_entry_points_of_the_examples() -> None:
+    page = (ROOT / "docs" / "extending.md").read_text(encoding="utf-8")
+    project = (EXTENSIONS / "pyproject.toml").read_text(encoding="utf-8")
+    groups = set(re.findall(r'entry-points\."(.+?)"\]', project))
+    assert len(groups) == 6 and all(f"`{group}`" in page for group in groups)
+    declared = re.findall(r'entry-points\."(.+?)"\]\n(\S+ = "\S+")', page)
+    assert len(declared) == 2
+    for group, line in declared:
+        assert f'[project.entry-points."{group}"]\n{line}\n' in project
+    for file in (EXTENSIONS / "clipalign_extensions").glob("[!_]*.py"):
+        assert file.name in page
+        assert len(file.read_text(encoding="utf-8").splitlines()) < 80
 
 
-def test_method_of_another_package_has_options(installed: None) -> None:
+def test_method_of_another_package_has_its_options(installed: None) -> None:
     assert "l2-sp" in list_methods()
     options = train_options(
         ["--method", "l2-sp", "--pull", "0.5", "--out", "x", "--backbone", "ViT-B-16:random"]
@@ -92,10 +155,10 @@ def test_method_of_another_package_has_options(installed: None) -> None:
         train_options(["--method", "erm", "--pull", "1", "--out", "x"])
 
 
-def test_method_of_another_package_trains(installed: None, tiny: Backbone, squares: ImageFolder) -> None:
+def test_larger_pull_keeps_weights_closer(installed: None, tiny: Backbone, squares: ImageFolder) -> None:
     cls: Any = get_method("l2-sp")
     episode = build_episode("domain-shift", squares, "grey", 0)
-    moved = []
+    distances = []
     for pull in (0.0, 50.0):
         method = cls(cls.Config(pull=pull))
         method.setup(tiny, episode, squares.templates)
@@ -108,10 +171,10 @@ def test_method_of_another_package_trains(installed: None, tiny: Backbone, squar
             (terms["loss_ce"] + terms["loss_pull"]).backward()
             optimizer.step()
         after = torch.cat([p.detach().flatten() for p in method.parameters()])
-        moved.append(float((after - before).norm()))
+        distances.append(float((after - before).norm()))
         for p, start in zip(method.parameters(), method.start_weights, strict=True):
             p.data.copy_(start)
-    assert 0 < moved[1] < moved[0]
+    assert 0 < distances[1] < distances[0]
 
 
 def test_method_is_unknown_without_its_entry_point() -> None:
