@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,14 @@ import torch
 from clipalign.backbone import Backbone, preprocess_for
 from clipalign.core.errors import UserError
 from clipalign.data.batches import TrainBatches
+from clipalign.data.registry import READERS, SOURCES
 from clipalign.data.sources.folder import ImageFolder
+from clipalign.engine.writers import WRITERS
+from clipalign.evaluation.metrics import METRICS
 from clipalign.methods import METHODS, get_method, list_methods
 from clipalign.protocols import build_episode
+from clipalign.protocols.registry import PROTOCOLS
+from clipalign.runs.export import EXPORTS
 from clipalign.runs.options import train_options
 
 ROOT = Path(__file__).parents[1]
@@ -54,10 +60,18 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def installed(site: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Make the methods of the examples known in this process, for one test."""
+    """Make the examples known in this process, for one test."""
     monkeypatch.syspath_prepend(site)
-    with METHODS.isolated():
+    with ExitStack() as stack:
+        # Each registry reads entry points once, so one that is first used here would keep those of the examples.
+        for registry in (METHODS, PROTOCOLS, SOURCES, READERS, METRICS, EXPORTS, WRITERS):
+            stack.enter_context(registry.isolated())
         yield
+
+
+def test_examples_are_short() -> None:
+    lengths = {f.stem: len(f.read_text().splitlines()) for f in EXTENSIONS.glob("*/*.py")}
+    assert len(lengths) > 5 and lengths["l2_sp"] < 60 and max(lengths.values()) < 70
 
 
 def run(site: Path, *commands: list[str]) -> str:
