@@ -14,9 +14,11 @@ import clipalign, sys
 from pathlib import Path
 from clipalign.commands.cli import main
 from clipalign.runs.options import shipped_config
+from clipalign.runs.recipes import recipe_file
 home = Path(clipalign.__file__).resolve().parent
 assert home.is_relative_to(sys.argv[1]), home
 assert shipped_config("pocket", "alignclip").is_relative_to(home)
+assert all(recipe_file(recipe, "alignclip").is_relative_to(home) for recipe in ("published", "common"))
 source = clipalign.load_source("pictograms")
 assert len(source.class_names) >= 200 and len(source.domain_names) == 5
 assert clipalign.load("pocket").num_blocks > 2

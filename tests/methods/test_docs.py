@@ -7,6 +7,7 @@ from dataclasses import fields
 from pathlib import Path
 
 from clipalign.methods import all_methods
+from clipalign.runs.recipes import read_recipe, recipe_file
 
 DOCS = Path(__file__).parents[2] / "docs"
 GUIDE = (DOCS / "methods.md").read_text(encoding="utf-8")
@@ -42,19 +43,25 @@ def test_reference_lists_the_published_settings_of_each_method() -> None:
             names, *cells = (cell.strip() for cell in line.strip("|").split("|"))
             listed |= dict.fromkeys(re.findall(r"`([a-z-]+)`", names), cells)
     keys = ("optimizer", "lr", "weight_decay", "schedule", "warmup_steps", "steps", "batch_size")
+    defaults = {name: read_recipe(recipe_file("published", name) or Path())["defaults"] for name in ROWS}
     expected = {
         method.name: [
             "–"
-            if key not in method.published
-            else f"{method.published[key]:g}"
-            if not isinstance(method.published[key], str)
-            else method.published[key]
+            if key not in defaults[method.name]
+            else f"{defaults[method.name][key]:g}"
+            if not isinstance(defaults[method.name][key], str)
+            else defaults[method.name][key]
             for key in keys
         ]
         for method in all_methods()
         if method.iterates
     }
     assert listed == expected
+
+
+def test_reference_compares_each_method_with_its_published_recipe() -> None:
+    for method in all_methods():
+        assert re.search(r"\*\*Published recipe:\*\* \S+", SECTIONS[method.name]), method.name
 
 
 def test_options_in_a_section_exist() -> None:

@@ -22,6 +22,7 @@ from ..engine.console import format_value, result_lines, run_lines
 from ..engine.fit import fit
 from ..engine.log import RunLog
 from ..engine.progress import Reporter
+from ..engine.selection import BestWeights
 from ..engine.setup import PreparedRun, RunCache, prepare
 from ..engine.validation import make_validation
 from ..engine.writers import Writers, check_writers
@@ -46,6 +47,10 @@ def train(
     backbone: str = DEFAULT,
     cache_dir: str | Path | None = DEFAULT,
     template: Sequence[str] = DEFAULT,
+    # Recipe
+    recipe: Literal["published", "common"] = DEFAULT,
+    augment: Literal["clip-crop", "coop", "tip-adapter", "domainbed", "none"] = DEFAULT,
+    select: Literal["last", "best"] = DEFAULT,
     # Data and split
     data_root: str | Path | None = DEFAULT,
     data_options: Sequence[str] = DEFAULT,
@@ -68,6 +73,7 @@ def train(
     momentum: float = DEFAULT,
     clip_grad_norm: float | None = DEFAULT,
     steps: int = DEFAULT,
+    epochs: float | None = DEFAULT,
     schedule: Literal["cosine", "constant"] = DEFAULT,
     warmup_steps: int | float = DEFAULT,
     warmup_lr: float | None = DEFAULT,
@@ -100,7 +106,7 @@ def train(
     """Fine-tune, as `clipalign train` does, and open the run.
 
     The keywords are the options of the command line, see the groups in `core.config`. Those that are not given
-    are, in this order, the ones in `config`, those measured or published for the method, or the defaults.
+    are, in this order, the ones in `config`, those measured for the method, those of the recipe, or the defaults.
 
     Args:
         method: a name of `list_methods`.
@@ -221,16 +227,23 @@ def fit_method(run: PreparedRun, log: RunLog) -> dict[str, Any]:
         The fields of the result rows about training and validation.
     """
     config, method, episode = run.options.config, run.method, run.episode
-    validation, metrics = make_validation(episode, run.loader, config.run.seed), None
+    validation = make_validation(episode, run.loader, config.run.seed, config.recipe.augment)
+    metrics: dict[str, float] | None = None
     extra: dict[str, Any] = {"interpolation": run.loader.preprocess.interpolation}
     if episode.skipped:
         extra["skipped"] = len(episode.skipped)
     if run.batches is not None:
-        average, metrics = fit(method, config, run.batches, validation, run.precision, log)
+        best = BestWeights(method) if run.select == "best" else None
+        average, metrics = fit(method, config, run.batches, validation, run.precision, log, best)
         if run.ranks.is_main:
             save_weights(log.folder.last, method.state_dict())
         if average.average:
             average.copy_to(average.parameters)
+        if best is not None and best.step:
+            best.restore()
+            metrics = best.metrics
+            extra["selected_step"] = best.step
+            log.info(f"kept the weights of step {best.step}: best source validation")
         if average.finished:
             extra["stopped_at"] = average.step
     steps = config.schedule.steps if method.iterates else 0

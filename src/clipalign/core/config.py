@@ -1,4 +1,4 @@
-"""Typed option groups: data, split, model, optimiser, schedule, average, evaluation and run.
+"""Typed option groups: data, split, model, recipe, optimiser, schedule, average, evaluation and run.
 
 One field is one command-line flag, one line of a YAML file and one keyword of the Python API. The docstring below
 a field is its help text; `--help` prints its first sentence. Facts that a type cannot express (unit, range, the
@@ -126,6 +126,24 @@ class ModelOptions(Options):
 
 
 @dataclass(frozen=True, kw_only=True)
+class RecipeOptions(Options):
+    """Recipe."""
+
+    recipe: Literal["published", "common"] = "published"
+    """Training options: published or common. published: those of the method's publication, by data set and
+    protocol (configs/recipes/published); common: one optimiser, batch, length and augmentation for all methods
+    (configs/recipes/common.yaml), for fair comparisons. Other options override both."""
+    augment: Literal["clip-crop", "coop", "tip-adapter", "domainbed", "none"] = field(
+        default="clip-crop", metadata=facts(reason="CLIPood, AlignCLIP")
+    )
+    """Training views of image files. clip-crop: crops of 70-100 % of the area, mirrored; coop: 8-100 %;
+    tip-adapter: 50-100 %; domainbed: clip-crop with colour jitter and greyscale; none: as in evaluation."""
+    select: Literal["last", "best"] = field(default="last", metadata=facts(reason="CLIPood, CoOp"))
+    """Weights to keep: last or best. best: those of the validation with the highest accuracy, a mean over source
+    domains; the target is never used. --average swad chooses by itself."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class OptimiserOptions(Options):
     """Optimiser."""
 
@@ -155,6 +173,8 @@ class ScheduleOptions(Options):
 
     steps: int = field(default=5000, metadata=facts(unit="STEPS", at_least=1, reason="CLIPood, AlignCLIP"))
     """Optimiser steps. Methods that do not iterate ignore it."""
+    epochs: float | None = field(default=None, metadata=facts(unit="EPOCHS", unset="--steps", above=0))
+    """Passes over the training images. Replaces --steps; a later layer that sets --steps replaces it."""
     schedule: Literal["cosine", "constant"] = "cosine"
     """Learning rate: cosine or constant. cosine: half a cosine to 0 after the warm-up."""
     warmup_steps: int | float = field(default=0, metadata=facts(unit="STEPS", at_least=0))
@@ -255,6 +275,7 @@ class TrainConfig:
     """Fine-tune a backbone on the training rows of a protocol, then score it on the test rows."""
 
     model: ModelOptions = field(default_factory=ModelOptions)
+    recipe: RecipeOptions = field(default_factory=RecipeOptions)
     data: DataOptions = field(default_factory=DataOptions)
     split: SplitOptions = field(default_factory=SplitOptions)
     optimiser: OptimiserOptions = field(default_factory=OptimiserOptions)

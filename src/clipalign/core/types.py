@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 Stage = Literal["train", "validation", "test"]
 Interpolation = Literal["bicubic", "bilinear"]
 CaptionUse = Literal["long", "prefix", "sentence"]
+Augment = Literal["clip-crop", "coop", "tip-adapter", "domainbed", "none"]
 
 
 @dataclass(frozen=True)
@@ -58,18 +59,20 @@ class Batch:
 
 @dataclass(frozen=True)
 class Preprocess:
-    """Input size and normalisation of a backbone.
+    """How images become inputs of a backbone.
 
     Attributes:
         size: height and width in pixels.
         mean, std: per channel, for pixel values in [0, 1].
         interpolation: "bicubic" (as CLIP) or "bilinear" (as the code released for CLIPood and AlignCLIP).
+        augment: random transformations of training views, by name; see `data.augment`.
     """
 
     size: tuple[int, int]
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     interpolation: Interpolation = "bicubic"
+    augment: Augment = "clip-crop"
 
     def normalise(self, images: Tensor) -> Tensor:
         """Standardise images [B, 3, H, W] in [0, 1] per channel."""
@@ -127,6 +130,7 @@ class Source(ABC):
         captions: one text per row for methods that train on classes and captions, if any.
         interpolation: how images are resized; None: the backbone's default.
         paper_templates: templates of the AlignCLIP paper, if they differ from `templates`.
+        augments: whether training views depend on `Preprocess.augment`; False for data that render their own.
     """
 
     name: str
@@ -141,6 +145,7 @@ class Source(ABC):
     captions: Sequence[str] | None = None
     interpolation: Interpolation | None = None
     paper_templates: tuple[str, ...] | None = None
+    augments: bool = False
 
     def __len__(self) -> int:
         return len(self.labels)

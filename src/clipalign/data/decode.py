@@ -14,11 +14,11 @@ from torchvision.transforms import functional as TF
 
 from ..core.errors import UserError
 from ..core.types import Preprocess
+from .augment import AUGMENTATIONS
 
 ImageFile = Path | bytes  # a path, or the encoded image itself if it is stored in a table or an archive
 
 EXTENSIONS = frozenset({".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm"})
-CROP_AREA = (0.7, 1.0)  # share of the image that a training crop keeps, as in DomainBed and CLIPood
 CROP_RATIO = (3 / 4, 4 / 3)  # aspect ratio of a training crop
 # Modes that always convert to RGB; files in other modes are decoded to find out.
 PLAIN_MODES = frozenset({"1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr"})
@@ -90,10 +90,16 @@ def decode_error(file: ImageFile) -> str | None:
 
 
 def training_view(image: Image.Image, rng: np.random.Generator, preprocess: Preprocess) -> Tensor:
-    """Crop a random 70-100 % of the area, resize, and mirror with probability 0.5: [3, H, W] in [0, 1]."""
+    """Crop and resize at random, mirror with probability 0.5, then change colours: [3, H, W] in [0, 1].
+
+    `preprocess.augment` names the transformations; "none" gives the evaluation view.
+    """
+    augmentation = AUGMENTATIONS[preprocess.augment]
+    if augmentation is None:
+        return evaluation_view(image, preprocess)
     width, height = image.size
     for _ in range(10):
-        area = width * height * rng.uniform(*CROP_AREA)
+        area = width * height * rng.uniform(*augmentation.area)
         ratio = np.exp(rng.uniform(*np.log(CROP_RATIO)))
         w, h = round(np.sqrt(area * ratio)), round(np.sqrt(area / ratio))
         if 0 < w <= width and 0 < h <= height:
@@ -106,7 +112,7 @@ def training_view(image: Image.Image, rng: np.random.Generator, preprocess: Prep
     view = image.resize(preprocess.size[::-1], Image.Resampling[preprocess.interpolation.upper()], box=box)
     if rng.random() < 0.5:
         view = ImageOps.mirror(view)
-    return TF.to_tensor(view)
+    return TF.to_tensor(augmentation.change_colours(view, rng))
 
 
 def evaluation_view(image: Image.Image, preprocess: Preprocess) -> Tensor:

@@ -24,6 +24,7 @@ from .checkpoint import Checkpoint
 from .log import RunLog
 from .meter import Meter
 from .optimiser import build_optimizer, build_scheduler
+from .selection import BestWeights
 from .validation import RunValidation
 from .weight_average import WeightAverage
 
@@ -35,6 +36,7 @@ def fit(
     validation: RunValidation,
     precision: Precision,
     log: RunLog,
+    best: BestWeights | None = None,
 ) -> tuple[WeightAverage, dict[str, float] | None]:
     """Train a method after `Method.setup`.
 
@@ -48,6 +50,7 @@ def fit(
         validation: evaluated every `config.evaluation.validate_every` steps with the averaged weights.
         precision: autocast and loss scaling.
         log: metrics.jsonl, trackers and progress; its folder holds the checkpoint.
+        best: sees the weights of each validation; belongs to the checkpoint.
 
     Returns:
         The weight average, and the metrics of the validation after the last step. The metrics are None if this call
@@ -77,6 +80,7 @@ def fit(
         scaler=precision.scaler,
         average=average,
         meter=meter,
+        **({} if best is None else {"best": best}),
     )
     first = checkpoint.restore() if config.run.resume else 0
     validate_every = config.evaluation.validate_every
@@ -129,6 +133,8 @@ def fit(
         if step == total_steps or (validate_every and step % validate_every == 0):
             with average.applied(), meter.paused():
                 metrics = validation.evaluate(method)
+                if best is not None:
+                    best.observe(step, metrics)
             line = (line or {"step": step}) | metrics
             average.observe(metrics["validation_loss"])
         log.step(step, total_steps, line)

@@ -24,7 +24,7 @@ from ..evaluation.scoring import score
 from ..methods import Method, SupportsCaptions, check_template
 from ..methods.shared.contrastive import ContrastiveMethod
 from ..protocols import RETRIEVAL, default_protocol, episode_from
-from ..runs.options import TrainOptions
+from ..runs.options import GIVEN, TrainOptions
 from ..runs.run import zeroshot
 from .averaging import average_kind
 
@@ -67,6 +67,7 @@ class PreparedRun:
         batches: training batches; None if the method does not iterate.
         zero_shot: accuracy of the backbone before training, by test set.
         precision, ranks: precision and processes.
+        select: --select; "last" if there is nothing to select.
     """
 
     options: TrainOptions
@@ -79,6 +80,7 @@ class PreparedRun:
     zero_shot: Mapping[str, float]
     precision: Precision
     ranks: Ranks
+    select: str = "last"
 
 
 def prepare(
@@ -117,8 +119,12 @@ def prepare(
 
     method = method_class(options.hyper)
     check_training_data(method, episode)
-    check_batch_size(method, config, ranks)
     average = average_kind(config.average, method)
+    options = with_steps(options, episode)
+    config = options.config
+    check_augment(options, source)
+    select = selection(options, episode, average)
+    check_batch_size(method, config, ranks)
     if average == "swad" and config.evaluation.validate_every == 0:
         raise UserError("--average swad needs the validation loss: --validate-every must be above 0")
 
@@ -130,9 +136,10 @@ def prepare(
         zero_shot = cache.zero_shot[key]
     torch.manual_seed(config.run.seed)  # initial weights that the method draws
     method.setup(backbone, episode, templates)
-    batches = train_batches(method, config, episode, preprocess, ranks) if method.iterates else None
+    views = replace(preprocess, augment=config.recipe.augment)
+    batches = train_batches(method, config, episode, views, ranks) if method.iterates else None
     return PreparedRun(
-        options, episode, loader, method, templates, average, batches, zero_shot, precision, ranks
+        options, episode, loader, method, templates, average, batches, zero_shot, precision, ranks, select
     )
 
 
@@ -145,6 +152,44 @@ def train_batches(
         assert isinstance(method, SupportsCaptions)  # checked with the protocol
         return CaptionTrainBatches(episode, size, seed, preprocess, ranks, method.caption_use)
     return TrainBatches(episode, size, seed, preprocess, ranks)
+
+
+def with_steps(options: TrainOptions, episode: Episode) -> TrainOptions:
+    """Return the options with --steps from --epochs and the number of training images, if --epochs is set."""
+    config, schedule = options.config, options.config.schedule
+    if schedule.epochs is None:
+        return options
+    steps = max(1, round(schedule.epochs * len(episode.train_rows) / config.optimiser.batch_size))
+    origins = {**options.origins, "steps": options.origins.get("epochs", "default")}
+    return replace(options, config=replace(config, schedule=replace(schedule, steps=steps)), origins=origins)
+
+
+def check_augment(options: TrainOptions, source: Source) -> None:
+    """Raise UserError if the command line asks for augmentation, and the data render their own training views."""
+    if options.origins.get("augment") == GIVEN and not source.augments:
+        raise UserError(
+            f"--augment {options.config.recipe.augment} has no effect on --data {source.name}, whose training views "
+            "are not augmented crops; drop the option"
+        )
+
+
+def selection(options: TrainOptions, episode: Episode, average: str) -> str:
+    """Return --select, or "last" if there is nothing to select and the option is that of a recipe.
+
+    Raises:
+        UserError: the command line selects, but the average does so itself, or there is no validation.
+    """
+    if options.config.recipe.select == "last":
+        return "last"
+    if average == "swad":
+        reason = "--average swad chooses the weights by itself"
+    elif not (len(episode.validation_rows) or episode.caption_validation):
+        reason = f"--protocol {episode.protocol} on {episode.source.name} has no validation images"
+    else:
+        return "best"
+    if options.origins.get("select") == GIVEN:
+        raise UserError(f"--select best: {reason}; drop the option")
+    return "last"
 
 
 def zero_shot_accuracy(

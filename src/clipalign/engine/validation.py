@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -14,7 +14,7 @@ import torch
 from torch.nn import functional as F
 
 from ..core.errors import UserError
-from ..core.types import Batch, Episode
+from ..core.types import Augment, Batch, Episode
 from ..data.batches import TrainBatches
 from ..evaluation import EvalLoader
 from ..evaluation.metrics.recall import recalls
@@ -37,12 +37,13 @@ class ClassValidation:
     Args:
         episode: training and validation rows.
         loader: evaluation views.
-        seed: of augmented training views.
+        seed, augment: of augmented training views.
     """
 
     episode: Episode
     loader: EvalLoader
     seed: int = 0
+    augment: Augment = "clip-crop"
 
     def batches(self) -> Iterator[Batch]:
         """Yield all validation views; every process gets all of them."""
@@ -56,20 +57,30 @@ class ClassValidation:
             yield from self.loader.batches(episode.train_rows, "validation", episode.train_classes)
             return
         rows = len(episode.train_rows)
-        batches = TrainBatches(episode, self.loader.batch_size, self.seed, self.loader.preprocess)
+        preprocess = replace(self.loader.preprocess, augment=self.augment)
+        batches = TrainBatches(episode, self.loader.batch_size, self.seed, preprocess)
         for start in range(0, augmented * rows, self.loader.batch_size):
             draws = np.arange(start, min(start + self.loader.batch_size, augmented * rows))
             yield batches.batch(episode.train_rows[draws % rows], draws).to(self.loader.ranks.device)
 
     def measure(self, classifier: Classifier) -> dict[str, float]:
-        """Return validation_accuracy and validation_loss (mean cross-entropy) of a classifier."""
+        """Return validation_accuracy and validation_loss (mean cross-entropy) of a classifier.
+
+        With several source domains also validation_domain_accuracy, the mean of their accuracies (DomainBed's
+        training-domain validation).
+        """
         episode = self.episode
         outputs = self.loader.outputs(
             classifier, episode.validation_rows, "validation", episode.train_classes
         )
         loss = F.cross_entropy(torch.from_numpy(outputs.logits), torch.from_numpy(outputs.labels))
         correct = outputs.logits.argmax(axis=1) == outputs.labels  # [n]
-        return {"validation_accuracy": float(correct.mean()), "validation_loss": float(loss)}
+        metrics = {"validation_accuracy": float(correct.mean()), "validation_loss": float(loss)}
+        domains = np.unique(outputs.domains)
+        if len(domains) > 1:
+            by_domain = [correct[outputs.domains == domain].mean() for domain in domains]
+            metrics["validation_domain_accuracy"] = float(np.mean(by_domain))
+        return metrics
 
     def accuracy(self, classifier: Classifier) -> float:
         """Return the validation accuracy of a classifier, in [0, 1]."""
@@ -125,8 +136,10 @@ class CaptionValidation:
         }
 
 
-def make_validation(episode: Episode, loader: EvalLoader, seed: int) -> RunValidation:
-    """Create the validation of an episode; `seed` is that of augmented training views."""
+def make_validation(
+    episode: Episode, loader: EvalLoader, seed: int, augment: Augment = "clip-crop"
+) -> RunValidation:
+    """Create the validation of an episode; `seed` and `augment` are those of augmented training views."""
     if episode.caption_tests:
         return CaptionValidation(episode, loader)
-    return ClassValidation(episode, loader, seed)
+    return ClassValidation(episode, loader, seed, augment)

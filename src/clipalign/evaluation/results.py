@@ -41,6 +41,8 @@ class ResultRow:
         validation: accuracy on the source validation rows, in the training label space.
         template: prompt templates.
         lr, lr_from: peak learning rate, and the layer of options that set it.
+        recipe: published or common.
+        recipe_changes: options of training that do not follow the recipe, separated by commas.
         average: kind of weight averaging.
         command: command line that reproduces the row.
         version: version of this package.
@@ -72,6 +74,8 @@ class ResultRow:
     template: str | None = None
     lr: float | None = None
     lr_from: str | None = None
+    recipe: str | None = None
+    recipe_changes: str | None = None
     average: str | None = None
     command: str | None = None
     version: str | None = None

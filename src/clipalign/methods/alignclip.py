@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Literal
 
 from torch import Tensor
 from torch.nn import functional as F
@@ -15,7 +15,6 @@ from ..backbone.attention import check_structure
 from ..core.config import Options, facts
 from ..core.errors import UserError
 from . import register
-from .base import PublishedOptions
 from .erm import Erm
 from .shared.monitor import Monitor
 
@@ -188,7 +187,6 @@ class AlignClip(Erm[AlignClipConfig]):
     source = "AlignCLIP, ICLR 2024 submission; Machine Learning 114(3):58, 2025"
     Config = AlignClipConfig
     average = "bma"
-    published: ClassVar[PublishedOptions] = {**Erm.published, "bma_beta": 0.5}
 
     def setup(self, backbone: Backbone, episode: Episode, templates: Sequence[str]) -> None:
         super().setup(backbone, episode, templates)

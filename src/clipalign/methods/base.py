@@ -125,7 +125,8 @@ class Method(Generic[ConfigT]):
         mean_over_rows: whether each loss is a mean over the rows of a batch; such a batch may be split between
             processes and micro-batches.
         uses_templates: whether predictions use prompt templates; otherwise --template is an error.
-        published: options of the published run.
+        published: options of the published run, for methods of other packages; those of this package have a file in
+            `configs/recipes/published`.
         config: the hyper-parameters.
         extra: modules of the method; trained, averaged, saved and loaded with the backbone.
     """

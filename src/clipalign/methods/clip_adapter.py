@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -13,8 +13,7 @@ from torch.nn import functional as F
 from ..core.config import Options, facts
 from ..losses import cosine_logits
 from . import register
-from .base import Method, PublishedOptions
-from .shared.published import COOP
+from .base import Method
 
 if TYPE_CHECKING:
     from ..backbone import Backbone
@@ -47,11 +46,6 @@ class ClipAdapter(Method[ClipAdapterConfig]):
     source = "Gao et al., CLIP-Adapter: Better Vision-Language Models with Feature Adapters, IJCV 2024"
     trains = "adapter"
     Config = ClipAdapterConfig
-    published: ClassVar[PublishedOptions] = {
-        **COOP,  # the released code plugs into CoOp's trainer
-        "warmup_steps": 1 / 200,
-        "batch_size": 32,
-    }
 
     def setup(self, backbone: Backbone, episode: Episode, templates: Sequence[str]) -> None:
         super().setup(backbone, episode, templates)

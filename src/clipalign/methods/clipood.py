@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 from torch import Tensor
 from torch.nn import functional as F
@@ -12,7 +12,6 @@ from torch.nn import functional as F
 from ..core.config import Options, facts
 from ..losses import margin_logits, published_margin
 from . import register
-from .base import PublishedOptions
 from .erm import Erm
 
 if TYPE_CHECKING:
@@ -44,7 +43,6 @@ class Clipood(Erm[ClipoodConfig]):
     source = "Shu et al., CLIPood: Generalizing CLIP to Out-of-Distributions, ICML 2023"
     Config = ClipoodConfig
     average = "bma"
-    published: ClassVar[PublishedOptions] = {**Erm.published, "bma_beta": 0.5}
 
     def setup(self, backbone: Backbone, episode: Episode, templates: Sequence[str]) -> None:
         super().setup(backbone, episode, templates)

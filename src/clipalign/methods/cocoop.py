@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -15,8 +15,7 @@ from ..backbone.text.prompts import ClassPrompts
 from ..core.config import Options, facts
 from ..losses import cosine_logits
 from . import register
-from .base import Classifier, Method, PublishedOptions
-from .shared.published import COOP
+from .base import Classifier, Method
 
 if TYPE_CHECKING:
     from ..backbone import Backbone
@@ -56,13 +55,6 @@ class CoCoOp(Method[CoCoOpConfig]):
     trains = "context vectors and Meta-Net"
     Config = CoCoOpConfig
     uses_templates = False
-    published: ClassVar[PublishedOptions] = {
-        # Few-shot training, 16 images of 50 classes: 10 epochs of 800 steps.
-        **COOP,
-        "warmup_steps": 1 / 10,
-        "steps": 8000,
-        "batch_size": 1,
-    }
 
     def setup(self, backbone: Backbone, episode: Episode, templates: Sequence[str]) -> None:
         super().setup(backbone, episode, templates)

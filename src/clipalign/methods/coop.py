@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -16,11 +16,9 @@ from ..core.config import Options, facts
 from ..core.errors import UnseenClasses
 from ..losses import cosine_logits
 from . import register
-from .base import PublishedOptions
 from .capabilities import LinearHead
 from .shared.class_prompts import ClassPromptMethod
 from .shared.heads import positions
-from .shared.published import COOP
 
 if TYPE_CHECKING:
     from ..backbone import Backbone
@@ -56,13 +54,6 @@ class CoOp(ClassPromptMethod[CoOpConfig]):
     source = "Zhou et al., Learning to Prompt for Vision-Language Models, IJCV 2022"
     trains = "context vectors"
     Config = CoOpConfig
-    published: ClassVar[PublishedOptions] = {
-        # Few-shot training, 16 images of 50 classes: 200 epochs of 25 steps.
-        **COOP,
-        "warmup_steps": 1 / 200,
-        "steps": 5000,
-        "batch_size": 32,
-    }
 
     def setup(self, backbone: Backbone, episode: Episode, templates: Sequence[str]) -> None:
         super().setup(backbone, episode, templates)

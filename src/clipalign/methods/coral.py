@@ -16,7 +16,6 @@ from ..core.errors import UserError
 from ..core.full_precision import full_precision
 from . import register
 from .shared.heads import HeadConfig, HeadKind, TrainedHeadMethod
-from .shared.published import DOMAINBED
 
 if TYPE_CHECKING:
     from ..backbone import Backbone
@@ -51,7 +50,6 @@ class Coral(TrainedHeadMethod[CoralConfig]):
     trains = "image tower; linear head with --head random or zero-shot"
     Config = CoralConfig
     mean_over_rows = False
-    published = DOMAINBED
 
     def setup(self, backbone: Backbone, episode: Episode, templates: Sequence[str]) -> None:
         super().setup(backbone, episode, templates)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor, nn
@@ -16,8 +16,7 @@ from ..backbone.text.prompts import ClassPrompts
 from ..core.config import Options, facts
 from ..losses import cosine_logits
 from . import register
-from .base import Classifier, Method, PublishedOptions
-from .shared.published import DOMAINBED
+from .base import Classifier, Method
 
 if TYPE_CHECKING:
     from ..backbone import Backbone
@@ -109,12 +108,6 @@ class Dpl(Method[DplConfig]):
     Config = DplConfig
     uses_templates = False
     mean_over_rows = False  # the prompt of a domain depends on all its images
-    published: ClassVar[PublishedOptions] = {
-        **DOMAINBED,
-        "lr": 1e-3,
-        "optimizer": "sgd",
-        "momentum": 0.1,
-    }
 
     def setup(self, backbone: Backbone, episode: Episode, templates: Sequence[str]) -> None:
         super().setup(backbone, episode, templates)

@@ -11,7 +11,6 @@ from torch.nn import functional as F
 from ..losses import cosine_logits
 from . import register
 from .base import ConfigT, Method
-from .shared.published import CLIPOOD
 
 if TYPE_CHECKING:
     from ..backbone import Backbone
@@ -30,7 +29,6 @@ class Erm(Method[ConfigT]):
     summary = "plain fine-tuning of the image tower against the frozen class prompts"
     source = "baseline of Shu et al., CLIPood, ICML 2023"
     trains = "image tower"
-    published = CLIPOOD
 
     def setup(self, backbone: Backbone, episode: Episode, templates: Sequence[str]) -> None:
         super().setup(backbone, episode, templates)

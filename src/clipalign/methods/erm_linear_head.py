@@ -7,7 +7,6 @@ from typing import Literal
 
 from . import register
 from .shared.heads import HeadConfig, TrainedHeadMethod
-from .shared.published import DOMAINBED
 
 
 @dataclass(frozen=True)
@@ -33,4 +32,3 @@ class ErmLinearHead(TrainedHeadMethod[ErmLinearHeadConfig]):
     source = "Gulrajani and Lopez-Paz, In Search of Lost Domain Generalization, ICLR 2021"
     trains = "image tower and linear head"
     Config = ErmLinearHeadConfig
-    published = DOMAINBED

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor
@@ -14,7 +14,6 @@ from .. import losses
 from ..backbone.text.features import fill_templates
 from ..core.config import Options
 from . import register
-from .base import PublishedOptions
 from .shared.contrastive import ContrastiveMethod, Features, all_rows, clip_scale, scale_ceiling
 
 if TYPE_CHECKING:
@@ -44,14 +43,6 @@ class Flyp(ContrastiveMethod[FlypConfig]):
     source = "Goyal et al., Finetune like you pretrain, CVPR 2023"
     trains = "both towers and the logit scale"
     Config = FlypConfig
-    published: ClassVar[PublishedOptions] = {
-        "lr": 1e-5,
-        "weight_decay": 0.1,
-        "optimizer": "adamw",
-        "schedule": "cosine",
-        "warmup_steps": 0.02,  # 500 of 25,000 steps
-        "batch_size": 512,
-    }
 
     def setup(self, backbone: Backbone, episode: Episode, templates: Sequence[str]) -> None:
         super().setup(backbone, episode, templates)

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ClassVar, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from torch import Tensor
 
 from .. import losses
 from ..core.config import facts
 from . import register
-from .base import PublishedOptions
 from .shared.captions import CaptionConfig, CaptionMethod, caption_lengths, cut_statistics
 from .shared.contrastive import Features, all_rows, clip_scale, scale_ceiling
-from .shared.published import LONG_CLIP
 
 if TYPE_CHECKING:
     from ..backbone import Backbone
@@ -44,7 +42,6 @@ class InfoNce(CaptionMethod[InfoNceConfigT]):
     source = "Radford et al., ICML 2021; the baseline of Long-CLIP and SmartCLIP"
     trains = "both towers and the logit scale"
     Config: type[InfoNceConfigT] = InfoNceConfig  # type: ignore[assignment]
-    published: ClassVar[PublishedOptions] = {**LONG_CLIP, "batch_size": 1024}
 
     def setup(self, backbone: Backbone, episode: Episode, templates: Sequence[str]) -> None:
         super().setup(backbone, episode, templates)

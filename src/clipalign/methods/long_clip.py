@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 from torch import Tensor
 
@@ -11,11 +11,9 @@ from .. import losses
 from ..core.config import facts
 from ..data.captions.sentences import join_sentences, split_sentences
 from . import register
-from .base import PublishedOptions
 from .infonce import InfoNce, InfoNceConfig
 from .shared.captions import cut_statistics
 from .shared.contrastive import Features, all_rows
-from .shared.published import LONG_CLIP
 
 if TYPE_CHECKING:
     from ..core.types import Batch
@@ -49,7 +47,6 @@ class LongClip(InfoNce[LongClipConfig]):
     summary = "long captions beside short ones against 32 principal components"
     source = "Zhang et al., Long-CLIP, ECCV 2024"
     Config = LongClipConfig
-    published: ClassVar[PublishedOptions] = {**LONG_CLIP, "batch_size": 2048}
 
     def features(self, batch: Batch) -> dict[str, Tensor]:
         features = super().features(batch)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from torch import Tensor
 
 from ..core.config import Options, facts
 from . import register
-from .base import PublishedOptions, Validation
+from .base import Validation
 from .linear_probe import coefficients, fit, regression
 from .shared.heads import HeadMethod, encode_all, require_all_classes
 
@@ -47,14 +47,6 @@ class LpFt(HeadMethod[LpFtConfig]):
     source = "Kumar et al., Fine-Tuning can Distort Pretrained Features, ICLR 2022"
     trains = "image tower and linear head"
     Config = LpFtConfig
-    published: ClassVar[PublishedOptions] = {
-        "lr": 3e-4,
-        "weight_decay": 0.0,
-        "optimizer": "sgd",
-        "momentum": 0.9,
-        "schedule": "cosine",
-        "batch_size": 64,
-    }
 
     def setup(self, backbone: Backbone, episode: Episode, templates: Sequence[str]) -> None:
         super().setup(backbone, episode, templates)

@@ -6,7 +6,7 @@ import copy
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -17,9 +17,7 @@ from ..backbone.text.prompts import ClassPrompts
 from ..core.config import Options, facts
 from ..losses import cosine_logits
 from . import register
-from .base import PublishedOptions
 from .shared.class_prompts import ClassPromptMethod
-from .shared.published import COOP
 
 if TYPE_CHECKING:
     from ..backbone import Backbone
@@ -54,14 +52,6 @@ class Maple(ClassPromptMethod[MapleConfig]):
     trains = "prompt vectors and couplings"
     towers = ("vit",)
     Config = MapleConfig
-    published: ClassVar[PublishedOptions] = {
-        # Few-shot training, 16 images of 50 classes: 5 epochs of 200 steps.
-        **COOP,
-        "lr": 3.5e-3,
-        "warmup_steps": 1 / 5,
-        "steps": 1000,
-        "batch_size": 4,
-    }
 
     def setup(self, backbone: Backbone, episode: Episode, templates: Sequence[str]) -> None:
         super().setup(backbone, episode, templates)

@@ -17,7 +17,6 @@ from ..core.full_precision import full_precision
 from . import register
 from .base import ParamGroup
 from .shared.heads import HeadConfig, TrainedHeadMethod
-from .shared.published import DOMAINBED
 
 if TYPE_CHECKING:
     from ..backbone import Backbone
@@ -58,7 +57,6 @@ class Miro(TrainedHeadMethod[MiroConfig]):
     source = "Cha et al., Domain Generalization by Mutual-Information Regularization, ECCV 2022"
     trains = "image tower, linear head and variances"
     Config = MiroConfig
-    published = DOMAINBED
 
     def setup(self, backbone: Backbone, episode: Episode, templates: Sequence[str]) -> None:
         super().setup(backbone, episode, templates)

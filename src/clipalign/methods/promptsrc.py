@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -17,9 +17,7 @@ from ..backbone.text.prompts import ClassPrompts
 from ..core.config import Options, facts
 from ..losses import cosine_logits
 from . import register
-from .base import PublishedOptions
 from .shared.class_prompts import ClassPromptMethod
-from .shared.published import COOP
 
 if TYPE_CHECKING:
     from ..backbone import Backbone
@@ -98,17 +96,6 @@ class PromptSrc(ClassPromptMethod[PromptSrcConfig]):
     towers = ("vit",)
     Config = PromptSrcConfig
     average = "gaussian"
-    published: ClassVar[PublishedOptions] = {
-        # Few-shot training, 16 images of 50 classes: 20 epochs of 200 steps.
-        **COOP,
-        "lr": 2.5e-3,
-        "warmup_steps": 1 / 20,
-        "steps": 4000,
-        "batch_size": 4,
-        "gaussian_mean": 0.75,
-        "gaussian_std": 0.05,
-        "gaussian_parts": 20,
-    }
 
     def setup(self, backbone: Backbone, episode: Episode, templates: Sequence[str]) -> None:
         super().setup(backbone, episode, templates)

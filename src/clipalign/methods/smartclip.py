@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -16,12 +16,11 @@ from ..backbone.text.features import length_batches
 from ..core.config import facts
 from ..core.types import CaptionUse
 from . import register
-from .base import ParamGroup, PublishedOptions
+from .base import ParamGroup
 from .shared.captions import CaptionConfig, CaptionMethod, caption_lengths, cut_statistics
 from .shared.contrastive import Features, all_rows
 from .shared.masks import MaskKind, MaskNetwork, hard_mask, soft_mask
 from .shared.monitor import Monitor
-from .shared.published import LONG_CLIP
 
 if TYPE_CHECKING:
     from ..backbone import Backbone, Tokens
@@ -71,7 +70,6 @@ class SmartClip(CaptionMethod[SmartClipConfig]):
     source = "Xie et al., SmartCLIP, CVPR 2025"
     trains = "both towers, mask network"
     Config = SmartClipConfig
-    published: ClassVar[PublishedOptions] = {**LONG_CLIP, "batch_size": 1024, "steps": 3651}  # 3 epochs
 
     def setup(self, backbone: Backbone, episode: Episode, templates: Sequence[str]) -> None:
         super().setup(backbone, episode, templates)

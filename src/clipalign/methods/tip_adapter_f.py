@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from . import register
-from .base import ParamGroup, PublishedOptions, Validation
+from .base import ParamGroup, Validation
 from .tip_adapter import TipAdapter
 
 if TYPE_CHECKING:
@@ -29,13 +29,6 @@ class TipAdapterF(TipAdapter):
     summary = "tip-adapter with trained keys"
     trains = "cache keys"
     iterates = True
-    published: ClassVar[PublishedOptions] = {
-        "lr": 1e-3,
-        "weight_decay": 0.01,
-        "optimizer": "adamw",
-        "schedule": "cosine",
-        "batch_size": 256,
-    }
 
     def setup(self, backbone: Backbone, episode: Episode, templates: Sequence[str]) -> None:
         super().setup(backbone, episode, templates)

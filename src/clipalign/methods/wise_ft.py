@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 from ..core.config import Options, facts
 from ..core.weights import interpolate
 from . import register
-from .base import PublishedOptions, Validation
+from .base import Validation
 from .erm import Erm
 
 if TYPE_CHECKING:
@@ -42,15 +42,6 @@ class WiseFt(Erm[WiseFtConfig]):
     summary = "interpolation of zero-shot and fine-tuned weights"
     source = "Wortsman et al., Robust Fine-Tuning of Zero-Shot Models, CVPR 2022"
     Config = WiseFtConfig
-    published: ClassVar[PublishedOptions] = {
-        "lr": 3e-5,
-        "weight_decay": 0.1,
-        "optimizer": "adamw",
-        "schedule": "cosine",
-        "warmup_steps": 0.02,  # 500 of 25,000 steps
-        "clip_grad_norm": 1.0,
-        "batch_size": 512,
-    }
 
     def setup(self, backbone: Backbone, episode: Episode, templates: Sequence[str]) -> None:
         super().setup(backbone, episode, templates)

@@ -1,4 +1,4 @@
-"""Sentences below a table: units, number of images, seeds and the meaning of bold."""
+"""Sentences below a table: units, number of images, seeds, recipes and the meaning of bold."""
 
 from __future__ import annotations
 
@@ -45,6 +45,7 @@ def shared_notes(
         yield "± is the standard deviation over seeds."
     if any(cell.std is None for cell in cells):
         yield "A value without ± is a single run."
+    yield from recipe_note(rows)
     if any(" (split " in line.labels[-1] or ", split " in line.labels[-1] for line in table.lines):
         yield "Lines with different splits are not comparable."
     reasons = dict.fromkeys((row.result.method, row.result.reason) for row in rows if row.result.reason)
@@ -55,6 +56,21 @@ def shared_notes(
             f"Bold: the highest mean per {group} and column, if it exceeds all others by more than two standard "
             "errors, over seeds and images."
         )
+
+
+def recipe_note(rows: Sequence[ReportRow]) -> Iterator[str]:
+    """Yield a note with the recipe of the trained rows, and the options that do not follow it."""
+    methods: dict[str, list[str]] = {}
+    for row in rows:
+        result = row.result
+        if result.recipe is not None and result.steps > 0:
+            changes = f" except {result.recipe_changes}" if result.recipe_changes else ""
+            methods.setdefault(result.recipe + changes, []).append(result.method)
+    if len(methods) == 1:
+        yield f"Recipe: {next(iter(methods))}."
+    elif methods:
+        listed = (f"{', '.join(dict.fromkeys(names))}: {recipe}" for recipe, names in methods.items())
+        yield f"Recipes: {'; '.join(listed)}."
 
 
 def span(values: Sequence[int]) -> str:

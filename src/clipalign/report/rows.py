@@ -11,14 +11,20 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from ..core.config import AverageOptions, OptimiserOptions, RecipeOptions, ScheduleOptions
+from ..core.fields import options_of
 from ..evaluation.metrics import metric_fields
 from ..evaluation.results import ResultRow
 from ..protocols import RETRIEVAL
 
 # Fields of a result row that are settings; all other settings come from the options of the run.
-SETTINGS = ("steps", "lr", "average", "template")
+SETTINGS = ("recipe", "steps", "lr", "average", "template")
+# Options that a label leaves out if it names the recipe and all runs of that recipe agree in them.
+BY_RECIPE = frozenset(
+    ("interpolation", *options_of(RecipeOptions, OptimiserOptions, ScheduleOptions, AverageOptions))
+)
 # Settings that matter even if nothing was trained.
-EVALUATION_SETTINGS = frozenset({"template", "data_options", "precision"})
+EVALUATION_SETTINGS = frozenset({"template", "data_options", "precision", "interpolation"})
 BASELINES = ("zeroshot", "erm")
 
 Place = tuple[str | None, str]  # target, test
@@ -83,13 +89,12 @@ def label_rows(rows: Sequence[ReportRow]) -> list[LabelledRow]:
     """Label the rows of one task, and drop copies of the same result.
 
     A label names the settings in which the runs of a method differ, the split if rows of the same test set have
-    several, and the folder if runs of one seed disagree for a reason that the rows do not hold.
+    several, and the folder if runs of one seed disagree for a reason that the rows do not hold. If runs differ in their
+    recipe, its name stands for the options that it sets.
     """
     varying: dict[str, list[str]] = {}
     for method in dict.fromkeys(row.result.method for row in rows):
-        settings = [_settings(row) for row in rows if row.result.method == method]
-        names = dict.fromkeys(name for values in settings for name in values)
-        varying[method] = [name for name in names if len({values.get(name) for values in settings}) > 1]
+        varying[method] = _varying([_settings(row) for row in rows if row.result.method == method])
     splits: dict[Place, set[Comparable]] = {}
     for row in rows:
         splits.setdefault(row.place, set()).add(_comparable(row))
@@ -135,10 +140,26 @@ def method_of(label: str) -> str:
     return label.split(" (")[0]
 
 
+def _varying(settings: Sequence[Mapping[str, str]]) -> list[str]:
+    """Return the names of the settings in which runs of one method differ."""
+    names = dict.fromkeys(["recipe", *(name for values in settings for name in values)])
+    recipes: dict[str | None, list[Mapping[str, str]]] = {}
+    for values in settings:
+        recipes.setdefault(values.get("recipe"), []).append(values)
+
+    def differs(name: str) -> bool:
+        groups = recipes.values() if name in BY_RECIPE and name != "recipe" else [settings]
+        return any(len({values.get(name) for values in group}) > 1 for group in groups)
+
+    return [name for name in names if differs(name)]
+
+
 def _settings(row: ReportRow) -> dict[str, str]:
     """Return the settings that matter to a row, as text."""
     values = dict(row.settings)
     values |= {name: value for name in SETTINGS if (value := getattr(row.result, name)) is not None}
+    if "interpolation" in row.result.extra:  # the resolved one; the option may be unset
+        values["interpolation"] = row.result.extra["interpolation"]
     trained = row.result.steps > 0
     return {name: _text(value) for name, value in values.items() if trained or name in EVALUATION_SETTINGS}
 

@@ -47,6 +47,8 @@ def model_card(record: RunRecord, rows: Sequence[ResultRow]) -> ModelCard:
         backbone=first.backbone,
         method=get_method(first.method),
         seed=first.seed,
+        recipe=first.recipe if first.steps else None,
+        recipe_changes=first.recipe_changes,
         record=record,
         class_names=_some(record.class_names, MAX_NAMES, ", "),
         prompts=_some(templates, MAX_PROMPTS, " | "),

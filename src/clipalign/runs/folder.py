@@ -150,8 +150,14 @@ def check_same(folder: RunFolder, options: TrainOptions) -> None:
     """
     stored = read_yaml(folder.config)
     known = options_of(TrainConfig, options.method.Config)
+    derived = set() if options.config.schedule.epochs is None else {"steps"}  # from --epochs and the data
     for name, value in options.flat().items():
-        if known[name].facts.affects_result and name in stored and stored[name] != value:
+        if (
+            name not in derived
+            and known[name].facts.affects_result
+            and name in stored
+            and stored[name] != value
+        ):
             raise UserError(
                 f"--resume: {folder.path} was started with {name.replace('_', '-')} = {stored[name]}, "
                 f"not {value}; drop the option, or start a new run in another --out"

@@ -1,8 +1,8 @@
 """Options of a training run, resolved from layers.
 
-Later layers win: the fields' defaults, the options that the method was published with, those measured for the
-pocket backbone (`configs/pocket/METHOD.yaml`), those of the run being resumed, `--config FILE`, and what the
-command line or the Python call gives. The layer that set an option is recorded as its origin.
+Later layers win: the fields' defaults, the recipe (`configs/recipes/`), with the published recipe the values
+measured for the pocket backbone (`configs/pocket/METHOD.yaml`), the options of the run being resumed, `--config FILE`,
+and what the command line or the Python call gives. The layer that set an option is recorded as its origin.
 """
 
 from __future__ import annotations
@@ -14,12 +14,21 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..core.config import ModelOptions, TrainConfig
+from ..core.config import (
+    AverageOptions,
+    DataOptions,
+    ModelOptions,
+    OptimiserOptions,
+    RecipeOptions,
+    ScheduleOptions,
+    TrainConfig,
+)
 from ..core.errors import UserError
 from ..core.fields import build, flat, options_of
 from ..core.parsing import OptionParser, split_tokens, to_tokens
 from ..core.version import __version__
 from ..core.yaml_files import plain, read_yaml
+from .recipes import PUBLISHED, RunFacts, recipe_layers, shipped_file
 
 if TYPE_CHECKING:
     from ..methods.base import Method
@@ -47,6 +56,21 @@ class TrainOptions:
         """Return every option by name, in the types of YAML."""
         return {name: plain(value) for name, value in flat(self.config, self.hyper).items()}
 
+    @property
+    def recipe_changes(self) -> tuple[str, ...]:
+        """Options of training that a layer above the recipe set: `configs/pocket/`, --config or the command line."""
+        if not self.method.iterates:
+            return ()
+        names = options_of(RecipeOptions, OptimiserOptions, ScheduleOptions, AverageOptions)
+        recipe = self.config.recipe.recipe
+        return tuple(
+            name
+            for name in names
+            if name != "recipe"
+            and names[name].facts.affects_result
+            and self.origins.get(name, recipe).split(",")[0] != recipe
+        )
+
     def row_fields(self, templates: Sequence[str], command: str) -> dict[str, Any]:
         """Return the fields of every result row of the run, on whatever data.
 
@@ -64,6 +88,8 @@ class TrainOptions:
             "template": " | ".join(templates),
             "lr": config.optimiser.lr if iterates else None,
             "lr_from": self.origins.get("lr", "default") if iterates else None,
+            "recipe": config.recipe.recipe,
+            "recipe_changes": ", ".join(self.recipe_changes) or None,
             "command": command,
             "version": __version__,
         }
@@ -149,21 +175,54 @@ def _resolve(
         return str(next((layer[name] for layer in (early, in_file, in_run) if layer.get(name)), default))
 
     method = get_method(first("method", ModelOptions.method))
-    layers: list[tuple[str, Mapping[str, Any]]] = [("published", method.published)]
-    if is_pocket(first("backbone", ModelOptions.backbone)):
+    parser = train_parser(method, prog)
+    recipe = parser.convert({"recipe": first("recipe", RecipeOptions.recipe)})["recipe"]
+    layers = recipe_layers(recipe, _facts(first, method), method.published)
+    # Measured values differ between methods, so they are no part of a comparison under one recipe.
+    if recipe == PUBLISHED and is_pocket(first("backbone", ModelOptions.backbone)):
         pocket = shipped_config("pocket", method.name)
         layers.append((f"configs/pocket/{method.name}.yaml", read_yaml(pocket) if pocket else {}))
     layers += [("the run in --out", in_run), (str(path), in_file)]
-    parser = train_parser(method, prog)
     values: dict[str, Any] = {}
     origins: dict[str, str] = {}
+
+    def add(origin: str, layer: Mapping[str, Any]) -> None:
+        if "steps" in layer and layer.get("epochs") is None:  # the newer statement of the length counts
+            values.pop("epochs", None)
+            origins.pop("epochs", None)
+        values.update(layer)
+        origins.update(dict.fromkeys(layer, origin))
+
     for origin, layer in layers:
-        values |= parser.convert(layer, f"{origin}: ")
-        origins |= dict.fromkeys(layer, origin)
+        add(origin, parser.convert(layer, f"{origin}: "))
     given = {name: value for name, value in read(parser, values).items() if name != "config"}
-    values |= given
-    origins |= dict.fromkeys(given, GIVEN)
+    if given.get("epochs") is not None and given.get("steps") is not None:
+        raise UserError("--epochs and --steps exclude each other: choose one")
+    add(GIVEN, given)
     return TrainOptions(build(TrainConfig, values), method, build(method.Config, values), origins)
+
+
+def _facts(first: Callable[[str, str], str], method: type[Method]) -> RunFacts:
+    """Return the facts that select the parts of a recipe.
+
+    Args:
+        first: returns the value of an option in the highest layer that has it, or a default.
+        method: the method's class.
+    """
+    from ..data.published.declarations import find_image_set
+    from ..protocols import default_protocol
+
+    backbone, data = first("backbone", ModelOptions.backbone), first("data", DataOptions.data)
+    protocol = first("protocol", default_protocol(method.learns_from == "captions"))
+    published = find_image_set(data)
+    return RunFacts(
+        method=method.name,
+        backbone="pocket" if is_pocket(backbone) else backbone,
+        shots=first("shots", "16" if protocol in ("few-shot", "imagenet-shift") else "all"),
+        data=data if published is None else published.name,
+        variant=first("variant", "paper"),
+        protocol=protocol,
+    )
 
 
 def resumed_options(out: str | Path | None, resume: bool | None) -> dict[str, Any]:
@@ -177,12 +236,7 @@ def resumed_options(out: str | Path | None, resume: bool | None) -> dict[str, An
 
 def shipped_config(backbone: str, method: str) -> Path | None:
     """Return the file of measured defaults of a method on a backbone, in an installed package or a checkout."""
-    package = Path(__file__).resolve().parents[1]
-    for root in (package / "assets" / "configs", package.parents[1] / "configs"):
-        path = root / backbone / f"{method}.yaml"
-        if path.is_file():
-            return path
-    return None
+    return shipped_file(backbone, f"{method}.yaml")
 
 
 def is_pocket(backbone: str) -> bool:

@@ -59,6 +59,7 @@ class CaptionTable(ImageTable, CaptionSource):
     """
 
     interpolation = "bicubic"
+    augments = False
     parts: Mapping[str, np.ndarray]
 
     def __init__(

@@ -87,9 +87,9 @@ class FilesBelow:
 class ImageTable(Source):
     """A `Source` of labelled image files.
 
-    Training views are random crops of 70-100 % of the area, mirrored with probability 0.5. At evaluation the shorter
-    side is resized and the centre cropped. Both, and the bilinear interpolation, follow the code released for CLIPood
-    and AlignCLIP.
+    Training views are random crops, mirrored with probability 0.5 (see `data.augment`). At evaluation the shorter side
+    is resized and the centre cropped. The default crops and the bilinear interpolation follow the code released for
+    CLIPood and AlignCLIP.
 
     Args:
         name: name of the data set.
@@ -106,6 +106,7 @@ class ImageTable(Source):
     """
 
     interpolation: Interpolation | None = "bilinear"
+    augments = True
 
     def __init__(
         self,
