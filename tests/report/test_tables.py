@@ -293,3 +293,36 @@ def test_variance_of_cell_adds_seeds_and_sampling() -> None:
     cell = Cell.of([0.4, 0.6], sampling=0.01)
     assert cell.variance == pytest.approx(0.02 / 2 + 0.01)
     assert Cell.of([0.4]).variance == 0
+
+
+def test_label_names_the_recipe_instead_of_the_options_that_it_sets() -> None:
+    settings = {"optimizer": "adamw", "steps": 600}
+    rows = [
+        row(recipe="published", lr=5e-5, settings={**settings, "optimizer": "adam"}),
+        row(recipe="common", lr=1e-4, settings=settings),
+    ]
+    (table,) = accuracy_tables(rows)
+    assert {line.labels[1] for line in table.lines} == {"erm (recipe published)", "erm (recipe common)"}
+    (table,) = accuracy_tables([*rows, row(recipe="common", lr=1e-3, settings=settings)])
+    assert "erm (recipe common, lr 0.001)" in {line.labels[1] for line in table.lines}
+
+
+def test_notes_name_the_recipe_and_the_options_that_differ_from_it() -> None:
+    (table,) = accuracy_tables([row(recipe="common"), row("coop", recipe="common")])
+    assert "Recipe: common." in table.notes
+    (table,) = accuracy_tables(
+        [row(recipe="common"), row("coop", recipe="published", recipe_changes="lr, steps")]
+    )
+    assert "Recipes: erm: common; coop: published except lr, steps." in table.notes
+
+
+def test_zero_shot_rows_with_different_interpolation_get_separate_lines() -> None:
+    rows = [
+        row("zeroshot", accuracy, steps=0, lr=None, recipe=recipe, extra={"interpolation": kind})
+        for accuracy, recipe, kind in ((0.4, "published", "bicubic"), (0.5, "common", "bilinear"))
+    ]
+    (table,) = accuracy_tables(rows)
+    expected = {"zeroshot (interpolation bicubic)", "zeroshot (interpolation bilinear)"}
+    assert {line.labels[1] for line in table.lines} == expected
+    (table,) = accuracy_tables([rows[0], replace(rows[0], result=replace(rows[0].result, recipe="common"))])
+    assert [line.labels[1] for line in table.lines] == ["zeroshot"]
