@@ -125,24 +125,24 @@ def load_weights(model: nn.Module, path: Path, resize: bool = False) -> None:
 
 
 def _read_torch(path: Path) -> Any:
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # it warns about TorchScript archives, which are refused below
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it warns about TorchScript archives, which are refused below
+        try:
             return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        # SLIP's training script saves its arguments and NumPy's numbers beside the weights.
-        with contextlib.suppress(Exception), torch.serialization.safe_globals(_SAFE_CLASSES):
-            return torch.load(path, map_location="cpu", weights_only=True)
-        text = str(error)
-        if "TorchScript" in text:
-            reason = "it is a TorchScript archive; load it with torch.jit.load and save its state_dict()"
-        elif "weights_only" in text or "Unsupported" in text:
-            reason = "it contains Python objects, which are never executed; save only its state dict"
-        else:
-            reason = (
-                f"truncated or not a PyTorch file ({text.splitlines()[0] if text else type(error).__name__})"
-            )
-        raise UserError(f"cannot read weights from {path}: {reason}") from error
+        except Exception as error:
+            text = str(error)
+            if "weights_only" in text:
+                # SLIP's training script saved its arguments and NumPy's numbers beside the weights.
+                with contextlib.suppress(Exception), torch.serialization.safe_globals(_SAFE_CLASSES):
+                    return torch.load(path, map_location="cpu", weights_only=True)
+            if "TorchScript" in text:
+                reason = "it is a TorchScript archive; load it with torch.jit.load and save its state_dict()"
+            elif "weights_only" in text or "Unsupported" in text:
+                reason = "it contains Python objects, which are never executed; save only its state dict"
+            else:
+                first = text.splitlines()[0] if text else type(error).__name__
+                reason = f"truncated or not a PyTorch file ({first})"
+            raise UserError(f"cannot read weights from {path}: {reason}") from error
 
 
 def _some(names: list[str]) -> str:
