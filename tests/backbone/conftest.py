@@ -9,7 +9,7 @@ import open_clip
 import pytest
 import torch
 
-from clipalign.backbone import Backbone, pocket
+from clipalign.backbone import Backbone, pocket, slip
 from tests.helpers.backbones import RESNET, build_clip, wrap
 from tests.helpers.weights import ARCHITECTURE
 
@@ -56,6 +56,7 @@ def square_images() -> torch.Tensor:
 def tiny_architecture(monkeypatch: pytest.MonkeyPatch) -> None:
     """Register the architectures "tiny" and "tiny-quickgelu" with open_clip for one test."""
     pocket.register()  # rescans the registry, which would drop those added before
+    slip.register()
     configs = open_clip.factory._MODEL_CONFIGS
     monkeypatch.setitem(configs, "tiny", ARCHITECTURE)
     monkeypatch.setitem(configs, "tiny-quickgelu", {**ARCHITECTURE, "quick_gelu": True})

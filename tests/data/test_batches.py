@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from clipalign.core.distributed import Ranks
 from clipalign.core.errors import UserError
-from clipalign.core.types import Preprocess
+from clipalign.core.types import Episode, Preprocess
 from clipalign.data.batches import CaptionTrainBatches, TrainBatches, plan_batch
 from clipalign.data.registry import load_source
 from clipalign.data.sources.folder import ImageFolder
@@ -81,6 +81,48 @@ def test_caption_batches_show_every_image_once_per_epoch(captions_csv: Path, squ
     first, second = batches[0], CaptionTrainBatches(episode, 12, 1, PREPROCESS, Ranks(1, 2), "prefix")[0]
     assert first.captions is not None and first.captions[6:] == second.captions
     assert torch.equal(first.images[6:], second.images)
+
+
+@pytest.fixture
+def several_captions(captions_csv: Path, squares_folder: Path) -> Episode:
+    """Return an episode in which every image has three captions, numbered by their order."""
+    lines = captions_csv.read_text(encoding="utf-8").splitlines()
+    path = squares_folder.parent / "several.csv"
+    rows = [
+        f"{image},Caption {number} of {image}. {text},{split}"
+        for image, text, split in (line.split(",") for line in lines[1:])
+        for number in range(3)
+    ]
+    path.write_text("\n".join([lines[0], *rows]) + "\n", encoding="utf-8")
+    return build_episode("retrieval", load_source(str(path), root=squares_folder), None)
+
+
+@pytest.mark.parametrize(("per_image", "numbers"), [(None, {0, 1, 2}), (2, {0, 1}), (1, {0})])
+def test_caption_batches_draw_one_of_the_captions_of_an_image(
+    several_captions: Episode, per_image: int | None, numbers: set[int]
+) -> None:
+    batches = CaptionTrainBatches(several_captions, 12, 1, PREPROCESS, per_image=per_image)
+    drawn: dict[int, set[int]] = {}
+    for step in range(90):
+        rows, texts = batches.plan(step)
+        for row, text in zip(rows.tolist(), texts, strict=True):
+            assert text in batches.source.texts[row]
+            drawn.setdefault(row, set()).add(batches.source.texts[row].index(text))
+    assert set(drawn) == set(several_captions.train_rows.tolist())
+    assert all(found == numbers for found in drawn.values())
+
+
+def test_drawn_captions_depend_on_seed_and_step_only(several_captions: Episode) -> None:
+    def texts(seed: int, step: int, ranks: Ranks | None = None) -> tuple[str, ...]:
+        batch = CaptionTrainBatches(several_captions, 12, seed, PREPROCESS, ranks)[step]
+        assert batch.captions is not None
+        return batch.captions
+
+    def numbers(seed: int, step: int) -> list[str]:
+        return [text.split()[1] for text in texts(seed, step)]
+
+    assert texts(1, 4) == texts(1, 4) == texts(1, 4, Ranks(0, 2)) + texts(1, 4, Ranks(1, 2))
+    assert numbers(1, 4) != numbers(2, 4) and numbers(1, 4) != numbers(1, 5)
 
 
 def test_caption_batches_need_as_many_images_as_a_batch(captions_csv: Path, squares_folder: Path) -> None:

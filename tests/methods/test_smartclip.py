@@ -9,8 +9,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from clipalign.backbone import Backbone, load
+from clipalign.core.config import OptimiserOptions
 from clipalign.core.errors import UserError
 from clipalign.core.types import Episode
+from clipalign.engine.optimiser import build_optimizer
 from clipalign.methods import get_method
 from tests.helpers.backbones import write_backbone
 from tests.helpers.captions import captioned, gradient, in_shards, ready_unstretched
@@ -119,6 +121,24 @@ def test_param_groups_separate_the_mask_network_and_freeze_the_scale(
     }
     assert (mask["lr"], mask["weight_decay"], mask["warmup"]) == (2e-3, 0.0, False)
     assert all(p is not method.backbone.model.logit_scale for p in towers["params"])
+
+
+@pytest.mark.parametrize("lr", [1e-6, 3e-5])
+def test_mask_learning_rate_keeps_the_published_ratio_to_the_towers(
+    tiny: Backbone, episode: Episode, lr: float
+) -> None:
+    method = ready("smartclip", tiny, episode)
+    towers, mask = build_optimizer(method.param_groups(), OptimiserOptions(lr=lr)).param_groups
+    assert towers["lr"] == lr and mask["lr"] == pytest.approx(1000 * lr)
+    chosen = ready("smartclip", tiny, episode, mask_lr=2e-3)
+    assert build_optimizer(chosen.param_groups(), OptimiserOptions(lr=lr)).param_groups[1]["lr"] == 2e-3
+
+
+def test_training_uses_the_chosen_number_of_captions(tiny: Backbone, episode: Episode) -> None:
+    assert ready("smartclip", tiny, episode).captions_per_image is None
+    assert ready("smartclip", tiny, episode, captions_per_image=2).captions_per_image == 2
+    with pytest.raises(UserError, match="--captions-per-image must be at least 1"):
+        get_method("smartclip").Config(captions_per_image=0)
 
 
 def test_caption_masks_equal_training_masks_whatever_the_batch(tiny: Backbone, episode: Episode) -> None:

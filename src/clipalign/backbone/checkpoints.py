@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import argparse
+import contextlib
 import warnings
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
+import numpy as np
 import torch
 from open_clip.model import CustomTextCLIP, convert_to_custom_text_state_dict, resize_pos_embed
 from open_clip.transformer import QuickGELU
@@ -13,19 +16,30 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ..core.errors import UserError
+from . import slip
 
-TORCH_SUFFIXES = (".pt", ".pth", ".bin")
+TORCH_SUFFIXES = (".pt", ".pth", ".bin", ".pth.tar")
 # Scalars that OpenAI's state dicts contain beside the weights.
 _OPENAI_KEYS = ("input_resolution", "context_length", "vocab_size")
 _PREFIXES = ("module.", "_orig_mod.")
+_NUMPY_SCALAR: Any = np.float64().__reduce__()[0]  # builds a number from its type and bytes
+# Classes of values without behaviour, by the names that older versions of Python and NumPy gave them in pickles.
+_SAFE_CLASSES: list[Any] = [
+    argparse.Namespace,
+    (PurePosixPath, "pathlib.PosixPath"),  # a path that cannot access files
+    _NUMPY_SCALAR,
+    (_NUMPY_SCALAR, "numpy.core.multiarray.scalar"),
+    np.dtype,
+    np.dtypes.Float64DType,
+]
 
 
 def read_state_dict(path: Path) -> dict[str, Tensor]:
     """Read the state dict in a weights file.
 
-    The file is .safetensors, or .pt, .pth, .bin, which are read with `weights_only=True`, so nothing in them is
-    executed. It contains a state dict, or a training checkpoint of open_clip with the key "state_dict". Prefixes added
-    by DDP and torch.compile are removed.
+    The file is .safetensors, or .pt, .pth, .pth.tar, .bin, which are read with `weights_only=True`, so nothing in them
+    is executed. It contains a state dict, or a training checkpoint with one under "state_dict" (open_clip, SLIP) or
+    "model" (DeCLIP). Prefixes added by DDP and torch.compile are removed.
 
     Raises:
         UserError: the file is missing, truncated, not a weights file, or contains Python objects.
@@ -39,13 +53,14 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
             raise UserError(
                 f"cannot read weights from {path}: truncated or not safetensors ({error})"
             ) from error
-    elif path.suffix in TORCH_SUFFIXES:
+    elif path.name.endswith(TORCH_SUFFIXES):
         state = _read_torch(path)
     else:
         raise UserError(f"weights file {path}: expected a .safetensors, {', '.join(TORCH_SUFFIXES)} file")
 
-    if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
-        state = state["state_dict"]
+    for key in ("state_dict", "model"):
+        if isinstance(state, dict) and isinstance(state.get(key), dict):
+            state = state[key]
     if not isinstance(state, dict) or not state or not all(isinstance(v, Tensor) for v in state.values()):
         raise UserError(f"weights file {path} contains no state dict (names and tensors)")
     while prefix := next((p for p in _PREFIXES if all(name.startswith(p) for name in state)), None):
@@ -56,6 +71,8 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
 def load_weights(model: nn.Module, path: Path, resize: bool = False) -> None:
     """Copy a weights file into a model, converted to the model's dtypes.
 
+    Checkpoints of SLIP and DeCLIP are converted to open_clip's names; see `slip.to_open_clip`.
+
     Args:
         model: an open_clip model.
         path: the file; see `read_state_dict`.
@@ -65,7 +82,7 @@ def load_weights(model: nn.Module, path: Path, resize: bool = False) -> None:
         UserError: as `read_state_dict`; names or shapes that do not match the model; values that are not finite;
             OpenAI's weights for a model without QuickGELU.
     """
-    state = read_state_dict(path)
+    state = slip.to_open_clip(read_state_dict(path))
     if any(name in state for name in _OPENAI_KEYS):
         if not any(isinstance(module, QuickGELU) for module in model.modules()):
             raise UserError(
@@ -108,21 +125,24 @@ def load_weights(model: nn.Module, path: Path, resize: bool = False) -> None:
 
 
 def _read_torch(path: Path) -> Any:
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # it warns about TorchScript archives, which are refused below
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it warns about TorchScript archives, which are refused below
+        try:
             return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        text = str(error)
-        if "TorchScript" in text:
-            reason = "it is a TorchScript archive; load it with torch.jit.load and save its state_dict()"
-        elif "weights_only" in text or "Unsupported" in text:
-            reason = "it contains Python objects, which are never executed; save only its state dict"
-        else:
-            reason = (
-                f"truncated or not a PyTorch file ({text.splitlines()[0] if text else type(error).__name__})"
-            )
-        raise UserError(f"cannot read weights from {path}: {reason}") from error
+        except Exception as error:
+            text = str(error)
+            if "weights_only" in text:
+                # SLIP's training script saved its arguments and NumPy's numbers beside the weights.
+                with contextlib.suppress(Exception), torch.serialization.safe_globals(_SAFE_CLASSES):
+                    return torch.load(path, map_location="cpu", weights_only=True)
+            if "TorchScript" in text:
+                reason = "it is a TorchScript archive; load it with torch.jit.load and save its state_dict()"
+            elif "weights_only" in text or "Unsupported" in text:
+                reason = "it contains Python objects, which are never executed; save only its state dict"
+            else:
+                first = text.splitlines()[0] if text else type(error).__name__
+                reason = f"truncated or not a PyTorch file ({first})"
+            raise UserError(f"cannot read weights from {path}: {reason}") from error
 
 
 def _some(names: list[str]) -> str:

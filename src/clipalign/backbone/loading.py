@@ -23,7 +23,7 @@ import torch
 from open_clip.pretrained import download_pretrained_from_hf
 
 from ..core.errors import UserError
-from . import pocket
+from . import pocket, slip
 from .checkpoints import load_weights
 from .model import Backbone
 
@@ -61,7 +61,8 @@ def load(
         spec: one of
             "pocket" (shipped with the package),
             "ARCHITECTURE:TAG" (an open_clip architecture and one of its pretrained tags),
-            "ARCHITECTURE:FILE" (a .safetensors, .pt, .pth or .bin file of that architecture),
+            "ARCHITECTURE:FILE" (a .safetensors, .pt, .pth, .pth.tar or .bin file of that architecture; SLIP's and
+                DeCLIP's checkpoints have the architectures `slip.NAMES`),
             "ARCHITECTURE:random",
             "hf-hub:ORG/NAME",
             "local-dir:FOLDER" (open_clip_config.json and weights);
@@ -108,6 +109,7 @@ def split_size(spec: str) -> tuple[str, int | None]:
 def _from_architecture(spec: str, cache_dir: str | None, pretrained: bool, seed: int) -> Backbone:
     name, _, source = split_size(spec)[0].partition(":")
     pocket.register()
+    slip.register()
     architecture = pocket.ARCHITECTURE if name == "pocket" else name
     config = open_clip.get_model_config(architecture)
     if config is None:
@@ -136,13 +138,14 @@ def _from_architecture(spec: str, cache_dir: str | None, pretrained: bool, seed:
 
     # Some tags belong to plain architectures but were trained with QuickGELU, so the tag decides.
     keys = ("mean", "std", "interpolation", "resize_mode")
-    preprocess = {k: tag[k] for k in keys if k in tag}
+    preprocess = slip.preprocess(architecture) | {k: tag[k] for k in keys if k in tag}
     if architecture == pocket.ARCHITECTURE:
         preprocess = {
             k: tuple(v) if isinstance(v, list) else v for k, v in pocket.config()["preprocess"].items()
         }
     with _quiet(), _offline_if_unreachable():
         model = _create(spec, architecture, seed, bool(tag.get("quick_gelu")), preprocess)
+        slip.restore_activation(model, architecture)
         backbone = Backbone(model, _tokenizer(spec, architecture, cache_dir), spec)
         if not random:
             file = file or _download(spec, architecture, tag, cache_dir)

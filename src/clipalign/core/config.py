@@ -115,7 +115,8 @@ class ModelOptions(Options):
     chosen method."""
     backbone: str = field(default="pocket", metadata=facts(unit="MODEL"))
     """pocket, ARCH:TAG, ARCH:FILE, hf-hub:ORG/NAME. ARCH:TAG is a name of open_clip such as ViT-B-16:openai;
-    append @PIXELS for another image size (pocket@96)."""
+    SLIP-ViT-B-16:FILE and DeCLIP-ViT-B-32:FILE read the checkpoints of SLIP and DeCLIP; append @PIXELS for
+    another image size (pocket@96)."""
     cache_dir: str | None = field(
         default=None, metadata=facts(unit="DIR", unset="Hugging Face cache", affects_result=False)
     )

@@ -207,7 +207,7 @@ class CaptionSource(Source):
     """A `Source` with captions and a split into "train", "validation" and "test" (`parts`).
 
     Attributes:
-        texts: row -> its captions, each of one or more sentences; training uses the first.
+        texts: row -> its captions, each of one or more sentences; a training step draws one of them.
     """
 
     texts: Sequence[tuple[str, ...]]

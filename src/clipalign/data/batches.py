@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 from ..core.distributed import Ranks
 from ..core.errors import UserError
 from ..core.types import Batch, CaptionSource, CaptionUse, Episode, Preprocess
-from .captions.sentences import choose_text
+from .captions.sentences import choose_caption, choose_text
 
 
 def plan_batch(rows_by_domain: list[np.ndarray], batch_size: int, seed: int, step: int) -> np.ndarray:
@@ -96,14 +96,15 @@ class TrainBatches(Dataset[Batch]):
 
 
 class CaptionTrainBatches(TrainBatches):
-    """Batches of distinct images with one caption each.
+    """Batches of distinct images with one caption each, drawn by (seed, step) if an image has several.
 
     Images come in a new order each epoch; fewer than a batch at its end are left out.
 
     Args:
         episode: of a `CaptionSource`.
         batch_size, seed, preprocess, ranks: see `TrainBatches`.
-        use: the part of a row's first caption that a step uses.
+        use: the part of the drawn caption that a step uses.
+        per_image: captions of an image to draw from, from the first; None for all.
 
     Raises:
         UserError: fewer training rows than a batch.
@@ -117,10 +118,11 @@ class CaptionTrainBatches(TrainBatches):
         preprocess: Preprocess,
         ranks: Ranks | None = None,
         use: CaptionUse = "long",
+        per_image: int | None = None,
     ) -> None:
         super().__init__(episode, batch_size, seed, preprocess, ranks)
         assert isinstance(episode.source, CaptionSource)
-        self.source, self.use = episode.source, use
+        self.source, self.use, self.per_image = episode.source, use, per_image
         if len(episode.train_rows) < batch_size:
             raise UserError(
                 f"--batch-size {batch_size}: only {len(episode.train_rows)} images to train on, and a contrastive "
@@ -137,7 +139,11 @@ class CaptionTrainBatches(TrainBatches):
             self._epoch = (epoch, np.random.default_rng([self.seed, epoch, 2]).permutation(rows))
         chosen = self._epoch[1][number * self.batch_size : (number + 1) * self.batch_size]
         rng = np.random.default_rng([self.seed, step, 3])
-        return chosen, tuple(choose_text(self.source.texts[row][0], self.use, rng) for row in chosen.tolist())
+        return chosen, tuple(self.text(row, rng) for row in chosen.tolist())
+
+    def text(self, row: int, rng: np.random.Generator) -> str:
+        """Draw one of the captions of a row, and the part of it that a step uses."""
+        return choose_text(choose_caption(self.source.texts[row], self.per_image, rng), self.use, rng)
 
     def __getitem__(self, step: int) -> Batch:
         rows, texts = self.plan(step)

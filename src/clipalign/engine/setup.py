@@ -150,7 +150,8 @@ def train_batches(
     size, seed = config.optimiser.batch_size, config.run.seed
     if episode.caption_tests:
         assert isinstance(method, SupportsCaptions)  # checked with the protocol
-        return CaptionTrainBatches(episode, size, seed, preprocess, ranks, method.caption_use)
+        use, per_image = method.caption_use, method.captions_per_image
+        return CaptionTrainBatches(episode, size, seed, preprocess, ranks, use, per_image)
     return TrainBatches(episode, size, seed, preprocess, ranks)
 
 

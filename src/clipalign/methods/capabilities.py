@@ -30,6 +30,11 @@ class SupportsCaptions(Protocol):
         """The part of a caption that a training step draws."""
         ...
 
+    @property
+    def captions_per_image(self) -> int | None:
+        """The number of captions of an image to draw from, from the first; None for all."""
+        ...
+
 
 @runtime_checkable
 class SupportsMasks(Protocol):

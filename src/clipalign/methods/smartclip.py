@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+MASK_LR_RATIO = 1000.0  # published learning rates: 1e-3 for the mask network, 1e-6 for the towers
+
 
 @dataclass(frozen=True)
 class SmartClipConfig(CaptionConfig):
@@ -47,8 +49,11 @@ class SmartClipConfig(CaptionConfig):
     caption it is compared with."""
     mask_scale: float | None = field(default=None, metadata=facts(unit="SCALE", unset="logit scale", above=0))
     """Fixed factor on masked cosines. Published: 100, CLIP's scale."""
-    mask_lr: float = field(default=1e-3, metadata=facts(unit="RATE", at_least=0, reason="SmartCLIP"))
-    """Peak learning rate of the mask network. Without warm-up and weight decay."""
+    mask_lr: float | None = field(
+        default=None, metadata=facts(unit="RATE", unset="1000 --lr", at_least=0, reason="SmartCLIP")
+    )
+    """Peak learning rate of the mask network. Without warm-up and weight decay. Default: the published ratio to the
+    towers' rate, 1e-3 to 1e-6."""
 
 
 @register("smartclip")
@@ -87,11 +92,16 @@ class SmartClip(CaptionMethod[SmartClipConfig]):
 
     def param_groups(self) -> list[ParamGroup]:
         towers = [p for p in self.backbone.model.parameters() if p.requires_grad]
-        mask = list(self.network.parameters())
-        return [
-            {"params": towers},
-            {"params": mask, "lr": self.config.mask_lr, "weight_decay": 0.0, "warmup": False},
-        ]
+        mask: ParamGroup = {
+            "params": list(self.network.parameters()),
+            "weight_decay": 0.0,
+            "warmup": False,
+        }
+        if self.config.mask_lr is None:
+            mask["lr_factor"] = MASK_LR_RATIO
+        else:
+            mask["lr"] = self.config.mask_lr
+        return [{"params": towers}, mask]
 
     def features(self, batch: Batch) -> dict[str, Tensor]:
         tokens = self.tokens(batch)

@@ -14,6 +14,7 @@ from clipalign.core.types import CaptionTest
 from clipalign.data.captions.buffer import CaptionBuffer
 from clipalign.data.captions.sentences import (
     all_captions,
+    choose_caption,
     choose_text,
     drop_rows,
     join_sentences,
@@ -48,6 +49,23 @@ def test_choose_text_draws_every_prefix_equally() -> None:
     rng = np.random.default_rng(0)
     lengths = [len(split_sentences(choose_text("a. b. c.", "prefix", rng))) for _ in range(900)]
     assert all(250 < lengths.count(k) < 350 for k in (1, 2, 3))
+
+
+def test_choose_caption_draws_each_of_the_first_captions_equally() -> None:
+    rng, captions = np.random.default_rng(0), ("one", "two", "three", "four")
+    drawn = [choose_caption(captions, 3, rng) for _ in range(900)]
+    assert set(drawn) == {"one", "two", "three"}
+    assert all(250 < drawn.count(caption) < 350 for caption in captions[:3])
+    assert {choose_caption(captions, limit, rng) for limit in (None, 9) for _ in range(100)} == set(captions)
+
+
+@pytest.mark.parametrize(("captions", "limit"), [(("one",), None), (("one",), 3), (("one", "two"), 1)])
+def test_choose_caption_uses_no_random_number_for_a_single_choice(
+    captions: tuple[str, ...], limit: int | None
+) -> None:
+    rng, unused = np.random.default_rng(0), np.random.default_rng(0)
+    assert choose_caption(captions, limit, rng) == "one"
+    assert rng.random() == unused.random()
 
 
 def test_long_and_short_of_single_sentences_is_one_test() -> None:

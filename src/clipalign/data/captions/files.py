@@ -27,7 +27,7 @@ def read_caption_table(
 ) -> CaptionTable:
     """Read a CSV, TSV or Parquet file of path, caption[, label][, domain][, split].
 
-    Lines with the same path are captions of one image; training uses the first.
+    Lines with the same path are captions of one image; a training step draws one of them.
 
     Args:
         path, root, columns, options: as in `read_table`.

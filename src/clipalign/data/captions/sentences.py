@@ -40,6 +40,19 @@ def join_sentences(sentences: Sequence[str]) -> str:
     return STOP.join(sentences) + "."
 
 
+def choose_caption(captions: Sequence[str], limit: int | None, rng: np.random.Generator) -> str:
+    """Draw one of the first `limit` captions of an image, uniformly.
+
+    Args:
+        captions: of the image, at least one.
+        limit: captions to draw from; None for all.
+        rng: draws the caption; unused if there is only one to draw, so that images with one caption have the same
+            texts under any limit.
+    """
+    count = len(captions) if limit is None else min(limit, len(captions))
+    return captions[0] if count == 1 else captions[int(rng.integers(count))]
+
+
 def choose_text(caption: str, use: CaptionUse, rng: np.random.Generator) -> str:
     """Return the part of a caption that a training step uses.
 

@@ -39,6 +39,10 @@ class CaptionConfig(Options):
     captions: CaptionUse = "long"
     """Caption part: long, prefix or sentence. Drawn anew for each image and step; prefix: a random number of
     sentences, from the first."""
+    captions_per_image: int | None = field(
+        default=None, metadata=facts(unit="COUNT", unset="all", at_least=1, reason="SmartCLIP")
+    )
+    """Captions of an image to draw from, from the first. A step draws one of them; 1: always the first."""
     context_length: int | None = field(default=None, metadata=facts(unit="TOKENS", unset="248 for 77"))
     """Tokens the text tower reads. Its positions are stretched or cut. Default: Long-CLIP's 4 L - 3 keep-positions
     for a tower of L (248 for 77); towers that read more than 77 keep their length."""
@@ -77,6 +81,11 @@ class CaptionMethod(ContrastiveMethod[CaptionConfigT]):
         """The part of a caption that a training step draws."""
         return self.config.captions
 
+    @property
+    def captions_per_image(self) -> int | None:
+        """The number of captions of an image to draw from; None for all."""
+        return self.config.captions_per_image
+
     def chosen_length(self) -> int:
         """Return the text window in tokens and measure the share of captions it truncates.
 
@@ -105,12 +114,13 @@ class CaptionMethod(ContrastiveMethod[CaptionConfigT]):
         return length
 
     def training_captions(self) -> list[str]:
-        """Return the training captions; if their lengths are only reported, an evenly spaced sample."""
+        """Return the training captions; if their lengths are only reported, those of an evenly spaced sample."""
         source, rows = self.episode.source, self.episode.train_rows
         if not isinstance(source, CaptionSource) or len(rows) == 0:
             return []
         stride = max(1, len(rows) // LENGTH_SAMPLE) if self.config.too_long == "truncate" else 1
-        return [source.texts[row][0] for row in rows[::stride].tolist()]
+        limit = self.config.captions_per_image
+        return [text for row in rows[::stride].tolist() for text in source.texts[row][:limit]]
 
     def stretch(self, length: int) -> None:
         """Set the text window to `length` tokens; if that is longer, freeze the first positions."""
