@@ -11,8 +11,17 @@ import torch
 
 from clipalign.core.errors import UserError
 from clipalign.core.types import Preprocess, Source
-from clipalign.data.builtin.compose import MIN_CONTRAST
-from clipalign.data.builtin.pictograms import CUES, FAMILY_SHARES, INSTANCES, Pictograms
+from clipalign.data.builtin.compose import MIN_CONTRAST, render
+from clipalign.data.builtin.pictograms import (
+    CUES,
+    FAMILY_SHARES,
+    INSTANCES,
+    OTHERS,
+    OVERLAP,
+    SCENE_SCALES,
+    SIZE,
+    Pictograms,
+)
 
 PLAIN = Preprocess((64, 64), (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 
@@ -158,7 +167,55 @@ def test_images_are_resized_to_the_backbone(pictograms: Pictograms) -> None:
     assert float(big.min()) >= -1 and float(big.max()) <= 1
 
 
-@pytest.mark.parametrize("options", [{"background_bias": 1.5}, {"backgrounds": "sideways"}])
+@pytest.mark.parametrize(
+    "options", [{"background_bias": 1.5}, {"backgrounds": "sideways"}, {"rendering": "room"}]
+)
 def test_invalid_options_raise_an_error(options: dict) -> None:
-    with pytest.raises(UserError, match="background"):
+    with pytest.raises(UserError, match=f"--data-options: {next(iter(options))}="):
         Pictograms(**options)
+
+
+def test_scenes_show_the_named_drawing_small_among_others_and_unoccluded() -> None:
+    scenes = Pictograms(rendering="scenes")
+    rows = np.arange(0, 1280, 20)
+    for row in rows:
+        scene = scenes._scene(int(row), "test", 0, 0)
+        low, high = SCENE_SCALES
+        assert low <= scene.scale <= high and abs(scene.x) + scene.scale / 2 <= 0.5 + 1e-9
+        assert len(scene.others) <= OTHERS[1]
+        for other in scene.others:  # no other drawing is likely to be mistaken for the named one
+            a, b = scene.scale, other.scale
+            width = min(scene.x + a / 2, other.x + b / 2) - max(scene.x - a / 2, other.x - b / 2)
+            height = min(scene.y + a / 2, other.y + b / 2) - max(scene.y - a / 2, other.y - b / 2)
+            assert max(0, width) * max(0, height) <= OVERLAP * a * a + 1e-9
+    counts = [len(scenes._scene(int(row), "test", 0, 0).others) for row in rows]
+    assert np.mean(counts) > OTHERS[0]
+    share = np.mean([float(scenes.sample(int(row)).silhouette.mean()) for row in rows])
+    assert 0.03 < share < 0.15
+    assert scenes.fingerprint() != Pictograms().fingerprint()
+
+
+def test_scenes_masks_mark_the_named_drawing_only() -> None:
+    """Outside the mask, an image does not depend on the pixels of the named drawing."""
+    scenes = Pictograms(rendering="scenes")
+    picture = [scenes._scene(row, "test", 1, 0) for row in range(0, 1280, 160)]
+    drawn = scenes._render(picture, "test")
+    inverted = scenes.sprites.clone()
+    inverted[:, :3] = 255 - inverted[:, :3]
+    other = render(picture, inverted, SIZE, scenes.clutter["test"])
+    compared = 0
+    for i, scene in enumerate(picture):
+        if scene.ink is not None:
+            continue
+        outside = drawn.alpha[i] == 0  # [S, S]
+        # A drawing with other colours may get another background for contrast.
+        if torch.equal(drawn.images[i][:, outside], other.images[i][:, outside]):
+            compared += 1
+            assert not torch.equal(drawn.images[i], other.images[i])
+    assert compared >= 3
+
+
+def test_scenes_of_training_and_test_use_disjoint_drawings() -> None:
+    scenes = Pictograms(rendering="scenes")
+    train, test = scenes.clutter["train"].drawings, scenes.clutter["test"].drawings
+    assert not any(torch.equal(a, b) for a in train for b in test)

@@ -46,6 +46,7 @@ class Scene:
         angle: rotation in degrees, counter-clockwise.
         background: drawn first.
         ink: RGB colour in [0, 1] of a monochrome drawing; None: the drawing's own colours.
+        others: other drawings on the background, behind this one.
     """
 
     sprite: int
@@ -55,6 +56,23 @@ class Scene:
     angle: float
     background: Background
     ink: tuple[float, float, float] | None = None
+    others: tuple[Other, ...] = ()
+
+
+@dataclass(frozen=True)
+class Other:
+    """A clutter drawing behind the named one.
+
+    Attributes:
+        drawing: index into the drawings of `Clutter`.
+        scale, x, y, angle: as in `Scene`.
+    """
+
+    drawing: int
+    scale: float
+    x: float
+    y: float
+    angle: float
 
 
 @dataclass(frozen=True)
@@ -93,7 +111,7 @@ def render(
         scenes: B scenes.
         sprites: [N, 4, s, s] uint8, straight (not premultiplied) alpha.
         size: side S of the canvas in pixels.
-        clutter: draws the backgrounds of the clutter family.
+        clutter: draws the backgrounds of the clutter family and the other drawings.
         oversample: drawings are sampled at this multiple of `size`, then averaged.
 
     Raises:
@@ -102,6 +120,11 @@ def render(
     placed = place(scenes, sprites, size, oversample)  # [B, 4, S, S]
     backgrounds = [background(scene.background, size, clutter) for scene in scenes]
     back = contrasting(torch.stack(backgrounds).float() / 255, placed)  # [B, 3, S, S]
+    for i, scene in enumerate(scenes):
+        if scene.others:
+            if clutter is None:
+                raise ValueError("other drawings need `clutter`")
+            back[i] = clutter.over(back[i], scene.others)
     images = placed[:, :3] + (1 - placed[:, 3:]) * back  # [B, 3, S, S]; "over" with premultiplied colours
     return Rendered(images.clamp(0, 1), placed[:, 3])
 
@@ -133,7 +156,7 @@ def place_masks(scenes: Sequence[Scene], masks: Tensor, size: int, oversample: i
     return F.avg_pool2d(F.grid_sample(chosen, grid, align_corners=False), oversample)[:, 0]  # [B, size, size]
 
 
-def _inverse_affine(scenes: Sequence[Scene]) -> Tensor:
+def _inverse_affine(scenes: Sequence[Scene | Other]) -> Tensor:
     """Return [B, 2, 3] matrices from canvas to sprite coordinates, both in [-1, 1], as `affine_grid` expects."""
     rows = []
     for scene in scenes:
@@ -263,16 +286,23 @@ class Clutter:
     def _compose(self, spec: Background, size: int) -> Tensor:
         rng = np.random.default_rng([FAMILIES.index("clutter"), spec.instance])
         base = paint(Background(("flat", "gradient")[int(rng.integers(2))], spec.instance), size)
-        scenes = []
+        small = []
         for _ in range(int(rng.integers(8, 16))):
             scale = float(rng.uniform(0.14, 0.28))
             x, y = rng.uniform(-0.5, 0.5, 2).tolist()
-            sprite = int(rng.integers(len(self.drawings)))
-            scenes.append(Scene(sprite, scale, x, y, float(rng.uniform(-30, 30)), spec))
-        grid = F.affine_grid(_inverse_affine(scenes), [len(scenes), 4, size, size], align_corners=False)
-        layers = self.drawings[torch.tensor([s.sprite for s in scenes])].float() / 255  # [K, 4, c, c]
+            drawing = int(rng.integers(len(self.drawings)))
+            small.append(Other(drawing, scale, x, y, float(rng.uniform(-30, 30))))
+        picture = self.over(base.float() / 255, small)  # [3, S, S]
+        return (picture.clamp(0, 1) * 255).round().to(torch.uint8)
+
+    def over(self, picture: Tensor, others: Sequence[Other]) -> Tensor:
+        """Return a picture [3, S, S] in [0, 1] with drawings over it, the last one in front."""
+        size = picture.shape[-1]
+        grid = F.affine_grid(_inverse_affine(others), [len(others), 4, size, size], align_corners=False)
+        layers = (
+            self.drawings[torch.tensor([other.drawing for other in others])].float() / 255
+        )  # [K, 4, c, c]
         layers = torch.cat([layers[:, :3] * layers[:, 3:], layers[:, 3:]], dim=1)  # premultiplied
-        picture = base.float() / 255  # [3, S, S]
         for layer in F.grid_sample(layers, grid, align_corners=False):  # [4, S, S]
             picture = layer[:3] + (1 - layer[3:]) * picture
-        return (picture.clamp(0, 1) * 255).round().to(torch.uint8)
+        return picture

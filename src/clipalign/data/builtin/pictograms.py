@@ -22,7 +22,7 @@ from ...core.errors import UserError
 from ...core.types import FixedSplits, MaskedImage, MaskedSource, Preprocess, Stage
 from ..request import SHIPPED, NamedSource
 from ..splits import load_fixed_splits
-from .compose import Background, Clutter, Rendered, Scene, draw_placement, place_masks, render
+from .compose import Background, Clutter, Other, Rendered, Scene, draw_placement, place_masks, render
 
 FOLDER = Path(__file__).resolve().parents[2] / "assets" / "pictograms"
 SIZE = 64  # side of a rendered image in pixels
@@ -30,6 +30,11 @@ SIZE = 64  # side of a rendered image in pixels
 # Probability of each background family. The pocket backbone saw no stripes and no clutter in pre-training.
 FAMILY_SHARES = {"flat": 0.25, "gradient": 0.25, "noise": 0.2, "stripes": 0.15, "clutter": 0.15}
 SCALES = (0.5, 0.95)  # side of the drawing relative to the image
+# The same in scenes, where the named object is small and stands among larger ones.
+SCENE_SCALES = (0.25, 0.45)
+OTHER_SCALES = (0.3, 0.6)
+OTHERS = (2, 4)  # fewest and most other drawings in a scene
+OVERLAP = 0.15  # largest share of the named drawing's square that another drawing's square may share
 ANGLE = 12.0  # largest rotation in degrees, in both directions
 # Background instances of each stage, disjoint: no test background is ever seen in training.
 INSTANCES = {"train": range(0, 4000), "validation": range(4000, 5000), "test": range(5000, 6000)}
@@ -38,6 +43,7 @@ CUE_FAMILIES = ("noise", "gradient", "stripes", "flat")
 VIEWS = {"train": 1, "validation": 2, "test": 4}
 
 BackgroundMode = Literal["random", "aligned", "conflicting"]
+Rendering = Literal["object", "scenes"]
 
 
 class Pictograms(MaskedSource):
@@ -50,6 +56,8 @@ class Pictograms(MaskedSource):
             subgroup (a spurious cue).
         backgrounds: backgrounds at evaluation: "random", the subgroup's cue ("aligned") or another subgroup's cue
             ("conflicting"). Accuracy on aligned minus conflicting backgrounds measures reliance on the cue.
+        rendering: "object" shows one drawing that fills most of the image; "scenes" shows it small, among two to four
+            larger drawings of things that are no class. Masks show the named drawing in both.
 
     Raises:
         UserError: an option out of range.
@@ -59,14 +67,21 @@ class Pictograms(MaskedSource):
     templates = ("a photo of a {}.",)
     size = SIZE
 
-    def __init__(self, background_bias: float = 0.0, backgrounds: BackgroundMode = "random") -> None:
+    def __init__(
+        self,
+        background_bias: float = 0.0,
+        backgrounds: BackgroundMode = "random",
+        rendering: Rendering = "object",
+    ) -> None:
         if not isinstance(background_bias, int | float) or not 0 <= background_bias <= 1:
             raise UserError(f"--data-options: background_bias={background_bias} is not in [0, 1]")
         if backgrounds not in ("random", "aligned", "conflicting"):
             raise UserError(
                 f"--data-options: backgrounds={backgrounds} is not random, aligned or conflicting"
             )
-        self.background_bias, self.backgrounds = background_bias, backgrounds
+        if rendering not in ("object", "scenes"):
+            raise UserError(f"--data-options: rendering={rendering} is not object or scenes")
+        self.background_bias, self.backgrounds, self.rendering = background_bias, backgrounds, rendering
         self.index = json.loads((FOLDER / "index.json").read_text(encoding="utf-8"))
         concepts, domains = self.index["concepts"], self.index["domains"]
         self.class_names = tuple(concept["label"] for concept in concepts)
@@ -126,7 +141,9 @@ class Pictograms(MaskedSource):
 
     def fingerprint(self) -> str:
         """Return a hash of the shipped drawings and of the settings of the composition."""
-        settings = [self.background_bias, self.backgrounds, FAMILY_SHARES, SCALES, ANGLE, SIZE]
+        settings: list[object] = [self.background_bias, self.backgrounds, FAMILY_SHARES, SCALES, ANGLE, SIZE]
+        if self.rendering == "scenes":
+            settings += [SCENE_SCALES, OTHER_SCALES, OTHERS, OVERLAP]
         text = json.dumps([[sprite["sha256"] for sprite in self.index["sprites"]], settings], default=str)
         return hashlib.sha256(text.encode()).hexdigest()
 
@@ -141,10 +158,12 @@ class Pictograms(MaskedSource):
         number = ("train", "validation", "test").index(stage)
         # Evaluation images are part of the benchmark, so the seed of a run does not change them.
         rng = np.random.default_rng([number, seed if stage == "train" else 0, draw, row])
-        scale, x, y, angle = draw_placement(rng, SCALES, ANGLE)
+        scenes = self.rendering == "scenes"
+        scale, x, y, angle = draw_placement(rng, SCENE_SCALES if scenes else SCALES, ANGLE)
         ink = tuple(rng.uniform(0, 1, 3).tolist()) if self._monochrome[self.domains[row]] else None
         background = self._background(self._subgroup[self.labels[row]], stage, rng)
-        return Scene(row, scale, x, y, angle, background, ink)
+        others = _others(rng, (scale, x, y), len(self.clutter[stage].drawings)) if scenes else ()
+        return Scene(row, scale, x, y, angle, background, ink, others)
 
     def _background(self, subgroup: int, stage: Stage, rng: np.random.Generator) -> Background:
         biased, other = rng.random() < self.background_bias, int(rng.integers(1, len(self.subgroups)))
@@ -164,6 +183,27 @@ def _cue(subgroup: int) -> Background:
     return Background(CUE_FAMILIES[subgroup % len(CUE_FAMILIES)], CUES[subgroup])
 
 
+def _others(rng: np.random.Generator, named: tuple[float, float, float], drawings: int) -> tuple[Other, ...]:
+    """Place other drawings such that each covers little of the named one; the smallest is in front."""
+    placed = []
+    for size in sorted(rng.uniform(*OTHER_SCALES, int(rng.integers(OTHERS[0], OTHERS[1] + 1))), reverse=True):
+        drawing, angle = int(rng.integers(drawings)), float(rng.uniform(-ANGLE, ANGLE))
+        for _ in range(20):
+            x, y = rng.uniform(-0.5 + size / 3, 0.5 - size / 3, 2).tolist()
+            if _shared(named, (float(size), x, y)) <= OVERLAP:
+                placed.append(Other(drawing, float(size), x, y, angle))
+                break
+    return tuple(placed)
+
+
+def _shared(named: tuple[float, float, float], other: tuple[float, float, float]) -> float:
+    """Return the share of the first square (scale, x, y) that the second one covers."""
+    (a, ax, ay), (b, bx, by) = named, other
+    width = min(ax + a / 2, bx + b / 2) - max(ax - a / 2, bx - b / 2)
+    height = min(ay + a / 2, by + b / 2) - max(ay - a / 2, by - b / 2)
+    return max(0.0, width) * max(0.0, height) / a**2
+
+
 def _cut_cells(path: Path, size: int, columns: int, count: int) -> Tensor:
     """Cut a sprite sheet into its cells, [count, 4, size, size] uint8."""
     pixels = np.asarray(Image.open(path).convert("RGBA"))  # [rows * size, columns * size, 4]
@@ -177,5 +217,5 @@ PICTOGRAMS = NamedSource(
     lambda request: Pictograms(**request.settings),
     title="pictograms",
     licence=SHIPPED,
-    settings=("background_bias", "backgrounds"),
+    settings=("background_bias", "backgrounds", "rendering"),
 )
