@@ -177,12 +177,15 @@ def resumed_options(out: str | Path | None, resume: bool | None) -> dict[str, An
 
 def shipped_config(backbone: str, method: str) -> Path | None:
     """Return the file of measured defaults of a method on a backbone, in an installed package or a checkout."""
+    path = shipped_folder(backbone) / f"{method}.yaml"
+    return path if path.is_file() else None
+
+
+def shipped_folder(name: str) -> Path:
+    """Return a folder of configs/, in an installed package or a checkout."""
     package = Path(__file__).resolve().parents[1]
-    for root in (package / "assets" / "configs", package.parents[1] / "configs"):
-        path = root / backbone / f"{method}.yaml"
-        if path.is_file():
-            return path
-    return None
+    installed = package / "assets" / "configs"
+    return (installed if installed.is_dir() else package.parents[1] / "configs") / name
 
 
 def is_pocket(backbone: str) -> bool:
