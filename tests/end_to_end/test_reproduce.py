@@ -49,7 +49,15 @@ def test_table_is_run_and_compared_cell_by_cell(
 ) -> None:
     out = tmp_path / "out"
     command = ["reproduce", "alignclip-table-10", "--data-root", str(published_root), "--out", str(out)]
-    command += ["--seeds", "1", "--set", f"backbone={tiny_spec}", "steps=1", "batch_size=6", "validate_every=0"]
+    command += [
+        "--seeds",
+        "1",
+        "--set",
+        f"backbone={tiny_spec}",
+        "steps=1",
+        "batch_size=6",
+        "validate_every=0",
+    ]
     assert main(command) == 0
     text = capsys.readouterr().out
     found = cells(out)
@@ -89,7 +97,16 @@ def test_missing_data_sets_fail_alone_and_their_cells_are_not_measured(
 
 def test_table_on_other_data_compares_means(tmp_path: Path) -> None:
     out = tmp_path / "out"
-    command = ["reproduce", "alignclip-table-4", "--data", "pictograms", "--targets", "twemoji", "--out", str(out)]
+    command = [
+        "reproduce",
+        "alignclip-table-4",
+        "--data",
+        "pictograms",
+        "--targets",
+        "twemoji",
+        "--out",
+        str(out),
+    ]
     command += ["--methods", "zeroshot", "--set", "backbone=pocket"]
     assert main(command) == 0
     (cell,) = (c for c in cells(out) if c["measured"])

@@ -25,7 +25,11 @@ from clipalign.report.published import (
 from clipalign.report.rows import ReportRow
 
 B16 = "ViT-B-16:openai"
-TESTS = {"in-the-wild": {"all", "base", "new"}, "base-to-new": {"base", "new", ""}, "domain-shift": {"in", "out"}}
+TESTS = {
+    "in-the-wild": {"all", "base", "new"},
+    "base-to-new": {"base", "new", ""},
+    "domain-shift": {"in", "out"},
+}
 
 
 def make_row(

@@ -235,7 +235,9 @@ class ReproduceConfig(Options):
     """Lines of the study to run."""
     targets: tuple[str, ...] = field(default=(), metadata=facts(unit="DOMAIN", unset="all"))
     """Targets to run. Means over targets need all of them."""
-    seeds: int | None = field(default=None, metadata=facts(unit="COUNT", unset="the publication's", at_least=1))
+    seeds: int | None = field(
+        default=None, metadata=facts(unit="COUNT", unset="the publication's", at_least=1)
+    )
     """Seeds per run."""
     data: str | None = field(default=None, metadata=facts(unit="DATA", unset="the publication's"))
     """Run the methods on another data set, such as pictograms. Each method is compared with the mean of its published

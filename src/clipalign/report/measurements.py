@@ -23,7 +23,15 @@ DOMAINBED = ("vlcs", "pacs", "office-home", "terra-incognita", "domain-net")
 DOMAIN_SETS = {"mean-of-4": DOMAINBED[:4], "mean-of-5": DOMAINBED}
 COOP_SETS = {
     "mean-of-11": (
-        *("imagenet", "caltech-101", "oxford-pets", "stanford-cars", "flowers-102", "food-101", "fgvc-aircraft"),
+        *(
+            "imagenet",
+            "caltech-101",
+            "oxford-pets",
+            "stanford-cars",
+            "flowers-102",
+            "food-101",
+            "fgvc-aircraft",
+        ),
         *("sun397", "dtd", "eurosat", "ucf101"),
     )
 }

@@ -26,7 +26,9 @@ from .rows import ReportRow
 
 ASSETS = Path(__file__).resolve().parents[1] / "assets"
 PARTS = ("all", "in", "out")  # parts of the target that domain-shift tests; a number holds for one of them
-PAPER_OR_CODE = "variant"  # option that selects between a paper and its code; numbers without it may be from either
+PAPER_OR_CODE = (
+    "variant"  # option that selects between a paper and its code; numbers without it may be from either
+)
 PUBLISHED_RECIPE = "published"
 TITLES = {"accuracy": "accuracy", "h": "h", "h_of_means": "h of the means"}
 

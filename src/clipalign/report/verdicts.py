@@ -113,7 +113,9 @@ def on_other_data(
         if not number.data.startswith("mean-of-"):
             target = MEAN if number.target else ""
             template = "default" if number.template else ""
-            key = replace(number, data=data, target=target, percent="", std_percent="", note="", template=template)
+            key = replace(
+                number, data=data, target=target, percent="", std_percent="", note="", template=template
+            )
             groups.setdefault(key, []).append(number)
     means = [
         replace(
@@ -190,15 +192,16 @@ def verdict_sections(title: str, cells: Sequence[ComparedCell], notes: Sequence[
     text = ", ".join(f"{count} {verdict}" for verdict, count in counts.most_common())
     parts: list[Part] = [Paragraph(f"{title}. {len(cells)} published cells: {text}.")]
     note = (
-        "In percent; measured values are means over seeds, with their standard deviation. Within spread: the difference "
-        f"is at most {SPREADS:g} sqrt(published ±² + measured ±²), plus rounding of the print; without a published ± "
-        "the measured one counts twice."
+        "In percent; measured values are means over seeds, ± their standard deviation. Within spread: the difference is "
+        f"at most {SPREADS:g} sqrt(published ±² + measured ±²), plus rounding of the print; without a published ± the "
+        "measured one counts twice."
     )
     heads = ("task", "test", "method", "measured", "seeds", "published", "difference", "verdict")
     for place in dict.fromkeys((cell.number.source, cell.number.table) for cell in cells):
         lines = [_line(cell) for cell in cells if (cell.number.source, cell.number.table) == place]
         parts += [Heading(", ".join(place)), Grid(heads, tuple(lines), note, labels=3)]
-    remarks = [*notes, *dict.fromkeys(f"{_task(c.number)}: {c.number.note}." for c in cells if c.number.note)]
+    marked = Counter(cell.number.note for cell in cells if cell.number.note)
+    remarks = [*notes, *(f"{count} of the published cells: {text}." for text, count in marked.items())]
     return [*parts, Heading("Notes"), Bullets(tuple(remarks))] if remarks else parts
 
 

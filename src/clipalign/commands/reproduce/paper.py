@@ -1,10 +1,10 @@
 """Files of published tables, `configs/papers/NAME.yaml`, and the studies that they describe.
 
-    title: "AlignCLIP, table 6: accuracy per target"
-    published: [{source: AlignCLIP, table: table 6}]   # lines of assets/published.csv, by the values of their columns
-    study: {methods: ..., data: ...}                   # as for `clipalign sweep`
-    evaluate: [urban1k]                                # further data sets on which each run is scored
-    notes: [...]                                       # sentences of the report
+title: "AlignCLIP, table 6: accuracy per target"
+published: [{source: AlignCLIP, table: table 6}]   # lines of assets/published.csv, by the values of their columns
+study: {methods: ..., data: ...}                   # as for `clipalign sweep`
+evaluate: [urban1k]                                # further data sets on which each run is scored
+notes: [...]                                       # sentences of the report
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import yaml
@@ -126,7 +125,9 @@ def replaced_options(config: ReproduceConfig) -> dict[str, Any]:
     for text in config.set:
         name, _, value = text.partition("=")
         if name in ("data", "data_root", "protocol", "target", "seed", "method", "out"):
-            raise UserError(f"--set: {name} is set by the study; see --data, --data-root, --targets and --seeds")
+            raise UserError(
+                f"--set: {name} is set by the study; see --data, --data-root, --targets and --seeds"
+            )
         try:
             found[name] = yaml.safe_load(value)
         except yaml.YAMLError:
