@@ -114,3 +114,41 @@ def test_table_on_other_data_compares_means(tmp_path: Path) -> None:
     assert (cell["data"], cell["method"], cell["published"]) == ("pictograms", "zeroshot", "67.3")
     assert cell["verdict"] == "not comparable"
     assert "data pictograms instead of office-home, domain-net" in cell["reasons"]
+
+
+def write_captions(root: Path) -> None:
+    """Write ShareGPT4V with 1,000 test and 12 training entries, Urban1k with three images, and no COCO or Flickr30k."""
+    rng, entries = np.random.default_rng(1), []
+    draw(root / "sharegpt4v" / "data" / "sam" / "images" / "sa.jpg", rng)
+    for i in range(1012):
+        text = f"Scene {i} is here.\nIt is calm. A tree stands."
+        turns = [{"from": "human", "value": "What?"}, {"from": "gpt", "value": text}]
+        # One file serves all entries, so that the tree stays small.
+        image = "sam/images/sa.jpg" if i < 1000 else f"sam/images/sa_{i}.jpg"
+        entries.append({"id": f"sa_{i}", "image": image, "conversations": turns})
+        if i >= 1000:
+            draw(root / "sharegpt4v" / "data" / image, rng)
+    name = "share-captioner_coco_lcs_sam_1246k_1107.json"
+    (root / "sharegpt4v" / "data" / name).write_text(json.dumps(entries))
+    for i in range(3):
+        draw(root / "Urban1k" / "image" / f"{i}.jpg", rng)
+        captions = root / "Urban1k" / "caption"
+        captions.mkdir(exist_ok=True)
+        (captions / f"{i}.txt").write_text(f"Street {i}. It is long.\n")
+
+
+def test_retrieval_runs_are_scored_on_further_data_sets(
+    tiny_spec: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, root = tmp_path / "out", tmp_path / "root"
+    write_captions(root)
+    command = ["reproduce", "smartclip-retrieval", "--data-root", str(root), "--out", str(out)]
+    options = ["steps=1", "batch_size=4", "validate_every=0", "context_length=77"]
+    command += ["--methods", "smartclip", "--set", f"backbone={tiny_spec}", *options]
+    with pytest.raises(SystemExit):
+        main(command)
+    assert "on flickr30k-full" in capsys.readouterr().out
+    measured = {(c["data"], c["metric"]): c for c in cells(out) if c["measured"]}
+    recalls = ("text_to_image_recall@1", "image_to_text_recall@1")
+    assert measured.keys() == {(data, recall) for data in ("sharegpt4v-1k", "urban1k") for recall in recalls}
+    assert "urban1k long has 3 test images instead of 1000" in measured["urban1k", recalls[0]]["reasons"]

@@ -166,7 +166,8 @@ def published_sections(rows: Sequence[ReportRow]) -> list[Part]:
 
     Recalls have a section of their own.
     """
-    accuracies, recalls = [], []
+    accuracies: list[tuple[str, ...]] = []
+    recalls: list[tuple[str, ...]] = []
     for measured, number, difference in matches(measurements(rows)):
         task = f"{number.data}, {number.protocol}" + (f", {number.target}" if number.target else "")
         names = (task, measured.test, measured.label, measured.backbone)

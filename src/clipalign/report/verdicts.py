@@ -192,9 +192,9 @@ def verdict_sections(title: str, cells: Sequence[ComparedCell], notes: Sequence[
     text = ", ".join(f"{count} {verdict}" for verdict, count in counts.most_common())
     parts: list[Part] = [Paragraph(f"{title}. {len(cells)} published cells: {text}.")]
     note = (
-        "In percent; measured values are means over seeds, ± their standard deviation. Within spread: the difference is "
-        f"at most {SPREADS:g} sqrt(published ±² + measured ±²), plus rounding of the print; without a published ± the "
-        "measured one counts twice."
+        "In percent; measured values are means over seeds, ± their standard deviation. Within spread: the difference "
+        f"is at most {SPREADS:g} sqrt(published ±² + measured ±²), plus rounding of the print; without a published ±, "
+        "the measured one counts twice."
     )
     heads = ("task", "test", "method", "measured", "seeds", "published", "difference", "verdict")
     for place in dict.fromkeys((cell.number.source, cell.number.table) for cell in cells):
