@@ -54,6 +54,11 @@ COMMANDS = {
     "sweep": Command(
         "run a study, several runs at a time, and resume it", "sweep:run_sweep", "options:SweepConfig"
     ),
+    "reproduce": Command(
+        "run the study of a published table and compare cell by cell",
+        "reproduce:run_reproduction",
+        "options:ReproduceConfig",
+    ),
     "export": Command(
         "write a model for open_clip, Hugging Face or ONNX", "export:run_export", "options:ExportConfig"
     ),

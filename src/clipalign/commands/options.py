@@ -218,6 +218,47 @@ class SweepConfig(Options):
 
 
 @dataclass(frozen=True)
+class ReproduceConfig(Options):
+    """Run the study of a published table or figure with the published recipe, and compare cell by cell."""
+
+    name: str | None = field(default=None, metadata=facts(positional=True))
+    """Name in `clipalign reproduce --list`."""
+    list: bool = False
+    """Print the names of tables and figures, with their numbers of runs."""
+    data_root: Path | None = field(default=None, metadata=facts(unit="DIR"))
+    """Folder of published sets."""
+    out: Path | None = field(default=None, metadata=facts(unit="DIR", unset="runs/reproduce/NAME"))
+    """Folder of the study. Gets the runs, study.yaml, report.md, report.html and cells.csv; finished runs are kept."""
+    dry_run: bool = False
+    """Print the commands of all runs, and run nothing. Needs no data."""
+    methods: tuple[str, ...] = field(default=(), metadata=facts(unit="NAME", unset="all"))
+    """Lines of the study to run."""
+    targets: tuple[str, ...] = field(default=(), metadata=facts(unit="DOMAIN", unset="all"))
+    """Targets to run. Means over targets need all of them."""
+    seeds: int | None = field(
+        default=None, metadata=facts(unit="COUNT", unset="the publication's", at_least=1)
+    )
+    """Seeds per run."""
+    data: str | None = field(default=None, metadata=facts(unit="DATA", unset="the publication's"))
+    """Run the methods on another data set, such as pictograms. Each method is compared with the mean of its published
+    values; no cell is comparable."""
+    set: tuple[str, ...] = field(default=(), metadata=facts(unit="K=V"))
+    """Options that replace those of every run, such as steps=100. Cells are then not comparable."""
+    jobs: int = field(default=1, metadata=facts(unit="COUNT", at_least=1))
+    """Runs at a time, one process each."""
+    devices: tuple[str, ...] = field(default=(), metadata=facts(unit="DEVICE", unset="auto"))
+    """Devices of the processes, such as cuda:0 cuda:1."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.name is None and not self.list:
+            raise UserError("reproduce needs the NAME of a table; `clipalign reproduce --list` prints them")
+        for text in self.set:
+            if not text.partition("=")[0].isidentifier() or "=" not in text:
+                raise UserError(f"--set: {text} must be OPTION=VALUE, such as steps=100")
+
+
+@dataclass(frozen=True)
 class ExportConfig(Options):
     """Write a model in the format of another library, load it again with that library, and compare features."""
 

@@ -16,7 +16,7 @@ from ..report.markdown import to_markdown
 from ..report.metric_table import metric_section, metric_tables
 from ..report.pictures import picture_section
 from ..report.plots import plots
-from ..report.published import published_accuracy_section, published_recall_section
+from ..report.published import published_sections
 from ..report.render import print_tables, tables_csv
 from ..report.retrieval import recall_rows_section, recall_section, recall_tables
 from ..report.rows import is_retrieval
@@ -94,8 +94,7 @@ def report(config: ReportConfig) -> Report:
         *metric_section(further),
         *recall_section(recalls),
         *difference_section(found),
-        *published_accuracy_section(accuracy_rows),
-        *published_recall_section(rows),
+        *published_sections(rows),
         *plots(runs, figures, styles),
         *forgetting_section(rows),
         *curve_section(runs, figures, styles),

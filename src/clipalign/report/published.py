@@ -1,43 +1,66 @@
-"""Published numbers next to measured ones, in columns of their own."""
+"""Published numbers next to measured ones, in columns of their own.
+
+A number is keyed by everything that makes it comparable: data, protocol, target, test set or part of the target,
+metric, method and its options, shots, backbone and templates. It is listed next to a measurement that agrees in all of
+them, or in all but one, which is named then.
+"""
 
 from __future__ import annotations
 
 import csv
-import statistics
-from collections.abc import Sequence
-from dataclasses import dataclass
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, fields
 from functools import cache
 from pathlib import Path
-from typing import TypeVar
+from typing import Any
+
+import yaml
 
 from ..evaluation.metrics import METRICS
+from ..methods import get_method
+from ..protocols import RETRIEVAL
 from .document import Grid, Heading, Part
-from .rows import ReportRow, is_retrieval
+from .measurements import Measurement, measurements
+from .rows import ReportRow
 
 ASSETS = Path(__file__).resolve().parents[1] / "assets"
-SOURCE = "AlignCLIP, tables 1 to 6"
-T = TypeVar("T")
+PARTS = ("all", "in", "out")  # parts of the target that domain-shift tests; a number holds for one of them
+PAPER_OR_CODE = (
+    "variant"  # option that selects between a paper and its code; numbers without it may be from either
+)
+PUBLISHED_RECIPE = "published"
+TITLES = {"accuracy": "accuracy", "h": "h", "h_of_means": "h of the means"}
 
 
 @dataclass(frozen=True)
-class PublishedAccuracy:
-    """Accuracy of a paper, in percent as printed.
+class PublishedNumber:
+    """A line of published.csv: a number of a publication, in percent as printed.
 
     Attributes:
-        table: number of the paper's table.
-        data, protocol, target, test, method: as in a result row; target "mean" is the mean over targets.
-        backbone: backbone of the paper.
-        percent, std_percent: value, and the paper's ± if it prints one.
-        note: derivation of a value that is not printed itself.
+        source, table: publication, and its table or figure.
+        data: as in a result row, or a mean over data sets such as "mean-of-5".
+        protocol, target, test, metric, method: as in `Measurement`; target "mean" is the mean over all targets.
+        options: options of the method that differ from its defaults, as "name=value name=value".
+        shots: training images per class, "all", or "" if there are none.
+        backbone: value of --backbone; "RN50:imagenet" is a ResNet-50 that was not trained with texts.
+        template: "default" (the data set's, as CoOp), or "" if predictions use none.
+        percent, std_percent: value, and the publication's ± if it prints one.
+        note: origin of a value that the table does not print itself, or a condition that is not keyed.
     """
 
+    source: str
     table: str
     data: str
     protocol: str
     target: str
     test: str
+    metric: str
     method: str
+    options: str
+    shots: str
     backbone: str
+    template: str
     percent: str
     std_percent: str
     note: str
@@ -45,101 +68,145 @@ class PublishedAccuracy:
     def __str__(self) -> str:
         return self.percent + (f" ± {self.std_percent}" if self.std_percent else "")
 
+    @property
+    def origin(self) -> str:
+        """Publication and table, with the note."""
+        return f"{self.source}, {self.table}" + (f"; {self.note}" if self.note else "")
 
-@dataclass(frozen=True)
-class PublishedRecall:
-    """Recall of a paper, in percent as printed.
+    @property
+    def values(self) -> dict[str, Any]:
+        """Options as values of YAML.
 
-    Attributes:
-        source: paper and table.
-        data, test, method: as in a result row.
-        backbone: backbone of the paper.
-        recall: field of a result row.
-        percent: value.
-        note: what matters for a comparison.
+        >>> published_numbers()[0].values
+        {}
+        """
+        pairs = (pair.partition("=") for pair in self.options.split())
+        return {name: yaml.safe_load(value) for name, _, value in pairs}
+
+
+@cache
+def published_numbers() -> tuple[PublishedNumber, ...]:
+    """Return all published numbers of the package."""
+    with (ASSETS / "published.csv").open(encoding="utf-8", newline="") as file:
+        return tuple(PublishedNumber(**line) for line in csv.DictReader(file))
+
+
+@cache
+def ablated_options(method: str) -> frozenset[str]:
+    """Return the options of a method that published numbers vary."""
+    numbers = (number for number in published_numbers() if number.method == method)
+    return frozenset(name for number in numbers for name in number.values) - {PAPER_OR_CODE}
+
+
+def differences(number: PublishedNumber, measured: Measurement) -> tuple[str, ...] | None:
+    """Return the conditions in which a measurement differs from a published number.
+
+    Returns:
+        One phrase per difference; () if the two are comparable; None if they describe different quantities.
     """
-
-    source: str
-    data: str
-    test: str
-    method: str
-    backbone: str
-    recall: str
-    percent: str
-    note: str
-
-
-@cache
-def published_accuracies() -> tuple[PublishedAccuracy, ...]:
-    """Return all published accuracies of the package."""
-    return _read(ASSETS / "published.csv", PublishedAccuracy)
-
-
-@cache
-def published_recalls() -> tuple[PublishedRecall, ...]:
-    """Return all published recalls of the package."""
-    return _read(ASSETS / "published_retrieval.csv", PublishedRecall)
+    same = ("data", "protocol", "target", "metric", "method")
+    if any(getattr(number, name) != getattr(measured, name) for name in same):
+        return None
+    parts = number.test in PARTS and number.protocol == "domain-shift" and measured.test in PARTS
+    if (number.test != measured.test and not parts) or not _same_options(number, measured):
+        return None
+    found = []
+    if number.test != measured.test:
+        found.append(f"target split {measured.test} instead of {number.test}")
+    if number.shots and number.shots != measured.shots:
+        found.append(f"shots {measured.shots} instead of {number.shots}")
+    if canonical_backbone(number.backbone) != canonical_backbone(measured.backbone):
+        found.append(f"backbone {measured.backbone} instead of {number.backbone}")
+    if number.template and measured.template and number.template != measured.template:
+        found.append(f"template {measured.template} instead of {number.template}")
+    recipe = recipe_of(measured)
+    if recipe != PUBLISHED_RECIPE:
+        found.append(f"recipe {recipe} instead of {PUBLISHED_RECIPE}")
+    return tuple(found)
 
 
-def _read(path: Path, kind: type[T]) -> tuple[T, ...]:
-    """Read one object per line of a CSV whose columns are the fields of `kind`."""
-    with path.open(encoding="utf-8", newline="") as file:
-        return tuple(kind(**line) for line in csv.DictReader(file))
+def recipe_of(measured: Measurement) -> str:
+    """Return the recipe of a measurement; runs that store none have the published one, and zero-shot has none."""
+    recipe = measured.settings.get("recipe")
+    return PUBLISHED_RECIPE if recipe is None or measured.method == "zeroshot" else str(recipe)
 
 
-def published_accuracy_section(rows: Sequence[ReportRow]) -> list[Part]:
-    """Return measured means over seeds next to the published accuracies of the same method and test set."""
-    measured: dict[tuple[str, str, str, str, str, str], list[float]] = {}
-    for row in (row.result for row in rows):
-        for test, value in ((row.test, row.accuracy), ("h", row.h)):
-            # All rows of a run hold its h; that of the base classes is taken.
-            if value is not None and (test != "h" or row.test == "base"):
-                key = (row.data, row.protocol or "", row.target or "", test, row.method, row.backbone)
-                measured.setdefault(key, []).append(value)
-    numbers = {
-        (p.data, p.protocol, p.target, p.test, p.method): p
-        for p in published_accuracies()
-        if "CLIP" in p.backbone
-    }
-    lines = []
-    for (data, protocol, target, test, method, backbone), values in measured.items():
-        number = numbers.get((data, protocol, target, test, method))
-        if number is not None:
-            task = f"{data}, {protocol}" + (f", {target}" if target else "")
-            mean = f"{100 * statistics.fmean(values):.1f}"
-            lines.append((task, test, method, backbone, mean, str(number), number.backbone))
-    if not lines:
-        return []
+def _same_options(number: PublishedNumber, measured: Measurement) -> bool:
+    """Return whether the method has the options of a number, and defaults of those that other numbers vary."""
+    chosen = number.values
+    defaults = {f.name: f.default for f in fields(get_method(number.method).Config)}
+    for name in ablated_options(number.method) | chosen.keys():
+        default = defaults.get(name)
+        value = measured.settings.get(name, default)
+        if value != chosen.get(name, default):
+            return False
+    return True
+
+
+def canonical_backbone(name: str) -> str:
+    """Return one name for all names of the same weights.
+
+    >>> canonical_backbone("ViT-B-16-quickgelu:openai"), canonical_backbone("ViT-B-16:openai@336")
+    ('ViT-B-16:openai', 'ViT-B-16:openai@336')
+    """
+    return re.sub(r"-quickgelu(?=:openai)", "", name)
+
+
+def architecture(name: str) -> str:
+    """Return the architecture of a backbone.
+
+    >>> architecture("ViT-B-16-quickgelu:openai"), architecture("pocket")
+    ('ViT-B-16', 'pocket')
+    """
+    return re.split("[:@]", name)[0].replace("-quickgelu", "")
+
+
+def published_sections(rows: Sequence[ReportRow]) -> list[Part]:
+    """Return measured means over seeds next to the published numbers that they match or nearly match.
+
+    Recalls have a section of their own.
+    """
+    accuracies: list[tuple[str, ...]] = []
+    recalls: list[tuple[str, ...]] = []
+    for measured, number, difference in matches(measurements(rows)):
+        task = f"{number.data}, {number.protocol}" + (f", {number.target}" if number.target else "")
+        names = (task, measured.test, measured.label, measured.backbone)
+        values = (_metric_title(number.metric), str(measured.cell), str(number), difference, number.origin)
+        (recalls if number.protocol == RETRIEVAL else accuracies).append((*names, *values))
+    heads = ("task", "test", "method", "backbone", "metric", "measured", "published", "difference", "source")
     note = (
-        f"In percent. Published: {SOURCE}, as printed; ± as defined there. Published numbers enter no other table or "
-        "plot. Compare only if backbone, split and training are the same."
+        "In percent. Published: as printed, with ± as defined there. An empty difference: data, test set, shots, "
+        "backbone and templates agree; a number that differs in more than one of them is not listed. Training may "
+        "differ. Published numbers enter no other table or plot."
     )
-    heads = ("task", "test", "method", "backbone", "measured", "published", "published backbone")
-    return [Heading("Published numbers"), Grid(heads, tuple(lines), note, labels=4)]
+    parts: list[Part] = []
+    for title, lines in (("Published numbers", accuracies), ("Published recalls", recalls)):
+        if lines:
+            parts += [Heading(title), Grid(heads, tuple(lines), note, labels=5)]
+    return parts
 
 
-def published_recall_section(rows: Sequence[ReportRow]) -> list[Part]:
-    """Return measured means over seeds next to the published recalls of the same method and test set."""
-    measured: dict[tuple[str, str, str, str, str], list[float]] = {}
-    titles = {field.name: field.title for field in METRICS.get("recall").fields if not field.variant}
-    for row in (row.result for row in rows if is_retrieval(row)):
-        for name in titles:
-            if (value := row.value(name)) is not None:
-                key = (row.data, row.test, row.method, row.backbone, name)
-                measured.setdefault(key, []).append(value)
-    lines = []
-    for (data, test, method, backbone, name), values in measured.items():
-        for number in published_recalls():
-            if (number.data, number.test, number.method, number.recall) == (data, test, method, name):
-                mean = f"{100 * statistics.fmean(values):.1f}"
-                source = number.source + (f"; {number.note}" if number.note else "")
-                facts = (data, titles[name], method, backbone)
-                lines.append((*facts, mean, number.percent, number.backbone, source))
-    if not lines:
-        return []
-    note = (
-        "In percent. Published: as printed. Published numbers enter no other table or plot. Compare only if backbone, "
-        "training, length of the text window and images are the same."
-    )
-    heads = ("data", "recall", "method", "backbone", "measured", "published", "published backbone", "source")
-    return [Heading("Published recalls"), Grid(heads, tuple(lines), note, labels=4)]
+def matches(found: Iterable[Measurement]) -> list[tuple[Measurement, PublishedNumber, str]]:
+    """Return measurements with the published numbers that they match, or nearly match with one difference.
+
+    A near match is left out if the same table line has a match of the same number. Backbones of another architecture
+    never match.
+    """
+    pairs = []
+    for measured in found:
+        for number in published_numbers():
+            difference = differences(number, measured)
+            if (
+                difference is not None
+                and len(difference) <= 1
+                and architecture(number.backbone) == architecture(measured.backbone)
+            ):
+                pairs.append((measured, number, "".join(difference)))
+    exact = {(measured.label, number) for measured, number, difference in pairs if not difference}
+    return [pair for pair in pairs if not pair[2] or (pair[0].label, pair[1]) not in exact]
+
+
+def _metric_title(metric: str) -> str:
+    """Return the head of a metric's column."""
+    recalls = {field.name: field.title for field in METRICS.get("recall").fields}
+    return TITLES.get(metric) or recalls[metric]

@@ -130,11 +130,14 @@ def recipe_file(recipe: str, method: str) -> Path | None:
     return shipped_file("recipes", f"{COMMON}.yaml" if recipe == COMMON else f"{recipe}/{method}.yaml")
 
 
-def shipped_file(*parts: str) -> Path | None:
-    """Return a file of `configs/`, in an installed package or a checkout; None if there is none."""
+def shipped_file(folder: str, name: str) -> Path | None:
+    """Return a file of a folder of `configs/`; None if there is none."""
+    path = shipped_folder(folder) / name
+    return path if path.is_file() else None
+
+
+def shipped_folder(name: str) -> Path:
+    """Return a folder of `configs/`, in an installed package or a checkout."""
     package = Path(__file__).resolve().parents[1]
-    for root in (package / "assets" / "configs", package.parents[1] / "configs"):
-        path = root.joinpath(*parts)
-        if path.is_file():
-            return path
-    return None
+    installed = package / "assets" / "configs"
+    return (installed if installed.is_dir() else package.parents[1] / "configs") / name

@@ -1,0 +1,196 @@
+"""Files of published tables, `configs/papers/NAME.yaml`, and the studies that they describe.
+
+title: "AlignCLIP, table 6: accuracy per target"
+published: [{source: AlignCLIP, table: table 6}]   # lines of assets/published.csv, by the values of their columns
+study: {methods: ..., data: ...}                   # as for `clipalign sweep`
+evaluate: [urban1k]                                # further data sets on which each run is scored
+notes: [...]                                       # sentences of the report
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import yaml
+
+from ...core.config import TrainConfig
+from ...core.errors import UserError
+from ...core.fields import options_of
+from ...core.parsing import reject_unknown
+from ...core.yaml_files import read_yaml
+from ...report.published import PublishedNumber, published_numbers
+from ...runs.recipes import shipped_folder
+from ..options import ReproduceConfig
+
+KEYS = {"title", "published", "study", "evaluate", "notes"}
+LEAVE_ONE_OUT = ("domain-shift", "in-the-wild")  # protocols that need targets
+# Keys of a data entry that identify its domains and parts; another data set has other ones.
+OWN_TO_DATA = {"data", "name", "targets"}
+
+
+@dataclass(frozen=True)
+class Paper:
+    """A published table or figure.
+
+    Attributes:
+        name: name of its file.
+        title: publication, table and subject.
+        numbers: its published numbers.
+        study: content of a study file.
+        evaluate: further data sets on which each run is scored.
+        notes: sentences of the report.
+    """
+
+    name: str
+    title: str
+    numbers: tuple[PublishedNumber, ...]
+    study: Mapping[str, Any]
+    evaluate: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+def list_papers() -> list[str]:
+    """Return the names of all tables and figures."""
+    return sorted((path.stem for path in shipped_folder("papers").glob("*.yaml")), key=_natural)
+
+
+def read_paper(name: str) -> Paper:
+    """Read a table by name.
+
+    Raises:
+        UserError: an unknown name, or an invalid file.
+    """
+    if name not in list_papers():
+        near = difflib.get_close_matches(name, list_papers(), n=1)
+        hint = f"did you mean {near[0]}?" if near else "`clipalign reproduce --list` prints them"
+        raise UserError(f'reproduce: no table "{name}"; {hint}')
+    path = shipped_folder("papers") / f"{name}.yaml"
+    content = read_yaml(path)
+    reject_unknown(content, KEYS, f"{path}: ")
+    numbers = [number for wanted in content["published"] for number in _select(wanted)]
+    return Paper(
+        name,
+        content["title"],
+        tuple(dict.fromkeys(numbers)),
+        without_missing_options(content["study"]),
+        tuple(content.get("evaluate", ())),
+        tuple(content.get("notes", ())),
+    )
+
+
+def without_missing_options(study: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a study without `recipe` if `clipalign train` has no such option."""
+    options = dict(study.get("options", {}))
+    if "recipe" not in options_of(TrainConfig):
+        options.pop("recipe", None)
+    return {**study, "options": options}
+
+
+def adapted_study(paper: Paper, config: ReproduceConfig) -> dict[str, Any]:
+    """Return the study of a table with the choices of the command line.
+
+    Raises:
+        UserError: an unknown line, target or option, or data that the protocol does not fit.
+    """
+    study = dict(paper.study)
+    study["methods"] = _chosen(_methods(study["methods"]), config.methods, "--methods")
+    if config.data is not None:
+        study |= _other_data(study, config.data)
+    else:
+        study["data"] = _only_targets(study["data"], config.targets)
+    if config.targets and config.data is not None:
+        study["data"] = [{**entry, "targets": list(config.targets)} for entry in study["data"]]
+    if config.seeds is not None:
+        study["seeds"] = config.seeds
+    changes = replaced_options(config)
+    options = {**study.get("options", {}), **changes}
+    if config.data_root is not None:
+        options["data_root"] = str(config.data_root)
+    study["options"] = options
+    study["methods"] = {label: _without(own, changes) for label, own in study["methods"].items()}
+    study["data"] = [_without(entry, changes) for entry in study["data"]]
+    return study
+
+
+def replaced_options(config: ReproduceConfig) -> dict[str, Any]:
+    """Return the options of --set with their values.
+
+    Raises:
+        UserError: a value that is not YAML, or an option that the command sets itself.
+    """
+    found: dict[str, Any] = {}
+    for text in config.set:
+        name, _, value = text.partition("=")
+        if name in ("data", "data_root", "protocol", "target", "seed", "method", "out"):
+            raise UserError(
+                f"--set: {name} is set by the study; see --data, --data-root, --targets and --seeds"
+            )
+        try:
+            found[name] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            raise UserError(f"--set: {value} is not a value of YAML") from None
+    return found
+
+
+def _select(wanted: Mapping[str, Any]) -> Iterable[PublishedNumber]:
+    """Return the published numbers whose columns have the wanted values."""
+    allowed = {name: value if isinstance(value, list) else [value] for name, value in wanted.items()}
+    return [n for n in published_numbers() if all(getattr(n, k) in values for k, values in allowed.items())]
+
+
+def _methods(given: Any) -> dict[str, dict[str, Any]]:
+    if isinstance(given, Mapping):
+        return {str(label): dict(options or {}) for label, options in given.items()}
+    return {str(name): {} for name in given}
+
+
+def _chosen(entries: Mapping[str, Any], names: Sequence[str], option: str) -> dict[str, Any]:
+    reject = [name for name in names if name not in entries]
+    if reject:
+        raise UserError(f"{option}: no line {reject[0]}; choose among: {', '.join(entries)}")
+    return {label: own for label, own in entries.items() if not names or label in names}
+
+
+def _only_targets(entries: Sequence[Mapping[str, Any]], targets: Sequence[str]) -> list[dict[str, Any]]:
+    """Return data entries restricted to some targets; entries without any of them are left out."""
+    if not targets:
+        return [dict(entry) for entry in entries]
+    known = {target: None for entry in entries for target in entry.get("targets", ())}
+    if unknown := [target for target in targets if target not in known]:
+        raise UserError(f"--targets: no target {unknown[0]}; choose among: {', '.join(known) or 'none'}")
+    kept = []
+    for entry in entries:
+        if left := [target for target in entry.get("targets", ()) if target in targets]:
+            kept.append({**entry, "targets": left})
+    return kept
+
+
+def _other_data(study: Mapping[str, Any], data: str) -> dict[str, Any]:
+    """Return the data entries of a study that uses another data set under the same protocols."""
+    entries: list[dict[str, Any]] = []
+    for entry in study["data"]:
+        protocol = entry.get("protocol", study.get("protocol"))
+        if protocol == "imagenet-shift":
+            raise UserError("--data: protocol imagenet-shift is defined for ImageNet and its variants only")
+        own = {key: value for key, value in entry.items() if key not in OWN_TO_DATA}
+        changed = {"data": data, **own, "protocol": protocol}
+        if protocol in LEAVE_ONE_OUT:
+            changed["targets"] = "all"
+        if changed not in entries:
+            entries.append(changed)
+    return {"data": entries}
+
+
+def _without(options: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
+    removed = set(names)
+    return {name: value for name, value in options.items() if name not in removed}
+
+
+def _natural(name: str) -> tuple[str, int, str]:
+    """Sort table 2 before table 10."""
+    head, _, last = name.rpartition("-")
+    digits = "".join(c for c in last if c.isdigit())
+    return (head, int(digits), last) if digits else (name, 0, "")

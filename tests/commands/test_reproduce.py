@@ -1,0 +1,155 @@
+"""Files of published tables: their studies are valid and run what the tables list."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from clipalign.commands.cli import main
+from clipalign.commands.options import ReproduceConfig
+from clipalign.commands.reproduce.paper import adapted_study, list_papers, read_paper, without_missing_options
+from clipalign.commands.sweep.study import Job, read_study
+from clipalign.core.config import TrainConfig
+from clipalign.core.errors import UserError
+from clipalign.core.fields import options_of
+from clipalign.report.measurements import MEANS_OVER_DATA
+from clipalign.report.published import PublishedNumber, published_numbers
+from clipalign.runs.options import train_options_from
+
+# Figures 1, 2, 4, 6, 7 and 8 of AlignCLIP have no accuracies.
+ALIGNCLIP = {f"alignclip-table-{n}" for n in range(1, 11)} | {
+    f"alignclip-figure-{n}" for n in ("3a", "3b", "3c", "3d", "5")
+}
+
+
+def jobs_of(name: str, folder: Path, **options: Any) -> list[Job]:
+    path = folder / f"{name}.yaml"
+    path.write_text(yaml.safe_dump(adapted_study(read_paper(name), ReproduceConfig(name, **options))))
+    return read_study(path)
+
+
+def measures(job: Job, number: PublishedNumber, data: tuple[str, ...]) -> bool:
+    """Return whether a job contributes to a published number."""
+    wanted = number.values
+    own = {
+        k: v
+        for k, v in job.options.items()
+        if k in ("aal_weight", "al_weight", "as_weight", "guide", "smoothing")
+    }
+    return (
+        job.method == number.method
+        and job.data in data
+        and job.protocol == number.protocol
+        and number.target in (job.target or "", "mean")
+        and all(job.options.get(name) == value for name, value in wanted.items())
+        and own.items() <= wanted.items()
+        and number.shots in ("", str(job.options.get("shots", "all")))
+        and (number.protocol != "domain-shift" or job.options["target_split"] == number.test)
+    )
+
+
+@pytest.mark.parametrize("name", list_papers())
+def test_study_measures_every_cell_of_its_table(name: str, tmp_path: Path) -> None:
+    paper, jobs = read_paper(name), jobs_of(name, tmp_path)
+    assert paper.numbers and jobs
+    first_line = (
+        next(path for path in Path("configs/papers").glob(f"{name}.yaml")).read_text().splitlines()[0]
+    )
+    assert first_line == f"# clipalign reproduce {name} --data-root DIR"
+    for number in paper.numbers:
+        if number.backbone == "RN50:imagenet":  # no model with a text tower
+            continue
+        data = MEANS_OVER_DATA.get(number.protocol, {}).get(number.data, (number.data,))
+        if number.protocol == "retrieval":
+            assert number.data in paper.evaluate and {job.method for job in jobs} >= {number.method}
+        else:
+            found = {job.data for job in jobs if measures(job, number, data)}
+            assert found == set(data), number
+            assert {job.options["backbone"] for job in jobs} == {number.backbone}
+    by_line = {job.label: job for job in jobs}
+    assert {train_options_from(job.values(tmp_path)).method.name for job in by_line.values()} == {
+        job.method for job in jobs
+    }
+
+
+def test_every_table_has_a_file_and_every_number_a_table() -> None:
+    assert set(list_papers()) > ALIGNCLIP | {
+        "smartclip-retrieval",
+        "clipood-domain-shift",
+        "coop-base-to-new",
+    }
+    assert list_papers().index("alignclip-table-2") < list_papers().index("alignclip-table-10")
+    covered = {number for name in list_papers() for number in read_paper(name).numbers}
+    missing = {(number.source, number.table) for number in set(published_numbers()) - covered}
+    # Zero-shot retrieval of other papers: `clipalign eval` on one data set each.
+    assert missing == {
+        ("CLIP_benchmark", "benchmark.csv"),
+        ("LoTLIP", "table of long-caption retrieval"),
+    }
+
+
+def test_recipe_is_dropped_only_if_train_has_no_such_option() -> None:
+    options = without_missing_options({"options": {"recipe": "published", "backbone": "pocket"}})["options"]
+    expected = {"backbone": "pocket"}
+    if "recipe" in options_of(TrainConfig):
+        expected["recipe"] = "published"
+    assert options == expected
+
+
+def test_choices_restrict_the_study_and_replace_options(tmp_path: Path) -> None:
+    jobs = jobs_of(
+        "alignclip-table-1", tmp_path, methods=("miro",), targets=("SUN09",), seeds=2, data_root=Path("d")
+    )
+    assert {(job.method, job.data, job.target, job.seed) for job in jobs} == {
+        ("miro", "vlcs", "SUN09", 0),
+        ("miro", "vlcs", "SUN09", 1),
+    }
+    assert {job.options["target_split"] for job in jobs} == {"in"}
+    assert {job.options["data_root"] for job in jobs} == {"d"}
+    changed = jobs_of("alignclip-table-1", tmp_path, methods=("miro",), set=("target_split=all", "steps=3"))
+    assert {(job.options["target_split"], job.options["steps"]) for job in changed} == {("all", 3)}
+
+
+def test_other_data_keep_the_protocols(tmp_path: Path) -> None:
+    jobs = jobs_of("alignclip-figure-3a", tmp_path, data="pictograms", targets=("noto",), seeds=1)
+    assert {(job.data, job.protocol, job.target) for job in jobs} == {
+        ("pictograms", "domain-shift", "noto"),
+        ("pictograms", "in-the-wild", "noto"),
+    }
+    assert {job.options.get("target_split") for job in jobs if job.protocol == "domain-shift"} == {"out"}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"name": "alignclip-table-11"}, "did you mean alignclip-table-1"),
+        ({"methods": ("erm",)}, "--methods: no line erm"),
+        ({"targets": ("Mars",)}, "--targets: no target Mars"),
+        ({"set": ("target=SUN09",)}, "--set: target is set by the study"),
+        ({"set": ("steps",)}, "--set: steps must be OPTION=VALUE"),
+        ({"name": "alignclip-table-2", "data": "pictograms"}, "imagenet-shift is defined for ImageNet"),
+        ({"name": None}, "needs the NAME of a table"),
+    ],
+)
+def test_invalid_choices_raise(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        config = ReproduceConfig(**{"name": "alignclip-table-10", **options})
+        adapted_study(read_paper(str(config.name)), config)
+
+
+def test_list_and_dry_run_need_no_data_and_write_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["reproduce", "--list"]) == 0
+    assert "alignclip-table-6" in capsys.readouterr().out
+    assert main(["reproduce", "smartclip-retrieval", "--dry-run", "--data-root", "data"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert sum(line.startswith("clipalign train") for line in lines) == 3
+    assert sum(line.startswith("clipalign eval") for line in lines) == 12
+    assert list(tmp_path.iterdir()) == []
+    assert main(["reproduce", "alignclip-table-6"]) == 2
+    assert "needs --data-root" in capsys.readouterr().err and list(tmp_path.iterdir()) == []
