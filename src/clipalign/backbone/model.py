@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal
@@ -139,6 +140,15 @@ class Backbone(nn.Module):
             self.num_blocks, attention_layers, attention_over, guide, dual_blocks, detach_guide, keep_mlp
         )
         return self._vision.dense(self.model.visual, images, options, self._hooks)
+
+    def copy_vision(self) -> Backbone:
+        """Return a backbone with a frozen copy of the vision tower, which shares all other tensors with this one."""
+        visual = {id(tensor) for tensor in (*self.model.visual.parameters(), *self.model.visual.buffers())}
+        tensors = (*self.model.parameters(), *self.model.buffers())
+        shared: list[Any] = [self.tokenizer, self.text_cache, *(t for t in tensors if id(t) not in visual)]
+        other = copy.deepcopy(self, {id(part): part for part in shared})
+        other.model.visual.requires_grad_(False)
+        return other
 
     def image_parameters(self) -> list[nn.Parameter]:
         """Return every parameter of the vision tower, including projection and embeddings."""

@@ -272,6 +272,9 @@ class BenchConfig(Options):
     """methods."""
     methods: tuple[str, ...] = field(default=(), metadata=facts(unit="NAME", unset="all"))
     """Names of methods."""
+    guides: tuple[str, ...] = field(default=(), metadata=facts(unit="NAME", unset="the method's"))
+    """Guides of alignclip, such as dv vvv. Methods with the option --guide are measured once with each; AlignCLIP's
+    Table 10 compares dv and vvv."""
     backbones: tuple[str, ...] = field(
         default=("pocket:random", "ViT-B-16:random"), metadata=facts(unit="MODEL")
     )

@@ -22,6 +22,7 @@ from ..data.registry import require_captions, source_from
 from ..evaluation import EvalLoader, ViewCache
 from ..evaluation.scoring import score
 from ..methods import Method, SupportsCaptions, check_template
+from ..methods.capabilities import SupportsRunningAverage
 from ..methods.shared.contrastive import ContrastiveMethod
 from ..protocols import RETRIEVAL, default_protocol, episode_from
 from ..runs.options import TrainOptions
@@ -121,6 +122,9 @@ def prepare(
     average = average_kind(config.average, method)
     if average == "swad" and config.evaluation.validate_every == 0:
         raise UserError("--average swad needs the validation loss: --validate-every must be above 0")
+
+    if isinstance(method, SupportsRunningAverage):
+        method.check_average(average)
 
     zero_shot: Mapping[str, float] = {}
     if method.iterates:
