@@ -46,6 +46,8 @@ def train(
     backbone: str = DEFAULT,
     cache_dir: str | Path | None = DEFAULT,
     template: Sequence[str] = DEFAULT,
+    names: Literal["paper", "plain"] = DEFAULT,
+    pooling: Literal["class", "patches"] = DEFAULT,
     # Data and split
     data_root: str | Path | None = DEFAULT,
     data_options: Sequence[str] = DEFAULT,

@@ -109,7 +109,7 @@ def prepare(
     templates = choose_templates(config.model.template, source)
 
     precision = Precision(config.run.precision, ranks.device)
-    backbone = load(config.model.backbone, ranks.device, config.model.cache_dir)
+    backbone = load(config.model.backbone, ranks.device, config.model.cache_dir).configure(config.model)
     backbone.text_cache = cache.texts
     preprocess = preprocess_for(backbone, config.data.interpolation, source)
     cache.views.limit = 1e9 * config.evaluation.keep_views
@@ -128,7 +128,8 @@ def prepare(
 
     zero_shot: Mapping[str, float] = {}
     if method.iterates:
-        key = (config.model.backbone, episode.split_hash, templates, preprocess, precision.name)
+        model = (config.model.backbone, config.model.names, config.model.pooling)
+        key = (model, episode.split_hash, templates, preprocess, precision.name)
         if key not in cache.zero_shot:
             cache.zero_shot[key] = zero_shot_accuracy(loader, backbone, episode, templates)
         zero_shot = cache.zero_shot[key]

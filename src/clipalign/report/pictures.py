@@ -59,7 +59,7 @@ def _draw(group: Sequence[StoredRun], folder: Path, count: int, seed: int) -> li
     config = read_options(group[0].folder).config
     source = source_from(config.data)
     episode = episode_from(replace(config.split, protocol=_protocol(group[0])), source)
-    before = load(config.model.backbone, cache_dir=config.model.cache_dir)
+    before = load(config.model.backbone, cache_dir=config.model.cache_dir).configure(config.model)
     preprocess = preprocess_for(before, config.data.interpolation, source)
     test = next((t for t in episode.tests if t.name == "all"), episode.tests[-1])
     views, notes = _choose(episode, source, test, count, seed)
@@ -151,7 +151,7 @@ def score_lines(
         models: models of one figure.
         scores: result of `compare_maps`.
     """
-    lines = {}
+    lines: dict[tuple[str, str], MapScores] = {}
     for model in models if scores else ():
         settings = model.map_settings
         names = {
