@@ -14,8 +14,8 @@ from clipalign.core.errors import UserError
 from clipalign.core.types import Batch, Episode
 from clipalign.data.batches import TrainBatches
 from clipalign.data.sources.folder import ImageFolder
-from clipalign.methods import get_method
 from clipalign.engine.averaging import make_average
+from clipalign.methods import get_method
 from clipalign.methods.alignclip import AlignClip, AlignClipConfig, resolve
 from clipalign.methods.capabilities import MapSettings
 from clipalign.methods.shared.monitor import READ_EVERY

@@ -81,8 +81,8 @@ class AlignClipConfig(Options):
     """Guide: weights current, initial or averaged. current: those being trained (published); initial: those before
     training; averaged: their moving average (--average). The last two cost a second forward pass."""
     subtract_class_mean: bool = False
-    """Guide: subtract the mean similarity over the training classes. Per patch, which removes patches that match
-    every class. Published: off."""
+    """Guide: subtract the mean over classes. Per patch, the mean similarity with the training classes, which removes
+    patches that match every class. Published: off."""
 
     sls_weight: float = field(default=1.0, metadata=facts(unit="WEIGHT", at_least=0, reason="AlignCLIP"))
     """Weight of SLS, lambda of the total loss; 0: none."""
