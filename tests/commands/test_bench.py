@@ -55,7 +55,7 @@ def test_failed_process_gives_its_last_error_as_reason(monkeypatch: pytest.Monke
 def test_bench_writes_a_table_relative_to_erm(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def pretend(method: str, backbone: str, config: BenchConfig) -> Cost:
+    def pretend(method: str, backbone: str, config: BenchConfig, guide: str | None) -> Cost:
         if method == "maple":
             return Cost(method, backbone, reason="works on vit towers")
         step = {"erm": 2.0, "coral": 3.0}.get(method)
@@ -87,8 +87,29 @@ def test_bench_writes_a_table_relative_to_erm(
         run_bench(arguments)
 
 
+def test_bench_measures_each_guide(monkeypatch: pytest.MonkeyPatch) -> None:
+    def pretend(method: str, backbone: str, config: BenchConfig, guide: str | None) -> Cost:
+        return Cost(method, backbone, 7, {"vvv": 6.0}.get(guide or "", 2.0), 2**20, 1.0, guide=guide)
+
+    monkeypatch.setattr(command, "measure_in_process", pretend)
+    arguments = ["methods", "--methods", "alignclip", "--guides", "dv", "vvv", "--backbones", "b"]
+    costs = run_bench(arguments)
+    assert [cost.label for cost in costs] == ["erm", "alignclip --guide dv", "alignclip --guide vvv"]
+    text = markdown(costs, BenchConfig("methods", backbones=("b",)), "x")
+    assert "| alignclip --guide dv | 7 | 2,000 ms | 1.00 |" in text
+    assert "| alignclip --guide vvv | 7 | 6,000 ms | 3.00 |" in text
+
+
+def test_measure_uses_the_guide(tiny_spec: str) -> None:
+    cost = measure("alignclip", tiny_spec, guide="vvv", **FEW)  # type: ignore[arg-type]
+    assert cost.step is not None and cost.label == "alignclip --guide vvv"
+    with pytest.raises(UserError, match='guide structure "xyz"'):
+        measure("alignclip", tiny_spec, guide="xyz", **FEW)  # type: ignore[arg-type]
+
+
 def test_invalid_options_raise() -> None:
     for arguments, message in [
+        (["methods", "--methods", "coral", "--guides", "vvv"], "none of the methods has the option --guide"),
         (["methods", "--methods", "coop-2"], "--method"),
         (["methods", "--steps", "0"], "--steps"),
         (["speed"], "methods"),

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,14 @@ from torch import Tensor
 from clipalign.backbone import load
 from clipalign.backbone.dense import DenseFeatures
 from clipalign.explain.figures import Block, Panel, grid_figure, overlay, save
-from clipalign.explain.maps import aligned_layers, make_maps
+from clipalign.explain.maps import (
+    aligned_layers,
+    attention_label,
+    default_settings,
+    guide_label,
+    make_maps,
+)
+from clipalign.methods.capabilities import MapSettings
 from tests.helpers.backbones import write_backbone
 
 
@@ -22,9 +30,15 @@ class KnownTokens:
     num_blocks = 6
 
     def dense(
-        self, images: Tensor, attention_layers: Sequence[int], guide: str, dual_blocks: int | None
+        self,
+        images: Tensor,
+        attention_layers: Sequence[int],
+        guide: str,
+        dual_blocks: int | None,
+        **options: object,
     ) -> DenseFeatures:
         self.arguments = (tuple(attention_layers), guide, dual_blocks)
+        self.options = options
         tokens = torch.zeros(len(images), 6, 4)
         tokens[:, 4, 0], tokens[:, 2, 1] = 7.0, 0.5  # norms must not matter
         attention = torch.tensor([[0.1, 0.1, 0.1, 0.1, 0.1, 0.5], [0.0, 0.0, 0.0, 0.0, 0.0, 1.0]])
@@ -34,7 +48,8 @@ class KnownTokens:
 def test_maps_have_row_major_layout() -> None:
     backbone = KnownTokens()
     maps = make_maps(backbone, torch.zeros(2, 3, 8, 12), torch.eye(4)[:2])  # type: ignore[arg-type]
-    assert backbone.arguments == ((0, 1), "dv", None)
+    assert backbone.arguments == ((0, 1), "dv", 3)
+    assert backbone.options == {"attention_over": "patches", "keep_mlp": False}
     assert maps.attention.shape == (2, 2, 3) and maps.patches.shape == (2, 2, 2, 3)
     expected = torch.zeros(2, 2, 3)
     expected[0, 1, 1], expected[1, 0, 2] = 1, 1
@@ -42,6 +57,22 @@ def test_maps_have_row_major_layout() -> None:
     torch.testing.assert_close(maps.guide[1], -expected)
     # averaged over layers
     torch.testing.assert_close(maps.attention[0, 1], torch.tensor([0.05, 0.05, 0.75]))
+
+
+def test_maps_use_the_given_settings() -> None:
+    backbone, text = KnownTokens(), torch.eye(4)[:2]
+    settings = MapSettings((2, 4), 5, "qqv", "tokens", True, class_mean=(0.5, 0.5, 0.0, 0.0))
+    maps = make_maps(backbone, torch.zeros(1, 3, 8, 12), text, settings)  # type: ignore[arg-type]
+    assert backbone.arguments == ((2, 4), "qqv", 5)
+    assert backbone.options == {"attention_over": "tokens", "keep_mlp": True}
+    # The class mean is subtracted from the texts of the guide, not from those of the patches.
+    assert maps.patches[0, 0, 1, 1] == 1 and maps.guide[0, 0, 1, 1] == -0.5 and maps.guide[0, 0, 0, 2] == 0.5
+
+
+def test_labels_name_layers_and_guide() -> None:
+    settings = MapSettings((1,), 1, "vvv", keep_mlp=True, class_mean=(0.0,))
+    assert attention_label(settings) == "attention, layer 1"
+    assert guide_label(settings) == "V-V-V (1 block, MLPs, centred)"
 
 
 def test_maps_of_classes_select_one_text_per_image() -> None:
@@ -66,7 +97,8 @@ def test_maps_of_every_tower_have_grid_shape(kind: str, request: pytest.FixtureR
     assert maps.attention.shape == (3, *backbone.grid) and maps.guide.shape == (3, 2, *backbone.grid)
     torch.testing.assert_close(maps.attention.sum(dim=(1, 2)), torch.ones(3))
     assert maps.guide.abs().max() <= 1 and not maps.guide.requires_grad
-    other = make_maps(backbone, images[1:2], text[1:], guide="vvv")
+    vvv = replace(default_settings(backbone.num_blocks), guide="vvv")
+    other = make_maps(backbone, images[1:2], text[1:], vvv)
     assert not torch.allclose(other.guide[0, 0], maps.guide[1, 1])
 
 

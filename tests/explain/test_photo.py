@@ -7,10 +7,15 @@ import pytest
 import torch
 from PIL import Image
 
+from clipalign.backbone import load, preprocess_for
+from clipalign.backbone.text.features import text_features
 from clipalign.commands.explain import explain, run_explain
+from clipalign.commands.train import run_training
 from clipalign.core.errors import UserError
 from clipalign.core.types import Preprocess
+from clipalign.data.decode import evaluation_view, read_image
 from clipalign.explain.photo import heat, visible_part
+from clipalign.runs.run import open_run
 
 
 @pytest.fixture
@@ -60,6 +65,28 @@ def test_backbone_is_explained_without_a_second_model(
         assert set(maps) == {"texts", "zero-shot_attention", "zero-shot_patches", "zero-shot_guide"}
     with Image.open(files[0]) as picture:
         assert picture.width > picture.height > 100
+
+
+def test_run_is_explained_with_its_own_layers_and_guide(
+    tmp_path: Path, image_file: Path, squares_folder: Path, tiny_spec: str
+) -> None:
+    arguments = ["--data", str(squares_folder), "--target", "grey", "--backbone", tiny_spec, "--steps", "1"]
+    arguments += ["--guide", "vvv", "--dual-blocks", "2", "--first-aligned-layer", "2", "--batch-size", "4"]
+    run_training([*arguments, "--out", str(tmp_path / "run")])
+    files = explain(tmp_path / "run", image_file, ["a bell"], out=tmp_path / "maps")
+    run = open_run(tmp_path / "run")
+    preprocess = preprocess_for(run.backbone)
+    images = preprocess.normalise(evaluation_view(read_image(image_file), preprocess)[None])
+    dense = load(tiny_spec).dense(images, (2,), "vvv", 2)  # before training, with the settings of the run
+    text = text_features(run.backbone, ["a bell"])
+    with np.load(files[1]) as maps:
+        np.testing.assert_allclose(
+            maps["zero-shot_attention"].ravel(), dense.cls_attention[0, 0].detach(), rtol=1e-4
+        )
+        assert dense.guide is not None
+        expected = torch.nn.functional.normalize(dense.guide[0], dim=-1) @ text[0]  # [M]
+        np.testing.assert_allclose(maps["zero-shot_guide"].ravel(), expected.detach(), atol=1e-4)
+        assert np.abs(maps["alignclip_guide"] - maps["zero-shot_guide"]).max() > 0
 
 
 @pytest.mark.parametrize(

@@ -49,6 +49,22 @@ def test_log_similarity_distribution_matches_equation_4(temperature: float) -> N
             assert all_classes[b, c].tolist() == pytest.approx(expected, abs=1e-12)
 
 
+@pytest.mark.parametrize("labels", [torch.tensor([2, 0]), None])
+def test_class_mean_is_subtracted_from_the_cosines(labels: Tensor | None) -> None:
+    generator = torch.Generator().manual_seed(0)
+    patches, text = torch.randn(2, 5, 8, generator=generator), torch.randn(3, 8, generator=generator)
+    cosine = torch.einsum(
+        "bmd,cd->bcm",
+        torch.nn.functional.normalize(patches, dim=-1),
+        torch.nn.functional.normalize(text, dim=-1),
+    )
+    expected = ((cosine - cosine.mean(dim=1, keepdim=True)) / 0.05).log_softmax(dim=-1)  # [B, C, M]
+    if labels is not None:
+        expected = expected[torch.arange(2), labels]
+    actual = losses.log_similarity_distribution(patches, text, labels, 0.05, subtract_class_mean=True)
+    torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize("direction", ["paper", "released"])
 def test_attention_alignment_matches_first_term_of_equation_6(direction: losses.Direction) -> None:
     attention = distribution(B, M, seed=5)

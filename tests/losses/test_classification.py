@@ -171,3 +171,30 @@ def test_smoothed_margin_loss_is_invariant_to_order_of_images_and_classes(seed: 
     labels = class_order.argsort()[LABELS][image_order]
     permuted = loss(IMAGE[image_order], TEXT[class_order], labels)
     torch.testing.assert_close(loss(IMAGE, TEXT, LABELS), permuted)
+
+
+@pytest.mark.parametrize("heat_map", [VLCS, PACS])
+def test_paper_targets_are_almost_those_of_uniform_smoothing(heat_map: list[list[float]]) -> None:
+    """Cosines between class prompts are at least 0.72, and the paper's softmax has temperature 1."""
+    similarity = cosines_of(heat_map)  # [C, C]
+    uniform = losses.uniform_targets(len(similarity), 0.1)
+
+    def distance(targets: Tensor) -> float:
+        return float((targets - uniform).abs().sum(dim=1).max() / 2)  # total variation
+
+    assert similarity.min() > 0.72
+    assert 0.0033 < distance(losses.semantic_targets(similarity, 0.1)) < 0.00345
+    released = losses.released_semantic_targets(similarity, 0.9, 35.0)
+    assert 0.075 < distance(released / released.sum(dim=1, keepdim=True)) < 0.08
+
+
+@given(st.integers(2, 30), st.integers(0, 2**16))
+@settings(max_examples=50, deadline=None)
+def test_bound_on_the_distance_to_uniform_smoothing_holds(classes: int, seed: int) -> None:
+    """The total variation of a softmax of values in [a, 1] from uniform is at most tanh((1 - a) / 4)."""
+    generator = torch.Generator().manual_seed(seed)
+    similarity = 0.72 + 0.28 * torch.rand(classes, classes, generator=generator).round()  # the two extremes
+    similarity.fill_diagonal_(1.0)
+    paper = losses.semantic_targets(similarity, 0.1)
+    uniform = losses.uniform_targets(classes, 0.1, paper.device)
+    assert float((paper - uniform).abs().sum(dim=1).max() / 2) < 0.1 * math.tanh(0.28 / 4) + 1e-6 < 0.007

@@ -14,8 +14,10 @@ from clipalign.core.errors import UserError
 from clipalign.core.types import Batch, Episode
 from clipalign.data.batches import TrainBatches
 from clipalign.data.sources.folder import ImageFolder
+from clipalign.engine.averaging import make_average
 from clipalign.methods import get_method
 from clipalign.methods.alignclip import AlignClip, AlignClipConfig, resolve
+from clipalign.methods.capabilities import MapSettings
 from clipalign.methods.shared.monitor import READ_EVERY
 from clipalign.protocols import build_episode
 
@@ -146,6 +148,11 @@ def test_detach_guide_stops_the_gradient_of_the_guide(tiny: Backbone, episode: E
         {"as_classes": "mean"},
         {"temperature": 0.5},
         {"aligned_layers": 3},
+        {"first_aligned_layer": 1},
+        {"subtract_class_mean": True},
+        {"as_classes": "sum", "subtract_class_mean": True},
+        {"sls_weight": 0.5},
+        {"smoothing": "none", "sls_weight": 0.5},
         {"attention_over": "tokens"},
         {"aal_weight": 2.0},
         {"smoothing": "released"},
@@ -167,6 +174,80 @@ def test_every_option_changes_the_loss(
         return sum(v.item() for k, v in terms.items() if k.startswith("loss"))
 
     assert total(**change) != pytest.approx(total(), rel=1e-6)
+
+
+def test_first_aligned_layer_selects_the_layers(tiny: Backbone, episode: Episode, batch: Batch) -> None:
+    """The first layers' class query does not depend on the image; AL may leave them out."""
+    reference = reference_dense(tiny, torch.empty(0), batch, layers=3, dual=1)
+    method = ready(tiny, episode, first_aligned_layer=1, aligned_layers=2)
+    dense = tiny.dense(batch.images, method.layers)
+    for layer, attention in zip((1, 2), dense.cls_attention, strict=True):
+        torch.testing.assert_close(attention, reference["maps"][layer][0])
+
+
+def test_sls_weight_scales_the_classification_loss(tiny: Backbone, episode: Episode, batch: Batch) -> None:
+    one, three = (ready(tiny, episode, sls_weight=w).loss(batch) for w in (1.0, 3.0))
+    torch.testing.assert_close(three["loss_sls"], 3 * one["loss_sls"])
+    torch.testing.assert_close(three["loss_al"], one["loss_al"])
+    plain, double = (ready(tiny, episode, smoothing="none", sls_weight=w).loss(batch) for w in (1.0, 2.0))
+    torch.testing.assert_close(double["loss_ce"], 2 * plain["loss_ce"])
+
+
+def perturb(backbone: Backbone) -> None:
+    with torch.no_grad():
+        for parameter in backbone.image_parameters():
+            parameter += 0.1 * torch.randn_like(parameter)
+
+
+def test_initial_guide_does_not_follow_training(tiny: Backbone, episode: Episode, batch: Batch) -> None:
+    frozen, current = ready(tiny, episode, guide_from="initial"), ready(tiny, episode)
+    start = current.loss(batch)
+    for name, value in frozen.loss(batch).items():
+        torch.testing.assert_close(value, start[name])
+    before = tiny.dense(batch.images, guide="dv").guide
+    perturb(tiny)
+    frozen.after_step(1)
+    assert before is not None
+    torch.testing.assert_close(frozen.teacher_guide(batch.images), before)
+    torch.testing.assert_close(frozen.loss(batch)["guide_entropy"], start["guide_entropy"])
+    assert not torch.allclose(current.loss(batch)["guide_entropy"], start["guide_entropy"], atol=1e-4)
+    assert not any("teacher" in name for name in frozen.state_dict())
+    trained = {id(p) for p in frozen.parameters()}
+    assert frozen.teacher is not None and trained == {id(p) for p in tiny.image_parameters()}
+    # The copy holds only the vision tower; the text tower is shared.
+    assert frozen.teacher.model.token_embedding.weight is tiny.model.token_embedding.weight
+
+
+def test_averaged_guide_is_that_of_the_moving_average(tiny: Backbone, episode: Episode, batch: Batch) -> None:
+    method = ready(tiny, episode, guide_from="averaged")
+    average = make_average("bma", method.parameters(), 2)
+    method.use_average(average)
+    perturb(tiny)
+    average.update(1)
+    method.after_step(1)
+    actual = method.teacher_guide(batch.images)
+    with average.applied():
+        expected = tiny.dense(batch.images, guide="dv").guide
+    assert expected is not None and not torch.allclose(actual, tiny.dense(batch.images, guide="dv").guide)
+    torch.testing.assert_close(actual, expected)
+    for kind in ("none", "swad"):
+        with pytest.raises(UserError, match=f"--guide-from averaged needs .* --average {kind} has none"):
+            method.check_average(kind)
+    ready(tiny, episode).check_average("none")
+
+
+def test_frozen_guide_has_no_gradient_to_keep(tiny: Backbone, episode: Episode) -> None:
+    with pytest.raises(UserError, match="--no-detach-guide has no effect with --guide-from initial"):
+        ready(tiny, episode, guide_from="initial", detach_guide=False)
+
+
+def test_map_settings_are_those_of_the_loss(tiny: Backbone, episode: Episode) -> None:
+    method = ready(
+        tiny, episode, guide="V-V-V", dual_blocks=2, first_aligned_layer=1, aligned_layers=2, keep_mlp=True
+    )
+    assert method.map_settings() == MapSettings((1, 2), 2, "vvv", "patches", True)
+    centred = ready(tiny, episode, subtract_class_mean=True).map_settings().class_mean
+    assert centred == pytest.approx(method.text.mean(dim=0).tolist(), abs=1e-6)
 
 
 def test_sum_over_classes_is_class_count_times_mean(tiny: Backbone, episode: Episode, batch: Batch) -> None:
@@ -193,6 +274,8 @@ def test_options_out_of_range_raise() -> None:
             AlignClipConfig(**options)
     with pytest.raises(UserError, match="--dual-blocks 7: this backbone allows 1 to 6"):
         resolve(AlignClipConfig(dual_blocks=7), 100.0, 6)
+    with pytest.raises(UserError, match="--first-aligned-layer 3 with 4 aligned layers: this backbone has 6"):
+        resolve(AlignClipConfig(first_aligned_layer=3, aligned_layers=4), 100.0, 6)
 
 
 def test_nearly_uniform_guide_warns_once(

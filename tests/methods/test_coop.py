@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from clipalign.backbone.text.context import embed_phrase
 from clipalign.core.errors import UnseenClasses, UserError
+from clipalign.core.types import TestSet
 from clipalign.methods.coop import CoOp
 from clipalign.methods.zeroshot import ZeroShot
+from clipalign.protocols.names_only import NamesOnly, names_episode
 from tests.helpers.prompts import (
     NAMES,
+    TEMPLATE,
     UNSEEN,
     WINDOW,
     backbone,
@@ -87,6 +93,41 @@ def test_random_context_has_16_vectors_with_published_std() -> None:
     assert not torch.equal(specific.context[0], specific.context[1])
     equal = ready(CoOp, class_specific=True, context_init="a photo of a")
     assert torch.equal(equal.context[0], equal.context[1])
+
+
+def coop_tested_on(classes: tuple[int, ...], **options: Any) -> CoOp:
+    """Return CoOp trained on the first two classes, and tested on others."""
+    rows = np.empty(0, np.int64)
+    episode = replace(
+        names_episode(NamesOnly("test", NAMES, ("a", "b"), (TEMPLATE,))),
+        train_classes=(0, 1),
+        tests=(TestSet("all", rows, (0, 1)), TestSet("other", rows, classes)),
+    )
+    method = CoOp(CoOp.Config(**options))
+    method.setup(backbone(), episode, (TEMPLATE,))
+    return method
+
+
+def test_default_context_is_a_photo_of_a_if_new_classes_are_tested() -> None:
+    new = coop_tested_on((2, 3))
+    words = embed_phrase(new.backbone, "a photo of a")
+    torch.testing.assert_close(new.context.detach(), words)
+    assert new.resolved() == {"context_tokens": 4, "context_init": "a photo of a"}
+    assert coop_tested_on((0, 1)).resolved() == {"context_tokens": 16, "context_init": ""}
+    assert coop_tested_on((2, 3), context_init="").resolved() == {"context_tokens": 16}
+    assert coop_tested_on((2, 3), context_tokens=5).resolved()["context_init"] == ""
+    assert coop_tested_on((2, 3), class_specific=True).resolved()["context_init"] == ""
+
+
+def test_stored_context_of_a_default_run_sets_the_number_of_vectors() -> None:
+    trained = coop_tested_on((2, 3))
+    randomise(trained)
+    opened = ready(CoOp)  # as a stored run is opened: without test sets, hence with 16 vectors
+    opened.load_state_dict({k: v.clone() for k, v in trained.state_dict().items()})
+    images = batch_of().images
+    torch.testing.assert_close(opened.classifier(UNSEEN)(images), trained.classifier(UNSEEN)(images))
+    with pytest.raises(UserError, match="do not fit"):
+        ready(CoOp, context_tokens=5).load_state_dict(trained.state_dict())
 
 
 def test_only_context_is_trained() -> None:

@@ -10,7 +10,8 @@ import torch
 from clipalign.commands.report import write_report
 from clipalign.commands.train import run_training
 from clipalign.core.types import MaskedSource
-from clipalign.explain.compare import draw_views
+from clipalign.explain.compare import Model, draw_views
+from clipalign.report import pictures
 
 
 @pytest.fixture(scope="module")
@@ -32,6 +33,38 @@ def test_report_compares_runs_on_the_same_images(runs: Path) -> None:
     assert (runs / "with" / "pictures" / "maps.png").stat().st_size > 10_000
     # Photographs have no masks, so their maps are not scored.
     assert "uniform map" not in text
+
+
+def test_pictures_show_every_variant_with_its_own_settings(
+    runs: Path, tiny_spec: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shared = ["--data", str(runs / "squares"), "--protocol", "in-the-wild", "--target", "dark"]
+    shared += ["--backbone", tiny_spec, "--steps", "1", "--batch-size", "4", "--method", "alignclip"]
+    for name, more in (
+        ("a", ["--guide", "vvv", "--dual-blocks", "2", "--first-aligned-layer", "1"]),
+        ("b", []),
+        ("c", ["--seed", "1"]),  # a seed of b, not a variant
+        ("d", ["--guide", "qqv"]),
+        ("e", ["--guide", "kkv"]),
+    ):
+        run_training([*shared, *more, "--out", str(tmp_path / "runs" / name)])
+    figures: list[list[Model]] = []
+    draw = pictures.compare_figure
+    monkeypatch.setattr(
+        pictures,
+        "compare_figure",
+        lambda models, *rest: figures.append(list(models)) or draw(models, *rest),  # type: ignore[func-returns-value]
+    )
+    write_report(tmp_path / "runs", tmp_path / "report", pictures=1)
+    assert [len(models) for models in figures] == [4, 2]
+    assert (tmp_path / "report" / "pictures" / "maps-2.png").is_file()
+    models = [model for figure in figures for model in figure if model.title != "zero-shot"]
+    assert sorted(model.map_settings.guide for model in models) == ["dv", "kkv", "qqv", "vvv"]
+    assert all("guide" in model.title for model in models)
+    vvv = next(model.map_settings for model in models if model.map_settings.guide == "vvv")
+    assert (vvv.layers, vvv.dual_blocks) == ((1,), 2)
+    # Zero-shot is drawn with the settings of the first run of its figure.
+    assert all(models[0].settings == models[1].settings for models in figures)
 
 
 def test_pictures_use_the_default_protocol_of_the_run(

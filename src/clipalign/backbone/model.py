@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
+from ..core.config import ModelOptions, NameRule, Pooling
 from ..core.errors import UserError
 from .attention import AttentionOver
 from .dense import DenseFeatures, check_options
@@ -36,6 +39,8 @@ class Backbone(nn.Module):
         num_blocks: attention layers of the vision tower; 1 for a ResNet (its attention pool).
         grid: rows and columns of patches (cells of the feature map for a ResNet); M is their product.
         context_length: token positions of the text tower.
+        names: whether hyphens in class names become spaces in prompts; see `text.features.clean_class_names`.
+        pooling: image feature: the class token ("class"), or the mean of the patch tokens ("patches").
         text_cache: class text features by fingerprint and prompts, which backbones may share; None for no caching.
     """
 
@@ -50,6 +55,8 @@ class Backbone(nn.Module):
         self.tokenizer = tokenizer
         self.spec = spec
         self.text_cache: dict[Hashable, Tensor] | None = None
+        self.names: NameRule = "paper"
+        self.pooling: Pooling = "class"
         self._hooks = Hooks()
         self._text_digest: tuple[Hashable, str] | None = None  # see `fingerprint.text_fingerprint`
         self._supports_prefix: bool | None = None  # determined on first use
@@ -89,6 +96,8 @@ class Backbone(nn.Module):
         Raises:
             UserError: images of another size than `image_size`.
         """
+        if self.pooling == "patches":
+            return self.dense(images).image
         self._check_size(images)
         return self._vision.encode(self.model.visual, images, self._hooks)
 
@@ -138,7 +147,23 @@ class Backbone(nn.Module):
         options = check_options(
             self.num_blocks, attention_layers, attention_over, guide, dual_blocks, detach_guide, keep_mlp
         )
-        return self._vision.dense(self.model.visual, images, options, self._hooks)
+        dense = self._vision.dense(self.model.visual, images, options, self._hooks)
+        # [B, M, d] -> [B, d]; the projection is linear, so its order with the mean does not matter.
+        return replace(dense, image=dense.patches.mean(dim=1)) if self.pooling == "patches" else dense
+
+    def configure(self, options: ModelOptions) -> Backbone:
+        """Set `names` and `pooling` to those of a run; returns this backbone."""
+        self.names, self.pooling = options.names, options.pooling
+        return self
+
+    def copy_vision(self) -> Backbone:
+        """Return a backbone with a frozen copy of the vision tower, which shares all other tensors with this one."""
+        visual = {id(tensor) for tensor in (*self.model.visual.parameters(), *self.model.visual.buffers())}
+        tensors = (*self.model.parameters(), *self.model.buffers())
+        shared: list[Any] = [self.tokenizer, self.text_cache, *(t for t in tensors if id(t) not in visual)]
+        other = copy.deepcopy(self, {id(part): part for part in shared})
+        other.model.visual.requires_grad_(False)
+        return other
 
     def image_parameters(self) -> list[nn.Parameter]:
         """Return every parameter of the vision tower, including projection and embeddings."""

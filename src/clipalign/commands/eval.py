@@ -51,6 +51,7 @@ def evaluate(
     split_file: str | Path | None = None,
     weights: Literal["model", "last"] = "model",
     template: Sequence[str] = (),
+    names: Literal["paper", "plain"] | None = None,
     cache_dir: str | Path | None = None,
     seed: int = 0,
     device: str = "auto",
@@ -105,6 +106,8 @@ def score_model(config: EvalConfig, command: str, source: Source | None = None) 
         templates=choose_templates(config.template, source),
     )
     method = opened_model.method
+    if config.names is not None:
+        method.backbone.names = config.names
     facts, templates = model_facts(config, opened_model, source, command)
     preprocess = preprocess_for(method.backbone, config.data.interpolation, source)
     views = EvalLoader(source, preprocess, config.eval_batch_size, Ranks(device=device), precision)
@@ -113,6 +116,8 @@ def score_model(config: EvalConfig, command: str, source: Source | None = None) 
     else:
         facts |= {"protocol": episode.protocol, "target": episode.target, "split_hash": episode.split_hash}
     extra = {**facts.get("extra", {}), "interpolation": preprocess.interpolation}
+    if method.backbone.names != "paper":
+        extra["names"] = method.backbone.names
     facts |= {"data": config.data.data, "extra": extra}
     if episode is not None and episode.caption_tests:
         outputs = retrieval_outputs(views, method, episode.caption_tests, "test")

@@ -94,6 +94,6 @@ def open_models(config: ExplainConfig) -> list[tuple[str, Method]]:
     if opened.run is None:
         return [("zero-shot", opened.method)]
     model = opened.run.options.config.model
-    before = zeroshot(load(model.backbone, device, config.cache_dir or model.cache_dir))
+    before = zeroshot(load(model.backbone, device, config.cache_dir or model.cache_dir).configure(model))
     after = [(f"after {opened.method.name}", opened.method)] if opened.method.iterates else []
     return [("zero-shot", before), *after]

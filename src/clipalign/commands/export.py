@@ -89,7 +89,11 @@ def _export(config: ExportConfig) -> tuple[Export, list[str]]:
     form = EXPORTS.get(config.to)()
     check_place(config.out, config.overwrite)
     method, names, templates, record = open_for_export(config)
-    texts = [p for group in fill_templates(names, templates) for p in group] if names else []
+    texts = (
+        [p for group in fill_templates(names, templates, method.backbone.names) for p in group]
+        if names
+        else []
+    )
     probe = Probe.draw(method.backbone, texts)
     if form.text_only:
         check_texts(method, config)
@@ -189,6 +193,11 @@ def open_for_export(
     opened = open_model(
         config.model, weights=config.weights, cache_dir=config.cache_dir, templates=config.template
     )
+    if opened.method.backbone.pooling != "class":
+        raise UserError(
+            f"MODEL {config.model}: --pooling {opened.method.backbone.pooling} cannot be exported; export formats take "
+            "the class token as the image feature"
+        )
     templates = config.template or tuple(opened.method.templates)
     return opened.method, names or opened.class_names, templates, opened.record
 

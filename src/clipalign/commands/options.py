@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from ..core.config import DataOptions, Options, SplitOptions, facts
+from ..core.config import DataOptions, NameRule, Options, SplitOptions, facts
 from ..core.errors import UserError
 
 
@@ -46,6 +46,9 @@ class EvalConfig(Options):
     the last step."""
     template: tuple[str, ...] = field(default=(), metadata=facts(unit="TEXT", unset="the data set's"))
     """Prompt templates with {}. {} stands for the class name; the features of several templates are averaged."""
+    names: NameRule | None = field(default=None, metadata=facts(unset="the run's, or paper"))
+    """Class names in prompts: paper or plain. paper: spaces for underscores and hyphens; plain: hyphens are kept, as in
+    published zero-shot rows."""
     cache_dir: str | None = field(default=None, metadata=facts(unit="DIR", unset="Hugging Face cache"))
     """Downloaded weights."""
     seed: int = field(default=0, metadata=facts(unit="SEED", at_least=0))
@@ -313,6 +316,9 @@ class BenchConfig(Options):
     """methods."""
     methods: tuple[str, ...] = field(default=(), metadata=facts(unit="NAME", unset="all"))
     """Names of methods."""
+    guides: tuple[str, ...] = field(default=(), metadata=facts(unit="NAME", unset="the method's"))
+    """Guides of alignclip, such as dv vvv. Methods with the option --guide are measured once with each; AlignCLIP's
+    Table 10 compares dv and vvv."""
     backbones: tuple[str, ...] = field(
         default=("pocket:random", "ViT-B-16:random"), metadata=facts(unit="MODEL")
     )

@@ -47,6 +47,8 @@ def train(
     backbone: str = DEFAULT,
     cache_dir: str | Path | None = DEFAULT,
     template: Sequence[str] = DEFAULT,
+    names: Literal["paper", "plain"] = DEFAULT,
+    pooling: Literal["class", "patches"] = DEFAULT,
     # Recipe
     recipe: Literal["published", "common"] = DEFAULT,
     augment: Literal["clip-crop", "coop", "tip-adapter", "domainbed", "none"] = DEFAULT,

@@ -15,6 +15,8 @@ from typing import Any, Literal
 from .errors import UserError
 
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
+NameRule = Literal["paper", "plain"]
+Pooling = Literal["class", "patches"]
 FACTS = "option"  # key in the metadata of a dataclass field
 
 
@@ -124,6 +126,13 @@ class ModelOptions(Options):
     template: tuple[str, ...] = field(default=(), metadata=facts(unit="TEXT", unset="the data set's"))
     """Prompt templates with {}. {} stands for the class name; the features of several templates are
     averaged. Or one name: ensemble (CLIP's 80 templates), ensemble7 (7 of them), paper (AlignCLIP's)."""
+    names: NameRule = "paper"
+    """Class names in prompts: paper or plain. paper: spaces for underscores and hyphens (AlignCLIP's text); plain:
+    hyphens are kept, as in the code of CoOp, CLIPood and AlignCLIP ("737-200"). Use plain for zero-shot rows beside
+    published ones."""
+    pooling: Pooling = "class"
+    """Image feature: class or patches. class: the class token; patches: the mean of the projected patch tokens
+    (AlignCLIP, Table 9, for plain fine-tuning)."""
 
 
 @dataclass(frozen=True, kw_only=True)

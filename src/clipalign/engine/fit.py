@@ -16,6 +16,7 @@ from ..core.precision import Precision, round_to_half
 from ..core.types import Batch
 from ..data.batches import TrainBatches
 from ..methods.base import Method
+from ..methods.capabilities import SupportsRunningAverage
 from ..methods.shared.contrastive import ContrastiveMethod
 from ..runs.folder import MetricLine
 from .accumulation import contrastive_backward, micro_batches
@@ -71,6 +72,8 @@ def fit(
     scheduler = build_scheduler(optimizer, groups, config.schedule, config.optimiser.lr)
     average = make_average(average_kind(config.average, method), parameters, total_steps, config.average)
     average.accumulate_in_half(half_parameters)
+    if isinstance(method, SupportsRunningAverage):
+        method.use_average(average)
     meter = Meter()
     checkpoint = Checkpoint(
         checkpoint_path,

@@ -22,6 +22,7 @@ from ..data.registry import require_captions, source_from
 from ..evaluation import EvalLoader, ViewCache
 from ..evaluation.scoring import score
 from ..methods import Method, SupportsCaptions, check_template
+from ..methods.capabilities import SupportsRunningAverage
 from ..methods.shared.contrastive import ContrastiveMethod
 from ..protocols import RETRIEVAL, default_protocol, episode_from
 from ..runs.options import GIVEN, TrainOptions
@@ -110,7 +111,7 @@ def prepare(
     templates = choose_templates(config.model.template, source)
 
     precision = Precision(config.run.precision, ranks.device)
-    backbone = load(config.model.backbone, ranks.device, config.model.cache_dir)
+    backbone = load(config.model.backbone, ranks.device, config.model.cache_dir).configure(config.model)
     backbone.text_cache = cache.texts
     preprocess = preprocess_for(backbone, config.data.interpolation, source)
     cache.views.limit = 1e9 * config.evaluation.keep_views
@@ -128,9 +129,13 @@ def prepare(
     if average == "swad" and config.evaluation.validate_every == 0:
         raise UserError("--average swad needs the validation loss: --validate-every must be above 0")
 
+    if isinstance(method, SupportsRunningAverage):
+        method.check_average(average)
+
     zero_shot: Mapping[str, float] = {}
     if method.iterates:
-        key = (config.model.backbone, episode.split_hash, templates, preprocess, precision.name)
+        model = (config.model.backbone, config.model.names, config.model.pooling)
+        key = (model, episode.split_hash, templates, preprocess, precision.name)
         if key not in cache.zero_shot:
             cache.zero_shot[key] = zero_shot_accuracy(loader, backbone, episode, templates)
         zero_shot = cache.zero_shot[key]

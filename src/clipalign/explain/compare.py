@@ -14,8 +14,9 @@ from ..backbone import Backbone
 from ..backbone.text.features import class_text_features
 from ..core.errors import UnseenClasses
 from ..core.types import MaskedSource, Preprocess, Source, TestSet
+from ..methods.capabilities import MapSettings
 from .figures import Block, Panel, grid_figure
-from .maps import Maps, make_maps
+from .maps import Maps, attention_label, default_settings, guide_label, make_maps
 from .photo import heat
 from .scores import MapScores, score
 
@@ -31,12 +32,19 @@ class Model:
         backbone: towers of the maps.
         classifier: class names -> classifier of the predictions.
         templates: prompt templates for the similarity to class names.
+        settings: layers and guide of the maps; None for the published ones.
     """
 
     title: str
     backbone: Backbone
     classifier: Callable[[Sequence[str]], Callable[[Tensor], Tensor]]
     templates: tuple[str, ...]
+    settings: MapSettings | None = None
+
+    @property
+    def map_settings(self) -> MapSettings:
+        """Layers and guide of the maps."""
+        return self.settings or default_settings(self.backbone.num_blocks)
 
 
 @dataclass(frozen=True)
@@ -84,7 +92,7 @@ def maps_and_predictions(
     maps, probabilities = [], []
     for start in range(0, len(labels), BATCH):
         part = slice(start, start + BATCH)
-        maps.append(make_maps(model.backbone, images[part], text).of(labels[part]))
+        maps.append(make_maps(model.backbone, images[part], text, model.map_settings).of(labels[part]))
         probabilities.append(classifier(images[part]).softmax(dim=-1).cpu())  # [b, C]
     joined = Maps(
         *(torch.cat([getattr(m, name) for m in maps]) for name in ("attention", "patches", "guide"))
@@ -105,7 +113,8 @@ def compare_figure(
     preprocess: Preprocess,
     notes: Sequence[str] = (),
 ) -> Figure:
-    """Draw a row per image: the image, then per model its attention, the D-V map of the true class, its prediction.
+    """Draw a row per image: the image, then per model its attention, its guide map of the true class, its
+    prediction.
 
     Args:
         models: models from left to right.
@@ -134,8 +143,10 @@ def compare_figure(
             name = source.class_names[test.classes[predicted]]
             caption = f"{name} ({100 * float(probabilities[i, predicted]):.0f} %)"
             row.append(Panel(pixels[i], heats, caption, right=predicted == int(labels[i])))
-    heads = ("class-token attention", "D-V similarity")
-    blocks = [Block("", ("image",)), *(Block(model.title, heads) for model in models)]
+    blocks = [Block("", ("image",))]
+    for model in models:
+        settings = model.map_settings
+        blocks.append(Block(model.title, (attention_label(settings), guide_label(settings))))
     footer = (
         "Each map is scaled to its range; bright is high. Below the maps: prediction among "
         f"{len(test.classes)} names, with its probability."
@@ -146,7 +157,7 @@ def compare_figure(
 def compare_maps(
     models: Sequence[Model], source: Source, test: TestSet, views: ViewSelection, preprocess: Preprocess
 ) -> dict[str, dict[str, MapScores]]:
-    """Score the attention, patch and D-V maps of each model against the masks of the data set.
+    """Score the attention, patch and guide maps of each model against the masks of the data set.
 
     Returns:
         Title of the model -> "attention", "patches", "guide" -> scores; and "" -> scores of uniform attention. Empty if

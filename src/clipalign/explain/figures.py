@@ -89,7 +89,9 @@ def grid_figure(blocks: Sequence[Block], rows: Sequence[Sequence[Panel]], footer
 
     for left, block in zip(lefts, blocks, strict=False):
         middle = left + _block_width(block, gap) / 2
-        write(middle, height - 0.2, block.title, 9, ha="center", color=INK, weight="bold")
+        # Long titles, such as those of variants of a method, shrink to the width of their block.
+        size = 9 * min(1, _block_width(block, gap) / (0.085 * max(1, len(block.title))))
+        write(middle, height - 0.2, block.title, size, ha="center", color=INK, weight="bold")
         for i, head in enumerate(block.heads):
             write(left + i * (CELL + gap) + CELL / 2, height - 0.4, head, 6.5, ha="center", color=FAINT)
 

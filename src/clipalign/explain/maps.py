@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -10,8 +9,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..methods.capabilities import MapSettings, SupportsMapSettings
+
 if TYPE_CHECKING:
     from ..backbone import Backbone
+    from ..methods import Method
 
 
 @dataclass(frozen=True)
@@ -23,7 +25,8 @@ class Maps:
             sums to 1.
         patches: [B, C, gh, gw], cosine between patch tokens and text features. In CLIP they often highlight the
             background instead of the object.
-        guide: [B, C, gh, gw], the same for the tokens of the dual path (D-V), with which AlignCLIP aligns attention.
+        guide: [B, C, gh, gw], the same for the tokens of the dual path (such as D-V), with which AlignCLIP aligns
+            attention.
     """
 
     attention: Tensor
@@ -52,34 +55,65 @@ def aligned_layers(num_blocks: int) -> tuple[int, ...]:
     return tuple(range(max(1, round(num_blocks / 3))))
 
 
+def default_settings(num_blocks: int) -> MapSettings:
+    """Return the published settings for a tower of `num_blocks`: first third of the layers, D-V in the last half.
+
+    >>> settings = default_settings(12)
+    >>> settings.layers, settings.guide, settings.dual_blocks
+    ((0, 1, 2, 3), 'dv', 6)
+    """
+    return MapSettings(aligned_layers(num_blocks), max(1, num_blocks // 2))
+
+
+def settings_of(method: Method) -> MapSettings | None:
+    """Return the layers and the guide that a method trains with; None if it trains neither."""
+    return method.map_settings() if isinstance(method, SupportsMapSettings) else None
+
+
+def attention_label(settings: MapSettings) -> str:
+    """Return the head of an attention map.
+
+    >>> attention_label(default_settings(12))
+    'attention, layers 0–3'
+    """
+    first, last = settings.layers[0], settings.layers[-1]
+    return f"attention, layer {first}" if first == last else f"attention, layers {first}–{last}"
+
+
+def guide_label(settings: MapSettings) -> str:
+    """Return the name of a guide, with the number of its dual blocks.
+
+    >>> guide_label(default_settings(12))
+    'D-V (6 blocks)'
+    """
+    blocks = f"{settings.dual_blocks} block" + ("s" if settings.dual_blocks > 1 else "")
+    extra = ", MLPs" if settings.keep_mlp else ""
+    extra += ", centred" if settings.class_mean is not None else ""
+    return f"{'-'.join(settings.guide.upper())} ({blocks}{extra})"
+
+
 @torch.no_grad()
-def make_maps(
-    backbone: Backbone,
-    images: Tensor,
-    text: Tensor,
-    *,
-    layers: Sequence[int] | None = None,
-    guide: str = "dv",
-    dual_blocks: int | None = None,
-) -> Maps:
+def make_maps(backbone: Backbone, images: Tensor, text: Tensor, settings: MapSettings | None = None) -> Maps:
     """Compute the maps of a batch in one forward pass.
 
     Args:
         backbone: tower with patches; its grid need not be square.
         images: [B, 3, H, W], normalised for the backbone.
         text: [C, d], L2-normalised.
-        layers: layers whose attention is averaged. Default: `aligned_layers`.
-        guide: structure of the dual path.
-        dual_blocks: number of blocks of the dual path. Default: half of all blocks.
+        settings: layers and guide. Default: `default_settings`.
     """
-    layers = aligned_layers(backbone.num_blocks) if layers is None else tuple(layers)
-    dense = backbone.dense(images, attention_layers=layers, guide=guide, dual_blocks=dual_blocks)
+    s = default_settings(backbone.num_blocks) if settings is None else settings
+    dense = backbone.dense(
+        images, s.layers, s.guide, s.dual_blocks, attention_over=s.attention_over, keep_mlp=s.keep_mlp
+    )
     assert dense.guide is not None
     grid = backbone.grid
 
-    def similarity(tokens: Tensor) -> Tensor:
-        cosine = F.normalize(tokens.float(), dim=-1) @ text.float().T  # [B, N, C]
+    def similarity(tokens: Tensor, texts: Tensor) -> Tensor:
+        cosine = F.normalize(tokens.float(), dim=-1) @ texts.T  # [B, N, C]
         return cosine.transpose(1, 2).unflatten(-1, grid).cpu()  # [B, C, gh, gw]
 
     attention = dense.cls_attention.float().mean(dim=0).unflatten(-1, grid).cpu()  # [L, B, N] -> [B, gh, gw]
-    return Maps(attention, similarity(dense.patches), similarity(dense.guide))
+    text = text.float()
+    centred = text if s.class_mean is None else text - text.new_tensor(s.class_mean)  # [C, d]
+    return Maps(attention, similarity(dense.patches, text), similarity(dense.guide, centred))

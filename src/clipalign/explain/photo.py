@@ -18,12 +18,12 @@ from ..backbone import preprocess_for
 from ..core.types import Preprocess
 from ..data.decode import evaluation_view, read_image
 from ..methods import Method, SupportsHooks, explain_text_features
+from ..methods.capabilities import MapSettings
 from .figures import Block, Panel, grid_figure, save
-from .maps import Maps, make_maps
+from .maps import Maps, attention_label, default_settings, guide_label, make_maps, settings_of
 from .scores import min_max, upsample
 
 LONGEST = 640  # pixels of the longer side of the shown image; more would not be seen
-HEADS = ("class-token attention", "patch tokens · text", "D-V branch · text")
 
 
 @dataclass(frozen=True)
@@ -34,17 +34,21 @@ class Explanation:
         title: "zero-shot" or "after METHOD".
         maps: of the image, one channel per text.
         cosines: of image feature and each text, as numbers in [-1, 1].
+        settings: layers and guide of the maps.
     """
 
     title: str
     maps: Maps
     cosines: tuple[float, ...]
+    settings: MapSettings
 
 
 def explain_image(
     models: Sequence[tuple[str, Method]], image: Path, texts: Sequence[str], out: Path
 ) -> list[Path]:
     """Write explain.png and maps.npz.
+
+    All models are drawn with the layers and the guide of the last one that trains them, else with the published ones.
 
     Args:
         models: title and method, which all take images of the same size.
@@ -53,7 +57,9 @@ def explain_image(
         out: folder that is there.
     """
     picture = read_image(image)
-    found = [_explain(title, method, picture, texts) for title, method in models]
+    own = [settings for _, method in models if (settings := settings_of(method)) is not None]
+    settings = own[-1] if own else default_settings(models[0][1].backbone.num_blocks)
+    found = [_explain(title, method, picture, texts, settings) for title, method in models]
     shown = visible_part(picture, preprocess_for(models[0][1].backbone))
     out.mkdir(parents=True, exist_ok=True)
     files = [save(_figure(shown, texts, found), out / "explain.png"), out / "maps.npz"]
@@ -67,16 +73,23 @@ def explain_image(
 
 
 @torch.no_grad()
-def _explain(title: str, method: Method, picture: Image.Image, texts: Sequence[str]) -> Explanation:
+def _explain(
+    title: str,
+    method: Method,
+    picture: Image.Image,
+    texts: Sequence[str],
+    settings: MapSettings | None = None,
+) -> Explanation:
     backbone = method.backbone
+    settings = settings or default_settings(backbone.num_blocks)
     preprocess = preprocess_for(backbone)
     images = preprocess.normalise(evaluation_view(picture, preprocess)[None]).to(backbone.device)
     text = explain_text_features(method, texts, images)
     hooks = method.hooks() if isinstance(method, SupportsHooks) else nullcontext()
     with hooks:  # prompts inside the image tower change its attention, which the maps have to show
         feature = F.normalize(backbone.encode_image(images).float(), dim=-1)
-        maps = make_maps(backbone, images, text)
-    return Explanation(title, maps, tuple((feature @ text.T)[0].tolist()))
+        maps = make_maps(backbone, images, text, settings)
+    return Explanation(title, maps, tuple((feature @ text.T)[0].tolist()), settings)
 
 
 def visible_part(picture: Image.Image, preprocess: Preprocess) -> np.ndarray:
@@ -107,5 +120,9 @@ def _figure(image: np.ndarray, texts: Sequence[str], found: Sequence[Explanation
             caption = f"cosine with the text {explanation.cosines[k]:.3f}"
             row.append(Panel(image, tuple(heat(each, size) for each in heats), caption))
         rows.append(row)
-    blocks = [Block("", ("image",)), *(Block(explanation.title, HEADS) for explanation in found)]
+    blocks = [Block("", ("image",))]
+    for explanation in found:
+        settings = explanation.settings
+        heads = (attention_label(settings), "patch tokens · text", f"{guide_label(settings)} · text")
+        blocks.append(Block(explanation.title, heads))
     return grid_figure(blocks, rows, "Each map is scaled to its own range; bright is high.")

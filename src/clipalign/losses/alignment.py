@@ -32,7 +32,11 @@ def class_attention(layer_attention: Tensor) -> Tensor:
 
 @full_precision
 def log_similarity_distribution(
-    patches: Tensor, text: Tensor, labels: Tensor | None, temperature: float | Tensor
+    patches: Tensor,
+    text: Tensor,
+    labels: Tensor | None,
+    temperature: float | Tensor,
+    subtract_class_mean: bool = False,
 ) -> Tensor:
     """Return ln G, the log-softmax over patches of cos(patch, class text) / temperature (equation 4).
 
@@ -41,6 +45,8 @@ def log_similarity_distribution(
         text: one feature per class, [C, d].
         labels: the class to compare each image with, [B] int64; None for all classes.
         temperature: tau. Published: 0.01 (paper), 1 (released code, which makes G nearly uniform).
+        subtract_class_mean: subtract the mean cosine over all classes from each patch, which removes patches that
+            match every class (redundant features in CLIP Surgery).
 
     Returns:
         [B, M], or [B, C, M] without labels.
@@ -52,6 +58,10 @@ def log_similarity_distribution(
         tensor([[0.7311, 0.2689]])
     """
     patches, text = F.normalize(patches, dim=-1), F.normalize(text, dim=-1)
+    if subtract_class_mean:
+        text = text - text.mean(
+            dim=0
+        )  # [C, d]; the same as subtracting the mean cosine, which is linear in the text
     if labels is None:
         return (text @ patches.transpose(1, 2) / temperature).log_softmax(dim=-1)  # [B, C, M]
     cosine = (patches @ text[labels].unsqueeze(-1)).squeeze(-1)  # [B, M, d] @ [B, d, 1] -> [B, M]

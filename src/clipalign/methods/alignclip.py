@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Literal
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -15,12 +16,14 @@ from ..backbone.attention import check_structure
 from ..core.config import Options, facts
 from ..core.errors import UserError
 from . import register
+from .capabilities import MapSettings
 from .erm import Erm
 from .shared.monitor import Monitor
 
 if TYPE_CHECKING:
     from ..backbone import Backbone, DenseFeatures
     from ..core.types import Batch, Episode
+    from .capabilities import RunningAverage
 
 log = logging.getLogger(__name__)
 
@@ -29,6 +32,7 @@ MIN_GUIDE_KL = 0.01  # nats; a guide closer to uniform does not localise the cla
 AttentionOver = Literal["patches", "tokens"]
 Smoothing = Literal["paper", "paper-raw", "released", "uniform", "none"]
 Classes = Literal["true", "sum", "mean"]
+GuideFrom = Literal["current", "initial", "averaged"]
 
 
 @dataclass(frozen=True)
@@ -47,8 +51,10 @@ class AlignClipConfig(Options):
     as_weight: float = field(default=1.0, metadata=facts(unit="WEIGHT", at_least=0))
     """Weight of AS within AAL; 0: none. AS aligns patch similarities with the guide."""
     aligned_layers: int | None = field(default=None, metadata=facts(unit="LAYERS", unset="by variant"))
-    """Layers, from the first, that AL aligns. paper: 4 of 12; released: 5 of 12; in proportion to the tower's
-    depth."""
+    """Number of layers that AL aligns. paper: 4 of 12; released: 5 of 12; in proportion to the tower's depth."""
+    first_aligned_layer: int = field(default=0, metadata=facts(unit="LAYER", at_least=0))
+    """First layer that AL aligns, from 0. Published: 0, where the query of the class token is the same for every
+    image."""
     attention_over: AttentionOver | None = field(default=None, metadata=facts(unset="by variant"))
     """AL: softmax over patches or tokens. patches: without the class key (paper); tokens: over all keys,
     renormalised over the patches (released)."""
@@ -70,7 +76,15 @@ class AlignClipConfig(Options):
     """Guide: apply the MLPs of these blocks."""
     detach_guide: bool = True
     """Guide: stop its gradient."""
+    guide_from: GuideFrom = "current"
+    """Guide: weights current, initial or averaged. current: those being trained (published); initial: those before
+    training; averaged: their moving average (--average). The last two cost a second forward pass."""
+    subtract_class_mean: bool = False
+    """Guide: subtract the mean over classes. Per patch, the mean similarity with the training classes, which removes
+    patches that match every class. Published: off."""
 
+    sls_weight: float = field(default=1.0, metadata=facts(unit="WEIGHT", at_least=0, reason="AlignCLIP"))
+    """Weight of SLS, lambda of the total loss; 0: none."""
     smoothing: Smoothing | None = field(default=None, metadata=facts(unset="by variant"))
     """Targets of the cross-entropy. paper: (1 - epsilon) one-hot + epsilon * row softmax of class similarity;
     paper-raw: the similarity itself, as printed in equation 9; released: 1 - epsilon for the true class, softmax of
@@ -168,6 +182,11 @@ def resolve(config: AlignClipConfig, scale: float, blocks: int) -> Variant:
     ):
         if not 1 <= layers <= blocks:
             raise UserError(f"{option} {layers}: this backbone allows 1 to {blocks}")
+    if config.first_aligned_layer + variant.aligned_layers > blocks:
+        raise UserError(
+            f"--first-aligned-layer {config.first_aligned_layer} with {variant.aligned_layers} aligned layers: this "
+            f"backbone has {blocks}; decrease it or --aligned-layers"
+        )
     return variant
 
 
@@ -191,10 +210,21 @@ class AlignClip(Erm[AlignClipConfig]):
     def setup(self, backbone: Backbone, episode: Episode, templates: Sequence[str]) -> None:
         super().setup(backbone, episode, templates)
         check_structure(self.config.guide)
+        if self.config.guide_from != "current" and not self.config.detach_guide:
+            raise UserError(
+                f"--no-detach-guide has no effect with --guide-from {self.config.guide_from}, whose weights are not "
+                "trained; drop one of the two"
+            )
         self.variant = resolve(self.config, float(self.scale), backbone.num_blocks)
         self.al_weight = self.variant.aal_weight * self.config.al_weight
         self.as_weight = self.variant.aal_weight * self.config.as_weight
         self.targets = self.smoothed_targets()  # [C, C] or None
+        first = self.config.first_aligned_layer
+        self.layers = tuple(range(first, first + self.variant.aligned_layers))
+        needs_teacher = self.config.guide_from != "current" and (self.al_weight or self.as_weight)
+        self.teacher = backbone.copy_vision() if needs_teacher else None  # not saved, trained or averaged
+        self.running_average: RunningAverage | None = None
+        self.teacher_is_current = False
         self.guide_kl = Monitor()
         self.warned = False
 
@@ -206,13 +236,15 @@ class AlignClip(Erm[AlignClipConfig]):
             return self.sls(self.backbone.encode_image(batch.images), batch.labels)
         dense = self.backbone.dense(
             batch.images,
-            range(self.variant.aligned_layers) if self.al_weight else (),
-            self.config.guide,
+            self.layers if self.al_weight else (),
+            self.config.guide if self.teacher is None else None,
             self.variant.dual_blocks,
             attention_over=self.variant.attention_over,
             detach_guide=self.config.detach_guide,
             keep_mlp=self.config.keep_mlp,
         )
+        if self.teacher is not None:
+            dense = replace(dense, guide=self.teacher_guide(batch.images))
         return self.sls(dense.image, batch.labels) | self.aal(dense, batch.labels)
 
     def sls(self, image: Tensor, labels: Tensor) -> dict[str, Tensor]:
@@ -224,16 +256,22 @@ class AlignClip(Erm[AlignClipConfig]):
         """
         logits = losses.margin_logits(image, self.text, labels, self.scale, self.variant.margin)  # [B, C]
         if self.targets is None:
-            return {"loss_ce": F.cross_entropy(logits, labels)}
+            return {"loss_ce": self.config.sls_weight * F.cross_entropy(logits, labels)}
         targets = self.targets[labels]  # [B, C]
-        return {"loss_sls": losses.soft_cross_entropy(logits, targets), "target_mass": targets.sum(1).mean()}
+        return {
+            "loss_sls": self.config.sls_weight * losses.soft_cross_entropy(logits, targets),
+            "target_mass": targets.sum(1).mean(),
+        }
 
     def aal(self, dense: DenseFeatures, labels: Tensor) -> dict[str, Tensor]:
         """Attention alignment, equation (6): AL and AS."""
         v = self.variant
         terms: dict[str, Tensor] = {}
         assert dense.guide is not None
-        guide = losses.log_similarity_distribution(dense.guide, self.text, labels, v.temperature)  # [B, M]
+        centred = self.config.subtract_class_mean
+        guide = losses.log_similarity_distribution(
+            dense.guide, self.text, labels, v.temperature, centred
+        )  # [B, M]
         if self.al_weight:
             attention = losses.class_attention(dense.cls_attention)  # [B, M]
             terms["al"] = losses.attention_alignment(attention, guide, v.al_direction)
@@ -245,7 +283,9 @@ class AlignClip(Erm[AlignClipConfig]):
             similarity = losses.log_similarity_distribution(dense.patches, self.text, classes, v.temperature)
             target = guide
             if classes is None:
-                target = losses.log_similarity_distribution(dense.guide, self.text, None, v.temperature)
+                target = losses.log_similarity_distribution(
+                    dense.guide, self.text, None, v.temperature, centred
+                )
             reduction: Literal["sum", "mean"] = "mean" if v.as_classes == "mean" else "sum"
             terms["as"] = losses.similarity_alignment(similarity, target, v.as_direction, reduction)
             terms["loss_as"] = self.as_weight * terms["as"]
@@ -270,8 +310,50 @@ class AlignClip(Erm[AlignClipConfig]):
             targets = losses.semantic_targets(v.sharpness * similarity, epsilon)
         return targets / targets.sum(dim=1, keepdim=True) if v.normalise_targets else targets
 
+    def check_average(self, kind: str) -> None:
+        if self.config.guide_from == "averaged" and kind in ("none", "swad"):
+            raise UserError(
+                f"--guide-from averaged needs a moving average during training, and --average {kind} has none; "
+                "choose --average ema, bma or gaussian"
+            )
+
+    def use_average(self, average: RunningAverage) -> None:
+        self.running_average = average
+
+    @torch.no_grad()
+    def teacher_guide(self, images: Tensor) -> Tensor:
+        """Return the guide tokens of the initial or averaged weights, [B, M, d].
+
+        Without an average, which is the case before training, the averaged weights are the initial ones.
+        """
+        assert self.teacher is not None
+        if (
+            self.config.guide_from == "averaged"
+            and self.running_average is not None
+            and not self.teacher_is_current
+        ):
+            self.running_average.copy_to(self.teacher.image_parameters())
+            self.teacher_is_current = True  # until the next step; micro-batches share the copy
+        guide = self.teacher.dense(
+            images, (), self.config.guide, self.variant.dual_blocks, keep_mlp=self.config.keep_mlp
+        ).guide
+        assert guide is not None
+        return guide
+
+    def map_settings(self) -> MapSettings:
+        mean = F.normalize(self.text, dim=-1).mean(dim=0) if self.config.subtract_class_mean else None  # [d]
+        return MapSettings(
+            self.layers,
+            self.variant.dual_blocks,
+            check_structure(self.config.guide),
+            self.variant.attention_over,
+            self.config.keep_mlp,
+            None if mean is None else tuple(mean.tolist()),
+        )
+
     def after_step(self, step: int) -> None:
         """Warn once if the guide is nearly uniform: aligning with it flattens the attention."""
+        self.teacher_is_current = False
         divergence = None if self.warned else self.guide_kl.read(step)
         if divergence is None or divergence >= MIN_GUIDE_KL:
             return

@@ -6,7 +6,7 @@ class. Contrastive losses are the exception: they need `shared.contrastive.Contr
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
@@ -18,6 +18,7 @@ from ..backbone.text.features import text_features
 from ..core.types import CaptionUse
 
 if TYPE_CHECKING:
+    from ..backbone.attention import AttentionOver
     from .base import Method
 
 
@@ -78,6 +79,57 @@ class SupportsHooks(Protocol):
 
     def hooks(self) -> AbstractContextManager[None]:
         """Return a context in which the towers run as in predictions."""
+        ...
+
+
+class RunningAverage(Protocol):
+    """The moving average of a run's weights, as the engine keeps it."""
+
+    def copy_to(self, parameters: Iterable[Tensor]) -> None:
+        """Copy the average into tensors in the order of `Method.parameters`."""
+        ...
+
+
+@runtime_checkable
+class SupportsRunningAverage(Protocol):
+    """A method whose loss may use the moving average of its own weights."""
+
+    def check_average(self, kind: str) -> None:
+        """Raise UserError if the loss needs an average and `kind` has none during training."""
+        ...
+
+    def use_average(self, average: RunningAverage) -> None:
+        """Store the average of the run; called once before the first step."""
+        ...
+
+
+@dataclass(frozen=True)
+class MapSettings:
+    """Settings of attention and similarity maps.
+
+    Attributes:
+        layers: layers whose class-token attention is averaged, from 0.
+        dual_blocks: number of last blocks with a second path.
+        guide: attention structure of the second path.
+        attention_over: softmax over the "patches" or over all "tokens".
+        keep_mlp: whether the second path applies MLPs.
+        class_mean: mean text feature that is subtracted from the texts of the guide map, [d]; None for none.
+    """
+
+    layers: tuple[int, ...]
+    dual_blocks: int
+    guide: str = "dv"
+    attention_over: AttentionOver = "patches"
+    keep_mlp: bool = False
+    class_mean: tuple[float, ...] | None = None
+
+
+@runtime_checkable
+class SupportsMapSettings(Protocol):
+    """A method that trains attention or a guide, and whose maps are drawn with the same settings."""
+
+    def map_settings(self) -> MapSettings:
+        """Return the layers and the guide that the loss uses."""
         ...
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -16,6 +16,7 @@ from ..core.config import Options, facts
 from ..core.errors import UnseenClasses
 from ..losses import cosine_logits
 from . import register
+from .base import PREFIX
 from .capabilities import LinearHead
 from .shared.class_prompts import ClassPromptMethod
 from .shared.heads import positions
@@ -24,17 +25,21 @@ if TYPE_CHECKING:
     from ..backbone import Backbone
     from ..core.types import Batch, Episode
 
+NEW_CLASSES_INIT = "a photo of a"  # of CoOp in base-to-new experiments (CoCoOp, CVPR 2022)
+
 
 @dataclass(frozen=True)
 class CoOpConfig(Options):
-    """Published defaults; base-to-new experiments use --context-init "a photo of a" (4 vectors)."""
+    """Published defaults."""
 
     context_tokens: int | None = field(
         default=None, metadata=facts(unit="TOKENS", unset="16, or the phrase's")
     )
     """Learned vectors per prompt. By default the tokens of --context-init, or the published 16 without a phrase."""
-    context_init: str = field(default="", metadata=facts(unit="TEXT"))
-    """Phrase that initialises the vectors. They start as its token embeddings; empty: normal(0, 0.02)."""
+    context_init: str | None = field(default=None, metadata=facts(unit="TEXT", unset="by test classes"))
+    """Phrase that initialises the vectors. They start as its token embeddings; empty: normal(0, 0.02). By default as
+    published: "a photo of a" if the run tests new classes, else empty; also empty with --context-tokens or
+    --class-specific."""
     class_specific: bool = False
     """Separate vectors for each class. They cannot score new classes."""
     class_position: Position = "end"
@@ -58,17 +63,50 @@ class CoOp(ClassPromptMethod[CoOpConfig]):
     def setup(self, backbone: Backbone, episode: Episode, templates: Sequence[str]) -> None:
         super().setup(backbone, episode, templates)
         o = self.config
-        start = initial_context(backbone, o.context_init, o.context_tokens, default=16)  # [m, W]
+        self.context_init = self.chosen_init()
+        start = initial_context(backbone, self.context_init, o.context_tokens, default=16)  # [m, W]
         if o.class_specific:
             start = start.expand(len(episode.class_names), -1, -1).clone()  # [C, m, W]
-            if not o.context_init:
+            if not self.context_init:
                 start = STD * torch.randn_like(start)
-        self.context = nn.Parameter(start)  # V, [m, W] or [C, m, W]
+        self.set_context(start)
+
+    def chosen_init(self) -> str:
+        """Return --context-init; by default "a photo of a" if a test set has classes that are not trained."""
+        o = self.config
+        if o.context_init is not None:
+            return o.context_init
+        trained = set(self.episode.train_classes)
+        new = any(not trained.issuperset(test.classes) for test in self.episode.tests)
+        return NEW_CLASSES_INIT if new and o.context_tokens is None and not o.class_specific else ""
+
+    def set_context(self, vectors: Tensor) -> None:
+        """Train these vectors, [m, W] or [C, m, W]."""
+        self.context = nn.Parameter(vectors)  # V
         self.extra["prompts"] = nn.ParameterDict({"context": self.context})
-        self.prompts = self.class_prompts(episode.class_names)
+        self.prompts = self.class_prompts(self.episode.class_names)
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Load as `Method.load_state_dict`; the number of vectors becomes the stored one.
+
+        By default it depends on the test sets, which a stored run does not contain.
+        """
+        stored, context = state.get(f"{PREFIX}prompts.context"), self.context
+        shared = (
+            stored is not None and stored.dim() == context.dim() == 2 and stored.shape[1] == context.shape[1]
+        )
+        if (
+            stored is not None
+            and shared
+            and self.config.context_tokens is None
+            and len(stored) != len(context)
+        ):
+            self.set_context(torch.empty_like(stored, device=context.device))
+        super().load_state_dict(state)
 
     def resolved(self) -> dict[str, object]:
-        return {"context_tokens": self.context.shape[-2]}
+        derived = {"context_init": self.context_init} if self.config.context_init is None else {}
+        return {"context_tokens": self.context.shape[-2], **derived}
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         image = self.image_features(batch.images)  # [B, d]

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .. import losses
 from ..core.config import facts
-from ..data.captions.sentences import join_sentences, split_sentences
+from ..data.captions.sentences import first_sentence
 from . import register
 from .infonce import InfoNce, InfoNceConfig
 from .shared.captions import cut_statistics
@@ -38,7 +38,8 @@ class LongClip(InfoNce[LongClipConfig]):
     """L = InfoNCE(I, T_long) + w InfoNCE(PCA(I), T_short), each the mean of its two directions.
 
     I are L2-normalised image features; PCA(I) keeps their 32 largest principal components over the batch (mean added
-    back, not normalised again, as in the released code); T_short encodes the first sentence of each caption.
+    back, not normalised again, as in the released code); T_short encodes the first sentence of each caption,
+    without the full stop if others follow, as in the released code.
 
     Unlike the released code, the components are those of the whole batch instead of each GPU's part, and are treated as
     constants (`losses.project_to_components`). Only --captions long is as published.
@@ -51,7 +52,7 @@ class LongClip(InfoNce[LongClipConfig]):
     def features(self, batch: Batch) -> dict[str, Tensor]:
         features = super().features(batch)
         assert batch.captions is not None
-        short = tuple(join_sentences(split_sentences(caption)[:1]) for caption in batch.captions)
+        short = tuple(first_sentence(caption) for caption in batch.captions)
         return features | {"short": self.encode_tokens(self.tokens(batch, short))}  # [B, d]
 
     def loss_from_features(self, local: Features, gathered: Features, first: int = 0) -> dict[str, Tensor]:

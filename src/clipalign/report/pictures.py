@@ -8,7 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ..backbone import load, preprocess_for
+from ..backbone import Backbone, load, preprocess_for
+from ..backbone.text.features import DEFAULT_TEMPLATES
 from ..core.config import DataOptions, SplitOptions
 from ..core.errors import UserError
 from ..core.fields import options_of
@@ -16,15 +17,16 @@ from ..core.types import Episode, Source, TestSet
 from ..data.registry import source_from
 from ..explain.compare import Model, ViewSelection, compare_figure, compare_maps, draw_views
 from ..explain.figures import save
+from ..explain.maps import attention_label, guide_label, settings_of
 from ..explain.scores import MapScores
 from ..methods import get_method
 from ..protocols import RETRIEVAL, episode_from
 from ..runs.run import open_run, read_options, zeroshot
 from .collect import StoredRun
 from .document import Grid, Heading, Paragraph, Part, Picture
-from .rows import order_labels
+from .rows import label_rows, order_labels
 
-MAX_MODELS = 4  # more columns are too small at the width of a page
+MAX_MODELS = 4  # of one figure; more columns are too small at the width of a page
 MASKED_IMAGES = 256  # images with masks that maps are scored on
 # Runs that agree in these options can be compared on the same images.
 TASK_OPTIONS = (*options_of(DataOptions, SplitOptions), "backbone", "template")
@@ -34,8 +36,8 @@ def picture_section(runs: Sequence[StoredRun], folder: Path, count: int, seed: i
     """Return test images with the maps of each model, for the largest group of runs that share a task.
 
     Args:
-        runs: the first run of each method is drawn, and zero-shot.
-        folder: folder of the PNG file.
+        runs: the first run of each method and variant is drawn, and zero-shot.
+        folder: folder of the PNG files.
         count: number of images; half of base and half of new classes if the task has both.
         seed: seed of the draw of the images.
 
@@ -57,21 +59,27 @@ def _draw(group: Sequence[StoredRun], folder: Path, count: int, seed: int) -> li
     config = read_options(group[0].folder).config
     source = source_from(config.data)
     episode = episode_from(replace(config.split, protocol=_protocol(group[0])), source)
-    models = _models(group)
-    preprocess = preprocess_for(models[0].backbone, config.data.interpolation, source)
+    before = load(config.model.backbone, cache_dir=config.model.cache_dir).configure(config.model)
+    preprocess = preprocess_for(before, config.data.interpolation, source)
     test = next((t for t in episode.tests if t.name == "all"), episode.tests[-1])
     views, notes = _choose(episode, source, test, count, seed)
-    figure = compare_figure(models, source, test, views, preprocess, notes)
     where = episode.protocol + (f", target {episode.target}" if episode.target else "")
     caption = (
         f"{len(views.rows)} test images of {source.name} ({where}), drawn at random with seed {seed}. Per model: the "
-        "attention of the class token (mean over the layers that AlignCLIP aligns), and the similarity of D-V tokens "
-        "with the name of the true class."
+        "attention of the class token, and the similarity of the tokens of the guide with the name of the true class. "
+        "Runs of AlignCLIP are drawn with their own aligned layers and guide, other models with those of the first "
+        "such run in the picture, else with the published ones."
     )
-    parts: list[Part] = [Picture(save(figure, folder / "maps.png"), "Maps of each model", caption)]
     scored = draw_views(source, test.rows, min(MASKED_IMAGES, len(test.rows)), seed)
-    scores = compare_maps(models, source, test, scored, preprocess)
-    return [*parts, _score_grid(scores)] if scores else parts
+    parts: list[Part] = []
+    lines: dict[tuple[str, str], MapScores] = {}
+    for number, chunk in enumerate(_chunks(_variants(group)), 1):
+        models = _models(before, chunk)
+        figure = compare_figure(models, source, test, views, preprocess, notes)
+        file = folder / (f"maps-{number}.png" if number > 1 else "maps.png")
+        parts.append(Picture(save(figure, file), "Maps of each model", caption))
+        lines |= score_lines(models, compare_maps(models, source, test, scored, preprocess))
+    return [*parts, _score_grid(lines)] if lines else parts
 
 
 def _largest_group(runs: Sequence[StoredRun]) -> list[StoredRun]:
@@ -88,17 +96,33 @@ def _protocol(run: StoredRun) -> str:
     return run.folder.record().protocol
 
 
-def _models(group: Sequence[StoredRun]) -> list[Model]:
-    """Return zero-shot and the first run of each method that trains a tower, which changes the maps."""
-    options = group[0].options
-    before = load(options["backbone"], cache_dir=options.get("cache_dir"))
-    templates = group[0].folder.record().templates
-    models = [Model("zero-shot", before, zeroshot(before, templates).classifier, templates)]
-    first = {run.method: run for run in reversed(group)}
-    for name in order_labels(first):
-        if "tower" in get_method(name).trains and len(models) < MAX_MODELS:
-            run = open_run(first[name].folder.path)
-            models.append(Model(f"after {name}", run.backbone, run.method.classifier, templates))
+def _variants(group: Sequence[StoredRun]) -> list[tuple[str, StoredRun]]:
+    """Return the first run of each method and variant that trains a tower, which changes the maps, with its label."""
+    rows = [row for run in group for row in run.rows() if row.result.method == run.method]
+    labels = {row.run: label for label, row in reversed(label_rows(rows))}  # the first row of each run
+    first = {labels[run.name]: run for run in reversed(group) if run.name in labels}
+    return [
+        (label, first[label])
+        for label in order_labels(first)
+        if "tower" in get_method(first[label].method).trains
+    ]
+
+
+def _chunks(runs: Sequence[tuple[str, StoredRun]]) -> list[Sequence[tuple[str, StoredRun]]]:
+    """Return the runs of each figure, which also has a column for zero-shot; one figure if there are no runs."""
+    size = MAX_MODELS - 1
+    return [runs[start : start + size] for start in range(0, max(1, len(runs)), size)]
+
+
+def _models(before: Backbone, runs: Sequence[tuple[str, StoredRun]]) -> list[Model]:
+    """Return the models of one figure: zero-shot, and the runs."""
+    opened = [(label, run.folder.record().templates, open_run(run.folder.path)) for label, run in runs]
+    own = [settings_of(run.method) for _, _, run in opened]
+    common = next((settings for settings in own if settings is not None), None)
+    templates = opened[0][1] if opened else DEFAULT_TEMPLATES
+    models = [Model("zero-shot", before, zeroshot(before, templates).classifier, templates, common)]
+    for (label, names, run), settings in zip(opened, own, strict=True):
+        models.append(Model(f"after {label}", run.backbone, run.method.classifier, names, settings or common))
     return models
 
 
@@ -118,21 +142,41 @@ def _choose(
     return together, ["base"] * len(halves[0].rows) + ["new"] * len(halves[1].rows)
 
 
-def _score_grid(scores: dict[str, dict[str, MapScores]]) -> Grid:
+def score_lines(
+    models: Sequence[Model], scores: dict[str, dict[str, MapScores]]
+) -> dict[tuple[str, str], MapScores]:
+    """Return the scores by model and name of the map, which includes layers and guide.
+
+    Args:
+        models: models of one figure.
+        scores: result of `compare_maps`.
+    """
+    lines: dict[tuple[str, str], MapScores] = {}
+    for model in models if scores else ():
+        settings = model.map_settings
+        names = {
+            "attention": attention_label(settings),
+            "patches": "patch tokens",
+            "guide": f"{guide_label(settings)} tokens",
+        }
+        lines |= {(model.title, names[key]): one for key, one in scores[model.title].items()}
+    return lines | {("", ""): scores[""]["attention"]} if scores else lines
+
+
+def _score_grid(lines: dict[tuple[str, str], MapScores]) -> Grid:
     """Return a table of map scores per model, with a uniform map for comparison."""
-    names = {"attention": "class-token attention", "patches": "patch tokens", "guide": "D-V tokens"}
-    lines = []
-    for title, maps in scores.items():
-        for key, s in maps.items():
-            place = (title, names[key]) if title else ("none", "uniform map, for comparison")
-            lift = "" if s.lift is None else f"{s.lift:.2f}"
-            shares = (f"{s.correlation:.2f}", f"{100 * s.pointing:.0f} %", f"{s.average_precision:.2f}", lift)
-            lines.append((*place, *shares))
-    images = next(iter(scores.values()))["attention"].images
+    cells = []
+    uniform = lines[("", "")]
+    for (title, name), s in [*((k, v) for k, v in lines.items() if k[0]), (("", ""), uniform)]:
+        place = (title, name) if title else ("none", "uniform map, for comparison")
+        lift = "" if s.lift is None else f"{s.lift:.2f}"
+        shares = (f"{s.correlation:.2f}", f"{100 * s.pointing:.0f} %", f"{s.average_precision:.2f}", lift)
+        cells.append((*place, *shares))
+    images = uniform.images
     note = (
         f"Means over {images} test images with exact masks of the object. Correlation: between map and mask, over "
         "pixels. Pointing: share of images whose highest pixel is on the object. Precision: mean average precision of "
         "pixels. Lift: share of the attention on the object, divided by its share of the area (1 for a uniform map)."
     )
     heads = ("model", "map", "correlation", "pointing", "precision", "lift")
-    return Grid(heads, tuple(lines), note, labels=2)
+    return Grid(heads, tuple(cells), note, labels=2)

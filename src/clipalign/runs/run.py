@@ -89,7 +89,7 @@ def open_run(
         )
     state = load_weights(file)
     # The file holds both towers, so pre-trained weights are not needed.
-    backbone = load(model.backbone, device, cache_dir or model.cache_dir, pretrained=False)
+    backbone = load(model.backbone, device, cache_dir or model.cache_dir, pretrained=False).configure(model)
     method = options.method(options.hyper)
     # `setup` derives tensors from the towers' weights, so these are loaded first; all others exist only after it.
     with contextlib.suppress(RuntimeError):

@@ -14,7 +14,9 @@ from clipalign.backbone.text.features import (
     class_text_features,
     clean_class_names,
     fill_templates,
+    text_features,
 )
+from clipalign.backbone.text.prompts import ClassPrompts
 from clipalign.core.errors import UserError
 
 NAMES = [
@@ -37,6 +39,19 @@ def test_fill_templates_puts_clean_names_into_templates() -> None:
     assert fill_templates(["cat"], TEMPLATES) == [["a photo of a cat.", "itap of the cat", "cat"]]
     assert fill_templates(["{x}"], ["a {}"]) == [["a {x}"]]
     assert check_templates("only {}") == ("only {}",)
+
+
+def test_plain_names_keep_hyphens(backbone: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert clean_class_names(["737-200", "red_apple", " a  b "], "plain") == ("737-200", "red apple", "a b")
+    assert fill_templates(["737-200"], ["{}"], "plain") == [["737-200"]]
+    paper = class_text_features(backbone, ["737-200", "cat"], ["{}"])
+    prompts = ClassPrompts(backbone, ["737-200", "cat"], 2).rest
+    monkeypatch.setattr(backbone, "names", "plain")
+    plain = class_text_features(backbone, ["737-200", "cat"], ["{}"])
+    torch.testing.assert_close(plain, text_features(backbone, ["737-200", "cat"]))
+    torch.testing.assert_close(paper, text_features(backbone, ["737 200", "cat"]))
+    # "-" is a token of its own, so prompts with learned context are one token longer.
+    assert ClassPrompts(backbone, ["737-200", "cat"], 2).rest.shape[1] == prompts.shape[1] + 1
 
 
 @pytest.mark.parametrize(

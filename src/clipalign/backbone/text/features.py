@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ...core.config import NameRule
 from ...core.errors import UserError
 from ..fingerprint import text_fingerprint
 from .tokens import Tokens
@@ -20,19 +21,24 @@ DEFAULT_TEMPLATES = ("a photo of a {}.",)
 PLACEHOLDER = "{}"
 
 
-def clean_class_names(names: Sequence[str]) -> tuple[str, ...]:
-    """Return class names as prompts contain them, with spaces for underscores and hyphens.
+def clean_class_names(names: Sequence[str], rule: NameRule = "paper") -> tuple[str, ...]:
+    """Return class names as prompts contain them.
+
+    Args:
+        names: class names of the data set.
+        rule: "paper": spaces for underscores and hyphens (AlignCLIP, appendix A.2); "plain": spaces for underscores
+            only (code of CoOp, CLIPood and AlignCLIP).
 
     Raises:
         UserError: no names, an empty one, or two that prompts cannot tell apart (see `ambiguous_names`).
 
     Example:
-        >>> clean_class_names(["red_apple", "t-shirt"])
-        ('red apple', 't shirt')
+        >>> clean_class_names(["red_apple", "t-shirt"]), clean_class_names(["red_apple", "t-shirt"], "plain")
+        (('red apple', 't shirt'), ('red apple', 't-shirt'))
     """
     if not names:
         raise UserError("class names: none given")
-    cleaned = tuple(map(prompt_name, names))
+    cleaned = tuple(prompt_name(name, rule) for name in names)
     for i, (name, text) in enumerate(zip(names, cleaned, strict=True)):
         if not text:
             raise UserError(f'class names: number {i} is empty ("{name}")')
@@ -46,9 +52,10 @@ def clean_class_names(names: Sequence[str]) -> tuple[str, ...]:
     return cleaned
 
 
-def prompt_name(name: str) -> str:
-    """Return a class name with single spaces for underscores, hyphens and whitespace."""
-    return " ".join(name.replace("_", " ").replace("-", " ").split())
+def prompt_name(name: str, rule: NameRule = "paper") -> str:
+    """Return a class name with single spaces for underscores, whitespace and, unless `rule` is "plain", hyphens."""
+    name = name if rule == "plain" else name.replace("-", " ")
+    return " ".join(name.replace("_", " ").split())
 
 
 def ambiguous_names(names: Sequence[str]) -> list[list[str]]:
@@ -81,9 +88,9 @@ def check_templates(templates: Sequence[str]) -> tuple[str, ...]:
 
 
 def fill_templates(
-    class_names: Sequence[str], templates: Sequence[str] = DEFAULT_TEMPLATES
+    class_names: Sequence[str], templates: Sequence[str] = DEFAULT_TEMPLATES, rule: NameRule = "paper"
 ) -> list[list[str]]:
-    """Return the prompts of each class, one per template.
+    """Return the prompts of each class, one per template; `rule` is that of `clean_class_names`.
 
     Raises:
         UserError: as `clean_class_names` and `check_templates`.
@@ -93,7 +100,9 @@ def fill_templates(
         [['a cat.', 'one cat.'], ['a red apple.', 'one red apple.']]
     """
     templates = check_templates(templates)
-    return [[t.replace(PLACEHOLDER, name) for t in templates] for name in clean_class_names(class_names)]
+    return [
+        [t.replace(PLACEHOLDER, name) for t in templates] for name in clean_class_names(class_names, rule)
+    ]
 
 
 @torch.no_grad()
@@ -109,8 +118,8 @@ def class_text_features(
     evaluation. If `backbone.text_cache` is a dict, features of a frozen text tower are cached in it.
 
     Args:
-        backbone: encodes the prompts.
-        class_names: C names; underscores and hyphens count as spaces.
+        backbone: encodes the prompts; its `names` says whether hyphens in names become spaces.
+        class_names: C names.
         templates: K templates with {} for the name.
         batch_size: prompts per forward pass.
 
@@ -120,7 +129,7 @@ def class_text_features(
     Raises:
         UserError: duplicate or empty class names, or a template without {}.
     """
-    by_class = fill_templates(class_names, templates)
+    by_class = fill_templates(class_names, templates, backbone.names)
     cache, fingerprint = backbone.text_cache, None
     if cache is not None:
         fingerprint = text_fingerprint(backbone)

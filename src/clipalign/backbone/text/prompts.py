@@ -34,7 +34,7 @@ class ClassPrompts:
 
     Args:
         backbone: embeds the names.
-        class_names: C names; underscores and hyphens count as spaces.
+        class_names: C names; `backbone.names` says whether hyphens become spaces.
         learned: m, the number of learned vectors per prompt.
         position: of the class name: after the learned vectors ("end"), before them ("front"), or after the first half
             of them ("middle").
@@ -53,7 +53,7 @@ class ClassPrompts:
         words: Tensor | None = None,
     ) -> None:
         self.backbone, self.learned, self.position = backbone, learned, position
-        names = clean_class_names(class_names)
+        names = clean_class_names(class_names, backbone.names)
         tokens = backbone.tokenize([f"{name}." for name in names])
         longest = tokens.longest + learned + (0 if words is None else len(words))
         if longest > backbone.context_length:

@@ -18,5 +18,5 @@ if __name__ == "__main__":
     try:
         cost = measure(**task)
     except UserError as error:
-        cost = Cost(task["method"], task["backbone"], reason=str(error))
+        cost = Cost(task["method"], task["backbone"], reason=str(error), guide=task.get("guide"))
     print(json.dumps(asdict(cost)))

@@ -11,6 +11,7 @@ class Cost:
 
     Attributes:
         method, backbone: names.
+        guide: value of --guide; None for the method's default.
         parameters: number of trained parameters.
         step: median seconds per optimiser step; None if the method takes no steps.
         memory: peak bytes during the steps (during predictions if there are none), model included. On a GPU:
@@ -26,3 +27,9 @@ class Cost:
     memory: int | None = None
     predict: float | None = None
     reason: str | None = None
+    guide: str | None = None
+
+    @property
+    def label(self) -> str:
+        """Name in the table."""
+        return self.method if self.guide is None else f"{self.method} --guide {self.guide}"

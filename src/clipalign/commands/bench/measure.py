@@ -18,6 +18,7 @@ from ...data.registry import load_source
 from ...engine.averaging import make_average
 from ...engine.optimiser import build_optimizer
 from ...methods import Method, SupportsCaptions
+from ...methods.capabilities import SupportsRunningAverage
 from ...protocols import build_episode
 from ...runs.options import TrainOptions, train_options_from
 from .cost import Cost
@@ -57,7 +58,15 @@ class Meter:
 
 
 def measure(
-    method: str, backbone: str, *, steps: int, batch_size: int, classes: int, device: str, clock: str
+    method: str,
+    backbone: str,
+    *,
+    steps: int,
+    batch_size: int,
+    classes: int,
+    device: str,
+    clock: str,
+    guide: str | None = None,
 ) -> Cost:
     """Measure one method with the options it was published with.
 
@@ -69,6 +78,7 @@ def measure(
         classes: number of classes.
         device: "auto", "cpu", "cuda" or "cuda:N".
         clock: "wall" or "cpu"; see `Meter`.
+        guide: value of --guide, for methods with that option; None for the default.
 
     Raises:
         UserError: the method does not support the backbone.
@@ -79,7 +89,8 @@ def measure(
     meter = Meter(place, clock, resident())
     tower = load(backbone, place)
     # --out is required, but no run is written.
-    options = train_options_from({"method": method, "backbone": backbone, "out": "unused"})
+    given = {"method": method, "backbone": backbone, "out": "unused"}
+    options = train_options_from(given if guide is None else {**given, "guide": guide})
     subject = options.method(options.hyper)
     torch.manual_seed(0)
     batch = _set_up(subject, tower, episode, batch_size).to(place)
@@ -103,7 +114,7 @@ def measure(
     if memory is None:
         memory = meter.memory()
     parameters = sum(parameter.numel() for parameter in subject.parameters())
-    return Cost(method, backbone, parameters, step, memory, seconds)
+    return Cost(method, backbone, parameters, step, memory, seconds, guide=guide)
 
 
 def _set_up(method: Method, backbone: Backbone, episode: Episode, batch_size: int) -> Batch:
@@ -123,6 +134,8 @@ def _stepper(method: Method, options: TrainOptions, batch: Batch, steps: int) ->
     kind = options.config.average.average or method.average
     optimizer = build_optimizer(method.param_groups(), options.config.optimiser)
     average = make_average(kind, method.parameters(), steps + 1)
+    if isinstance(method, SupportsRunningAverage):
+        method.use_average(average)
     done = 0
 
     def step() -> None:

@@ -13,6 +13,8 @@ from collections.abc import Sequence
 from dataclasses import asdict
 
 from ...core.checkpoint import write_text
+from ...core.errors import UserError
+from ...core.fields import options_of
 from ...core.parsing import parse_config
 from ...methods import get_method, list_methods
 from ...report.markdown import pipe_table
@@ -35,11 +37,14 @@ def run_bench(tokens: Sequence[str], prog: str = "clipalign bench") -> list[Cost
         check_out(config.out, overwrite=config.overwrite)
     names = config.methods or list_methods()
     methods = sorted(dict.fromkeys([*names, BASELINE]), key=lambda name: (name != BASELINE, name))
+    tasks = [(method, guide) for method in methods for guide in guides_of(method, config.guides)]
+    if config.guides and all(guide is None for _, guide in tasks):
+        raise UserError("--guides: none of the methods has the option --guide; add alignclip to --methods")
     costs = []
     for backbone in config.backbones:
-        for method in methods:
-            print(f"{backbone}: {method}", file=sys.stderr, flush=True)
-            costs.append(measure_in_process(method, backbone, config))
+        for method, guide in tasks:
+            print(f"{backbone}: {Cost(method, backbone, guide=guide).label}", file=sys.stderr, flush=True)
+            costs.append(measure_in_process(method, backbone, config, guide))
     command = shlex.join(["clipalign", "bench", *tokens])
     text = markdown(costs, config, command)
     print(text)
@@ -51,9 +56,14 @@ def run_bench(tokens: Sequence[str], prog: str = "clipalign bench") -> list[Cost
     return costs
 
 
-def measure_in_process(method: str, backbone: str, config: BenchConfig) -> Cost:
+def guides_of(method: str, guides: Sequence[str]) -> Sequence[str | None]:
+    """Return the guides to measure a method with; [None] if it has no option --guide, or none were given."""
+    return guides if guides and "guide" in options_of(get_method(method).Config) else [None]
+
+
+def measure_in_process(method: str, backbone: str, config: BenchConfig, guide: str | None = None) -> Cost:
     """Measure a method in a new interpreter; if that fails, the cost holds the last line of its errors."""
-    task = {"method": method, "backbone": backbone}
+    task: dict[str, object] = {"method": method, "backbone": backbone, "guide": guide}
     task |= {name: getattr(config, name) for name in ("steps", "batch_size", "classes", "device", "clock")}
     command = [sys.executable, "-m", "clipalign.commands.bench", json.dumps(task)]
     done = subprocess.run(command, capture_output=True, text=True)
@@ -61,7 +71,7 @@ def measure_in_process(method: str, backbone: str, config: BenchConfig) -> Cost:
         return Cost(**json.loads(done.stdout.splitlines()[-1]))
     except (IndexError, ValueError, TypeError):
         last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
-        return Cost(method, backbone, reason=last)
+        return Cost(method, backbone, reason=last, guide=guide)
 
 
 def markdown(costs: Sequence[Cost], config: BenchConfig, command: str) -> str:
@@ -71,7 +81,7 @@ def markdown(costs: Sequence[Cost], config: BenchConfig, command: str) -> str:
         mine = [cost for cost in costs if cost.backbone == backbone]
         base = next(cost for cost in mine if cost.method == BASELINE)
         parts.append(f"### {backbone}\n\n" + pipe_table(HEADS, [_line(cost, base) for cost in mine]))
-        if reasons := [f"- {cost.method}: {cost.reason}" for cost in mine if cost.reason]:
+        if reasons := [f"- {cost.label}: {cost.reason}" for cost in mine if cost.reason]:
             parts.append("\n".join(reasons))
     here = machine()
     parts.append(
@@ -86,9 +96,9 @@ def markdown(costs: Sequence[Cost], config: BenchConfig, command: str) -> str:
 def _line(cost: Cost, base: Cost) -> tuple[str, ...]:
     """Return the cells of one method."""
     if cost.reason:
-        return (cost.method, *[DASH] * (len(HEADS) - 1))
+        return (cost.label, *[DASH] * (len(HEADS) - 1))
     return (
-        cost.method,
+        cost.label,
         f"{cost.parameters:,}",
         DASH if cost.step is None else f"{1000 * cost.step:,.0f} ms",
         ratio(cost.step, base.step),

@@ -31,6 +31,15 @@ def split_sentences(caption: str) -> tuple[str, ...]:
     return found or (caption.strip(),)
 
 
+def first_sentence(caption: str) -> str:
+    """Return the short caption of Long-CLIP's code: everything before the first ". ".
+
+    >>> first_sentence("A bee. It is small."), first_sentence("A bee.")
+    ('A bee', 'A bee.')
+    """
+    return next((part for part in caption.split(STOP) if part.strip()), caption).strip()
+
+
 def join_sentences(sentences: Sequence[str]) -> str:
     """Join sentences to a caption; the inverse of `split_sentences`.
 
