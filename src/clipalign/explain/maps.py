@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
+
+from ..losses import cosine_logits, unit_features
 
 if TYPE_CHECKING:
     from ..backbone import Backbone
@@ -78,7 +79,7 @@ def make_maps(
     grid = backbone.grid
 
     def similarity(tokens: Tensor) -> Tensor:
-        cosine = F.normalize(tokens.float(), dim=-1) @ text.float().T  # [B, N, C]
+        cosine = cosine_logits(unit_features(tokens), text, 1.0)  # [B, N, C]
         return cosine.transpose(1, 2).unflatten(-1, grid).cpu()  # [B, C, gh, gw]
 
     attention = dense.cls_attention.float().mean(dim=0).unflatten(-1, grid).cpu()  # [L, B, N] -> [B, gh, gw]

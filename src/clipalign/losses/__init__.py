@@ -31,6 +31,7 @@ from .classification import (
     semantic_targets,
     soft_cross_entropy,
     uniform_targets,
+    unit_features,
 )
 from .contrastive import (
     contrastive_logits,
@@ -62,4 +63,5 @@ __all__ = [
     "similarity_alignment",
     "soft_cross_entropy",
     "uniform_targets",
+    "unit_features",
 ]

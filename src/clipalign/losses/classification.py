@@ -13,11 +13,22 @@ from ..core.full_precision import full_precision
 
 
 @full_precision
+def unit_features(features: Tensor) -> Tensor:
+    """Return L2-normalised features, [..., d], in float32 even if the tower ran in half precision under autocast.
+
+    Example:
+        >>> unit_features(torch.tensor([[3.0, 4.0]], dtype=torch.bfloat16))
+        tensor([[0.6000, 0.8000]])
+    """
+    return F.normalize(features, dim=-1)
+
+
+@full_precision
 def cosine_logits(image: Tensor, text: Tensor, scale: float | Tensor) -> Tensor:
     """Return the class logits of CLIP, the logit scale times the cosines of image and text features.
 
     Args:
-        image: I, [B, d], L2-normalised.
+        image: I, [B, d], L2-normalised (`unit_features`).
         text: T, [C, d], L2-normalised; or [B, C, d] if every image has its own prompts.
         scale: s, 100 for OpenAI's weights.
 

@@ -12,10 +12,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 from torch import Tensor
-from torch.nn import functional as F
 
 from ..backbone.text.features import text_features
+from ..core.full_precision import full_precision
 from ..core.types import CaptionUse
+from ..losses import unit_features
 
 if TYPE_CHECKING:
     from .base import Method
@@ -99,10 +100,11 @@ class LinearHead:
     scale: float
     normalise: bool
 
+    @full_precision
     def logits(self, features: Tensor) -> Tensor:
-        """Return the logits of image features as the tower gives them: [B, d] -> [B, C]."""
-        features = F.normalize(features, dim=-1) if self.normalise else features
-        logits = self.scale * features @ self.weight.T  # [B, C]
+        """Return the logits of image features as the tower gives them: [B, d] -> [B, C] float32."""
+        features = unit_features(features) if self.normalise else features
+        logits = self.scale * (features @ self.weight.T)  # [B, C]
         return logits if self.bias is None else logits + self.bias
 
 

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from ..backbone.text.context import check_count
 from ..backbone.text.prompts import ClassPrompts
 from ..core.config import Options, facts
-from ..losses import cosine_logits
+from ..losses import cosine_logits, unit_features
 from . import register
 from .base import Classifier, Method, PublishedOptions
 from .shared.published import DOMAINBED
@@ -151,7 +151,7 @@ class Dpl(Method[DplConfig]):
         text = (
             text.flatten(0, 1) if self.config.domain_loss == "released" else text[domain]
         )  # [DC, d] or [B, C, d]
-        logits = cosine_logits(F.normalize(features, dim=-1), text, self.scale)  # [B, DC] or [B, C]
+        logits = cosine_logits(unit_features(features), text, self.scale)  # [B, DC] or [B, C]
         return {"loss_ce": F.cross_entropy(logits, batch.labels)}
 
     def classifier(self, class_names: Sequence[str], templates: Sequence[str] | None = None) -> Classifier:
@@ -160,7 +160,7 @@ class Dpl(Method[DplConfig]):
 
         def logits(images: Tensor) -> Tensor:
             features = self.backbone.encode_image(images)  # [B, d]
-            image = F.normalize(features, dim=-1)
+            image = unit_features(features)
             if text is not None:
                 return cosine_logits(image, text, self.scale)  # [B, C]
             chunks = zip(
