@@ -6,7 +6,7 @@ class. Contrastive losses are the exception: they need `shared.contrastive.Contr
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
@@ -75,6 +75,24 @@ class SupportsHooks(Protocol):
     def hooks(self) -> AbstractContextManager[None]:
         """Return a context in which the towers run as in predictions."""
         ...
+
+
+@dataclass(frozen=True)
+class JointClassifier:
+    """A classifier whose logits of an image depend on the images that it receives together with it.
+
+    Evaluation calls it with images of one domain, drawn in an order that does not depend on their classes.
+
+    Attributes:
+        logits: images [B, 3, H, W] -> float32 logits [B, C].
+        batch_size: most images per call in evaluation.
+    """
+
+    logits: Callable[[Tensor], Tensor]
+    batch_size: int
+
+    def __call__(self, images: Tensor) -> Tensor:
+        return self.logits(images)
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from ..core.config import Options, facts
 from ..losses import cosine_logits, unit_features
 from . import register
 from .base import Classifier, Method, PublishedOptions
+from .capabilities import JointClassifier
 from .shared.published import DOMAINBED
 
 if TYPE_CHECKING:
@@ -44,10 +45,10 @@ class DplConfig(Options):
     """Prompts to compare: paper or released. paper: those of the image's domain; released: those of all source
     domains, of which the first domain's count as correct."""
     prompt_from: Literal["batch", "training"] = "batch"
-    """Predictions: prompt from batch or training. batch: from the test images that come together, as published;
+    """Predictions: prompt from batch or training. batch: from test images of one domain, shuffled with a fixed seed;
     training: a running mean over the training batches, which scores every image independently."""
     prompt_batch: int = field(default=64, metadata=facts(unit="IMAGES", at_least=1, reason="DPL"))
-    """Predictions: images per prompt. Of --prompt-from batch, in order of arrival."""
+    """Predictions: most images per prompt. Of --prompt-from batch. Published: 64."""
 
 
 class Generator(nn.Module):
@@ -99,7 +100,8 @@ class Dpl(Method[DplConfig]):
     """L = CE(s I T_iᵀ, y) with T_i = text(G_i, NAME.) and G_i = mean over the images of domain i of MLP(E).
 
     E are image features as the tower gives them, I the same L2-normalised. Published predictions compute G from the
-    test batch: they depend on its size and composition, and a mixed or short batch gives another prompt.
+    test batch: they depend on its size and composition. Evaluation therefore forms batches of one domain, shuffled with
+    a fixed seed: rows sorted by class would put few classes into a batch, and the prompt would reveal them.
     --prompt-from training scores every image independently.
     """
 
@@ -168,7 +170,7 @@ class Dpl(Method[DplConfig]):
             )
             return torch.cat([cosine_logits(chunk, t, self.scale) for chunk, t in chunks])  # [B, C]
 
-        return logits
+        return logits if text is not None else JointClassifier(logits, self.config.prompt_batch)
 
     @torch.no_grad()
     def explain_text_features(self, texts: Sequence[str], images: Tensor) -> Tensor:
