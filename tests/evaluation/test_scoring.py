@@ -9,9 +9,13 @@ import torch
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, top_k_accuracy_score
 from torch import Tensor
 
+from clipalign.backbone import Backbone, preprocess_for
+from clipalign.core.distributed import Ranks
+from clipalign.core.precision import Precision
 from clipalign.core.types import Preprocess, TestSet
 from clipalign.data.sources.folder import ImageFolder
 from clipalign.evaluation import EvalLoader, Outputs, outputs_by_test
+from clipalign.evaluation.loader import domain_batches
 from clipalign.evaluation.metrics import METRICS, ClassificationMetric, MetricValue, compute
 from clipalign.evaluation.metrics.class_accuracy import accuracy_by_class
 from clipalign.evaluation.metrics.harmonic_mean import harmonic_mean
@@ -22,6 +26,7 @@ from clipalign.evaluation.scoring import (
     score,
     write_predictions,
 )
+from clipalign.methods import JointClassifier, get_method
 from clipalign.protocols import build_episode
 
 PREPROCESS = Preprocess((32, 32), (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
@@ -126,6 +131,69 @@ def test_result_rows_have_harmonic_mean_and_digest(squares: ImageFolder, tmp_pat
         right = stored["new/ranked"][:, 0] == stored["new/labels"]
         assert right.mean() == pytest.approx(new.accuracy)
         assert (squares.labels[stored["new/rows"]] == stored["new/labels"]).all()
+
+
+def test_outputs_under_bf16_are_float32_products_of_the_features(
+    squares: ImageFolder, tiny: Backbone
+) -> None:
+    method = get_method("zeroshot")()
+    method.setup(tiny, build_episode("domain-shift", squares, "grey", 0), ("a photo of a {}.",))
+    precision = Precision("bf16", torch.device("cpu"))
+    loader = EvalLoader(squares, preprocess_for(tiny), precision=precision)
+    rows, classes = np.arange(12), range(4)
+    logits = loader.outputs(method.classifier(squares.class_names), rows, "test", classes).logits
+    (batch,) = loader.batches(rows, "test", classes)
+    with torch.no_grad():
+        with precision.autocast():
+            features = tiny.encode_image(batch.images)  # [n, d] bfloat16
+        text = method.text_features(squares.class_names)  # [C, d]
+        exact = method.scale * (torch.nn.functional.normalize(features.float(), dim=1) @ text.T)  # [n, C]
+    assert features.dtype == torch.bfloat16
+    assert np.array_equal(logits, exact.numpy())
+
+
+class Joint:
+    """Records the images of each call, and returns the mean pixel of each."""
+
+    def __init__(self) -> None:
+        self.calls: list[Tensor] = []
+
+    def logits(self, images: Tensor) -> Tensor:
+        self.calls.append(images)
+        return images.mean(dim=(1, 2, 3)).unsqueeze(1)  # [B, 1]
+
+
+@pytest.mark.parametrize("world", [1, 3])
+def test_joint_classifier_receives_shuffled_batches_of_one_domain(squares: ImageFolder, world: int) -> None:
+    rows, classes = np.arange(len(squares.labels)), range(4)  # sorted by domain and class
+    loader = EvalLoader(squares, PREPROCESS)
+    means = loader.outputs(Joint().logits, rows, "test", classes)
+    (images,) = (batch.images for batch in loader.batches(rows, "test", classes))
+    row_of = {image.numpy().tobytes(): row for row, image in enumerate(images)}
+    assert len(row_of) == len(rows)
+    calls: list[list[int]] = []
+    for rank in range(world):
+        joint = Joint()
+        part = EvalLoader(squares, PREPROCESS, ranks=OneOf(rank, world))
+        outputs = part.outputs(JointClassifier(joint.logits, 8), rows, "test", classes)
+        calls += [[row_of[image.numpy().tobytes()] for image in call] for call in joint.calls]
+        kept = np.isin(rows, outputs.rows)
+        assert np.array_equal(outputs.rows, rows[kept]) and np.array_equal(outputs.logits, means.logits[kept])
+        assert np.array_equal(outputs.labels, squares.labels[outputs.rows])
+    assert sorted(row for call in calls for row in call) == rows.tolist()
+    for call in calls:
+        assert len(set(squares.domains[call].tolist())) == 1 and 6 <= len(call) <= 8
+        assert len(set(squares.labels[call].tolist())) >= 3, "20 sorted rows of four classes would give two"
+    # The same batches for any number of processes, and in every run.
+    expected = [batch.tolist() for batch in domain_batches(squares.domains, 8)]
+    assert calls == expected
+
+
+class OneOf(Ranks):
+    """A process that takes its share of the work, and gathers its own results only."""
+
+    def gather(self, value: Any) -> list[Any]:
+        return [value]
 
 
 def test_domain_tests_cover_every_domain(squares: ImageFolder) -> None:

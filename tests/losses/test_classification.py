@@ -49,6 +49,17 @@ def test_released_targets_reproduce_published_heat_maps(heat_map: list[list[floa
                 assert targets[i, j].item() == pytest.approx(value, rel=0.1)
 
 
+@pytest.mark.parametrize("heat_map", [VLCS, PACS], ids=["VLCS", "PACS"])
+def test_sharpness_for_the_published_share_of_other_classes_is_35(heat_map: list[list[float]]) -> None:
+    d = torch.tensor(heat_map, dtype=torch.float64)
+    share = float((d.sum(1) - d.diagonal()).mean())
+    assert share == pytest.approx(0.042, abs=0.003)
+    assert losses.sharpness_for_mass(cosines_of(heat_map), share) == pytest.approx(35, rel=0.03)
+    # Cosines that spread three times as much need a third of the sharpness.
+    spread = 1 - 3 * (1 - cosines_of(heat_map))
+    assert losses.sharpness_for_mass(spread, share) == pytest.approx(35 / 3, rel=0.03)
+
+
 def test_heat_maps_contain_published_cosines() -> None:
     vlcs, pacs = cosines_of(VLCS), cosines_of(PACS)
     assert vlcs[0, 1].item() == pytest.approx(0.847, abs=0.003)  # bird, car

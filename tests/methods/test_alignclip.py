@@ -16,7 +16,7 @@ from clipalign.data.batches import TrainBatches
 from clipalign.data.sources.folder import ImageFolder
 from clipalign.engine.averaging import make_average
 from clipalign.methods import get_method
-from clipalign.methods.alignclip import AlignClip, AlignClipConfig, resolve
+from clipalign.methods.alignclip import AlignClip, AlignClipConfig, released_sharpness, resolve
 from clipalign.methods.capabilities import MapSettings
 from clipalign.methods.shared.monitor import READ_EVERY
 from clipalign.protocols import build_episode
@@ -100,8 +100,8 @@ def test_released_variant_equals_released_algorithm(tiny: Backbone, episode: Epi
     al = (g * (g.log() - attention.log())).sum() / len(y)
     as_ = (r_s.softmax(1) * (r_s.log_softmax(1) - r[:, 1:].log_softmax(1))).sum() / len(y)
     assert torch.allclose(actual["loss_sls"], sls, atol=1e-5)
-    assert torch.allclose(actual["loss_al"], 10 * al, atol=1e-4)
-    assert torch.allclose(actual["loss_as"], 10 * as_, atol=1e-4)
+    assert torch.allclose(actual["loss_al"], 10 * s / 100 * al, atol=1e-4)
+    assert torch.allclose(actual["loss_as"], 10 * s / 100 * as_, atol=1e-4)
 
 
 OFF = {"aal_weight": 0.0, "smoothing": "none", "margin": 0.0}
@@ -262,10 +262,56 @@ def test_defaults_follow_scale_and_depth_of_the_backbone() -> None:
     assert (released.sharpness, released.aligned_layers, released.aal_weight) == (pytest.approx(35), 5, 10)
     small = resolve(AlignClipConfig(), 20.0, 6)
     assert (small.temperature, small.aligned_layers, small.dual_blocks) == (pytest.approx(0.05), 2, 3)
-    assert resolve(AlignClipConfig(variant="released"), 20.0, 6).sharpness == pytest.approx(7)
+    shallow = resolve(AlignClipConfig(variant="released"), 20.0, 6)
+    assert (shallow.aligned_layers, shallow.margin) == (3, 0.3), "5 of 12 blocks, not the paper's 4 of 12"
     kept = resolve(AlignClipConfig(variant="released", temperature=0.01, sharpness=35), 20.0, 6)
     assert (kept.temperature, kept.sharpness) == (0.01, 35)
     assert resolve(AlignClipConfig(), 100.0, 1).aligned_layers == 1
+
+
+def test_weighted_gradient_of_released_alignment_grows_with_the_scale_as_that_of_cross_entropy(
+    tiny: Backbone, episode: Episode, batch: Batch
+) -> None:
+    def norms(scale: float, **options: Any) -> dict[str, float]:
+        """Return the gradient norm of each weighted term. Small scales keep p - q nearly fixed."""
+        with torch.no_grad():
+            tiny.model.logit_scale.fill_(math.log(scale))
+        method = ready(tiny, episode, smoothing="none", margin=0.0, **options)
+        terms = method.loss(batch)
+        norms = {}
+        for name in ("loss_ce", "loss_al", "loss_as"):
+            gradients = torch.autograd.grad(
+                terms[name], method.parameters(), retain_graph=True, allow_unused=True
+            )
+            norms[name] = float(torch.cat([g.flatten() for g in gradients if g is not None]).norm())
+        return norms
+
+    small, large = (norms(scale, variant="released") for scale in (0.5, 1.0))
+    for name, norm in large.items():
+        assert norm / small[name] == pytest.approx(2, rel=0.05), name
+    weights = [resolve(AlignClipConfig(variant="released"), scale, 12).aal_weight for scale in (100.0, 20.0)]
+    assert weights == pytest.approx([10, 2])
+    assert resolve(AlignClipConfig(), 20.0, 12).aal_weight == 1
+    assert resolve(AlignClipConfig(variant="released", aal_weight=10.0), 20.0, 12).aal_weight == 10
+
+
+@pytest.mark.parametrize("scale", [5.0, 20.0, 100.0])
+def test_released_sharpness_keeps_the_published_share_of_other_classes(
+    tiny: Backbone, episode: Episode, scale: float
+) -> None:
+    with torch.no_grad():
+        tiny.model.logit_scale.fill_(math.log(scale))
+    method = ready(tiny, episode, variant="released")
+    assert method.resolved()["sharpness"] == method.variant.sharpness
+    if scale == 100:
+        assert method.variant.sharpness == 35
+        return
+    text = method.text_features(PACS, ("a photo of a {}.",)).double()
+    shares = (method.variant.sharpness * text @ text.T).softmax(-1)
+    # Mean of 1 - D_yy over the heat map published with the released code.
+    assert float(1 - shares.diagonal().mean()) == pytest.approx(0.044, abs=1e-4)
+    # How much class texts differ does not depend on the logit scale.
+    assert method.variant.sharpness == pytest.approx(released_sharpness(tiny))
 
 
 def test_options_out_of_range_raise() -> None:

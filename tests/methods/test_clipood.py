@@ -33,12 +33,16 @@ def test_loss_equals_equation(tiny: Backbone, episode: Episode) -> None:
     assert method.loss(batch)["loss_mms"].item() == pytest.approx(total / 8, rel=1e-4)
 
 
-def test_default_margin_follows_the_logit_scale(tiny: Backbone, episode: Episode) -> None:
-    for scale, margin in ((100.0, 0.3), (50.0, 0.6), (20.0, 1.0)):
+def test_default_margin_is_the_published_cosine_at_every_logit_scale(
+    tiny: Backbone, episode: Episode
+) -> None:
+    for scale in (100.0, 50.0, 20.0):
         with torch.no_grad():
             tiny.model.logit_scale.fill_(math.log(scale))
-        assert ready("clipood", tiny, episode).resolved()["margin"] == pytest.approx(margin)
-    assert ready("clipood", tiny, episode, margin=0.1).resolved() == {"margin": 0.1}
+        default, published = (ready("clipood", tiny, episode, **o) for o in ({}, {"margin": 0.3}))
+        batch = batch_of(episode, tiny)
+        assert torch.equal(default.loss(batch)["loss_mms"], published.loss(batch)["loss_mms"])
+    assert ClipoodConfig().margin == 0.3 and ClipoodConfig(margin=0.1).margin == 0.1
 
 
 def test_predictions_use_no_margin(tiny: Backbone, episode: Episode) -> None:

@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
 
 from clipalign.backbone import Backbone, load, preprocess_for
 from clipalign.core.checkpoint import load_weights, save_weights
@@ -62,9 +64,9 @@ def ready(cls: type[Method[Any]], backbone: Backbone, episode: Episode) -> Metho
     return method
 
 
-def batch_of(method: Method[Any], step: int = 0) -> Batch:
+def batch_of(method: Method[Any], step: int = 0, size: int = 6) -> Batch:
     """Return the training batch of a step, with captions of two sentences if the method needs them."""
-    batch = TrainBatches(method.episode, 6, 0, preprocess_for(method.backbone))[step]
+    batch = TrainBatches(method.episode, size, 0, preprocess_for(method.backbone))[step]
     if method.learns_from == "classes":
         return batch
     names = [method.episode.class_names[label] for label in batch.labels.tolist()]
@@ -115,6 +117,54 @@ def test_loss_terms_are_finite_scalars_with_one_to_minimise(
     assert any(name.startswith("loss") for name in terms)
     for name, value in terms.items():
         assert value.shape == () and bool(value.isfinite()), name
+
+
+class Products(TorchFunctionMode):
+    """Records the operands and results of all matrix products of a given number of images."""
+
+    def __init__(self, images: int) -> None:
+        super().__init__()
+        self.images = images
+        self.records: list[tuple[Any, tuple[Tensor, ...], Tensor]] = []
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        products = (Tensor.matmul, Tensor.__matmul__, torch.matmul, F.linear)
+        if func in products and len(result) == self.images and result.dim() in (2, 3):
+            self.records.append((func, args, result))
+        return result
+
+
+@pytest.mark.parametrize("cls", METHODS, ids=name_of)
+def test_logits_are_float32_products_of_the_features_under_autocast(
+    cls: type[Method[Any]], tiny: Backbone, episode: Episode
+) -> None:
+    method = ready(cls, tiny, episode)
+    batch = batch_of(method, size=8)  # not the width of a hidden layer
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16), Products(len(batch)) as products:
+        classify = method.classifier(episode.class_names)
+        calls = [lambda: classify(batch.images)] + [lambda: method.loss(batch)] * cls.iterates
+        for call in calls:
+            products.records.clear()
+            call()
+            # [B, C], [B, C, 1] for prompts of each image, and [B, B] for contrastive losses
+            logits = [
+                (func, args, result)
+                for func, args, result in products.records
+                if result.squeeze(-1).shape[1:] in ((len(episode.class_names),), (len(batch),))
+            ]
+            assert logits
+            for func, args, result in logits:
+                assert result.dtype == torch.float32
+                with torch.autocast("cpu", enabled=False):
+                    exact = func(*(arg.float() for arg in args if isinstance(arg, Tensor)))
+                assert torch.equal(result, exact)
+                # Features are normalised in float32, too: bfloat16 would round every cosine by up to 0.4 %.
+                norms = torch.cat([arg.float().norm(dim=-1).flatten() for arg in args[:2]])
+                if bool(((norms - 1).abs() < 1e-2).all()):
+                    torch.testing.assert_close(norms, torch.ones_like(norms), atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("cls", METHODS, ids=name_of)

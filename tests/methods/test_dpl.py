@@ -5,13 +5,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from clipalign.backbone import Backbone, preprocess_for
+from clipalign.data.sources.folder import ImageFolder
+from clipalign.evaluation import EvalLoader
+from clipalign.evaluation.loader import domain_batches
+from clipalign.methods import JointClassifier
 from clipalign.methods.coop import CoOp
-from clipalign.methods.dpl import Dpl
+from clipalign.methods.dpl import Dpl, DplConfig
+from clipalign.protocols import build_episode
 from tests.helpers.prompts import (
     NAMES,
     UNSEEN,
@@ -67,8 +74,29 @@ def test_published_prediction_generates_the_prompt_from_the_test_batch(names: Se
     text = [domain_text(method, part, names) for part in batch.images.split(4)]
     expected = torch.cat([images[:4] @ text[0].T, images[4:] @ text[1].T]) * method.backbone.logit_scale
     classify = method.classifier(names)
+    assert isinstance(classify, JointClassifier) and classify.batch_size == 4
     torch.testing.assert_close(classify(batch.images), expected)
     assert not torch.allclose(classify(batch.images[:1]), expected[:1], atol=1e-3)
+
+
+def test_evaluation_generates_prompts_from_shuffled_images_of_one_domain(
+    squares: ImageFolder, tiny: Backbone
+) -> None:
+    method = Dpl(DplConfig(context_tokens=3, prompt_batch=5))
+    torch.manual_seed(0)
+    method.setup(tiny, build_episode("domain-shift", squares, "grey", 0), ("a photo of a {}.",))
+    randomise(method)
+    loader, rows = EvalLoader(squares, preprocess_for(tiny)), np.arange(len(squares.labels))
+    classify, classes = method.classifier(squares.class_names), range(len(squares.class_names))
+    logits = loader.outputs(classify, rows, "test", classes).logits
+    (images,) = (batch.images for batch in loader.batches(rows, "test", classes))
+    assert len(rows) == 60
+    expected = np.empty_like(logits)
+    for part in domain_batches(squares.domains, 5):
+        assert len(set(squares.labels[part].tolist())) > 1, "five rows in order would be of one class"
+        with torch.no_grad():
+            expected[part] = classify(images[part]).numpy()
+    np.testing.assert_allclose(logits, expected, rtol=1e-5, atol=1e-5)
 
 
 def test_training_prompt_scores_each_image_independently() -> None:
@@ -77,6 +105,7 @@ def test_training_prompt_scores_each_image_independently() -> None:
     batch = batch_of(6)
     method.loss(batch)
     classify = method.classifier(UNSEEN)
+    assert not isinstance(classify, JointClassifier)
     torch.testing.assert_close(classify(batch.images)[:1], classify(batch.images[:1]))
     coop = ready(CoOp, method.backbone, context_tokens=3)
     with torch.no_grad():

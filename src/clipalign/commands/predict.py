@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import torch
 from rich.console import Console
 from rich.table import Column
@@ -25,6 +26,7 @@ from ..core.parsing import make_config, parse_config
 from ..core.precision import Precision, select_device
 from ..data.decode import decode_error, evaluation_view, printable, read_image
 from ..data.sources.folder import images_in
+from ..evaluation.loader import batches_for
 from ..protocols.names_only import NamesOnly
 from ..runs.opening import open_model
 from .options import PredictConfig
@@ -174,27 +176,24 @@ def classify(config: PredictConfig, classes: Sequence[str] | None = None) -> lis
         raise UserError("--classes-file is missing: a backbone has no classes")
     classifier = opened.method.classifier(names, templates)
     preprocess = preprocess_for(opened.method.backbone, opened.interpolation)
-    predictions = []
-    for start in range(0, len(paths), BATCH):
+    answers: dict[Path, Prediction] = {}
+    for part in batches_for(classifier, np.zeros(len(paths), dtype=int), BATCH):  # domains are unknown
         decoded, views = [], []
-        failed: dict[Path, str] = {}
-        for path in paths[start : start + BATCH]:
+        for path in (paths[i] for i in part):
             try:
                 views.append(preprocess.normalise(evaluation_view(read_image(path), preprocess)[None]))
                 decoded.append(path)
             except UserError as error:
                 if path in named:
                     raise
-                failed[path] = str(error)
-        answers = {path: Prediction(path, error=error) for path, error in failed.items()}
+                answers[path] = Prediction(path, error=str(error))
         if views:
             with torch.no_grad(), precision.autocast():
                 logits = classifier(torch.cat(views).to(device))  # [B, C]
             top = logits.float().softmax(dim=1).topk(min(config.topk, len(names)))  # 2 x [B, k]
             for path, values, indices in zip(decoded, *map(torch.Tensor.tolist, top), strict=True):
                 answers[path] = Prediction(path, tuple(names[i] for i in indices), tuple(values))
-        predictions += [answers[path] for path in paths[start : start + BATCH]]
-    return predictions
+    return [answers[path] for path in paths]
 
 
 def read_classes(path: Path) -> list[str]:

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from ..backbone.text.features import text_features
 from ..core.types import CaptionTest, Stage
+from ..losses import cosine_logits, unit_features
 from ..methods.capabilities import SupportsMasks
 from .loader import EvalLoader
 from .metrics import METRICS, RetrievalMetric, compute
@@ -65,10 +66,10 @@ def retrieval_outputs(
 
 def retrieval_loss(outputs: RetrievalOutputs) -> float:
     """Return the mean over captions of the cross-entropy over all images: CE(scale * t_j I^T, owner_j)."""
-    images = F.normalize(outputs.images, dim=-1)  # [n, d]
+    images = unit_features(outputs.images)  # [n, d]
     chunks = zip(outputs.texts.split(CHUNK), torch.from_numpy(outputs.owner).split(CHUNK), strict=True)
     losses = [
-        F.cross_entropy(outputs.scale * texts @ images.T, owner, reduction="sum")  # [t, d] @ [d, n]
+        F.cross_entropy(cosine_logits(texts, images, outputs.scale), owner, reduction="sum")  # of [t, n]
         for texts, owner in chunks
     ]
     return float(torch.stack(losses).sum() / len(outputs.texts))

@@ -14,6 +14,7 @@ from ..backbone import Backbone
 from ..backbone.text.features import class_text_features
 from ..core.errors import UnseenClasses
 from ..core.types import MaskedSource, Preprocess, Source, TestSet
+from ..evaluation.loader import batches_for
 from ..methods.capabilities import MapSettings
 from .figures import Block, Panel, grid_figure
 from .maps import Maps, attention_label, default_settings, guide_label, make_maps
@@ -89,15 +90,17 @@ def maps_and_predictions(
         classifier = model.classifier(names)
     except UnseenClasses:
         classifier = _unknown(len(names))
-    maps, probabilities = [], []
+    maps = []
     for start in range(0, len(labels), BATCH):
         part = slice(start, start + BATCH)
         maps.append(make_maps(model.backbone, images[part], text, model.map_settings).of(labels[part]))
-        probabilities.append(classifier(images[part]).softmax(dim=-1).cpu())  # [b, C]
+    probabilities = torch.empty(len(labels), len(names))  # [n, C]
+    for chosen in batches_for(classifier, source.domains[views.rows], BATCH):
+        probabilities[chosen] = classifier(images[chosen]).softmax(dim=-1).cpu()  # [b, C]
     joined = Maps(
         *(torch.cat([getattr(m, name) for m in maps]) for name in ("attention", "patches", "guide"))
     )
-    return joined, torch.cat(probabilities), labels
+    return joined, probabilities, labels
 
 
 def _unknown(classes: int) -> Callable[[Tensor], Tensor]:

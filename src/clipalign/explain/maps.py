@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
+
+from ..losses import cosine_logits, unit_features
 
 from ..methods.capabilities import MapSettings, SupportsMapSettings
 
@@ -110,7 +111,7 @@ def make_maps(backbone: Backbone, images: Tensor, text: Tensor, settings: MapSet
     grid = backbone.grid
 
     def similarity(tokens: Tensor, texts: Tensor) -> Tensor:
-        cosine = F.normalize(tokens.float(), dim=-1) @ texts.T  # [B, N, C]
+        cosine = cosine_logits(unit_features(tokens), texts, 1.0)  # [B, N, C]
         return cosine.transpose(1, 2).unflatten(-1, grid).cpu()  # [B, C, gh, gw]
 
     attention = dense.cls_attention.float().mean(dim=0).unflatten(-1, grid).cpu()  # [L, B, N] -> [B, gh, gw]

@@ -12,11 +12,11 @@ import torch
 from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
-from torch.nn import functional as F
 
 from ..backbone import preprocess_for
 from ..core.types import Preprocess
 from ..data.decode import evaluation_view, read_image
+from ..losses import cosine_logits, unit_features
 from ..methods import Method, SupportsHooks, explain_text_features
 from ..methods.capabilities import MapSettings
 from .figures import Block, Panel, grid_figure, save
@@ -87,9 +87,9 @@ def _explain(
     text = explain_text_features(method, texts, images)
     hooks = method.hooks() if isinstance(method, SupportsHooks) else nullcontext()
     with hooks:  # prompts inside the image tower change its attention, which the maps have to show
-        feature = F.normalize(backbone.encode_image(images).float(), dim=-1)
+        feature = unit_features(backbone.encode_image(images))
         maps = make_maps(backbone, images, text, settings)
-    return Explanation(title, maps, tuple((feature @ text.T)[0].tolist()), settings)
+    return Explanation(title, maps, tuple(cosine_logits(feature, text, 1.0)[0].tolist()), settings)
 
 
 def visible_part(picture: Image.Image, preprocess: Preprocess) -> np.ndarray:

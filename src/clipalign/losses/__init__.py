@@ -26,11 +26,12 @@ from .classification import (
     class_similarity,
     cosine_logits,
     margin_logits,
-    published_margin,
     released_semantic_targets,
     semantic_targets,
+    sharpness_for_mass,
     soft_cross_entropy,
     uniform_targets,
+    unit_features,
 )
 from .contrastive import (
     contrastive_logits,
@@ -56,10 +57,11 @@ __all__ = [
     "masked_contrastive_loss",
     "masked_features",
     "project_to_components",
-    "published_margin",
     "released_semantic_targets",
     "semantic_targets",
+    "sharpness_for_mass",
     "similarity_alignment",
     "soft_cross_entropy",
     "uniform_targets",
+    "unit_features",
 ]

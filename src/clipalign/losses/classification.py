@@ -13,11 +13,22 @@ from ..core.full_precision import full_precision
 
 
 @full_precision
+def unit_features(features: Tensor) -> Tensor:
+    """Return L2-normalised features, [..., d], in float32 even if the tower ran in half precision under autocast.
+
+    Example:
+        >>> unit_features(torch.tensor([[3.0, 4.0]], dtype=torch.bfloat16))
+        tensor([[0.6000, 0.8000]])
+    """
+    return F.normalize(features, dim=-1)
+
+
+@full_precision
 def cosine_logits(image: Tensor, text: Tensor, scale: float | Tensor) -> Tensor:
     """Return the class logits of CLIP, the logit scale times the cosines of image and text features.
 
     Args:
-        image: I, [B, d], L2-normalised.
+        image: I, [B, d], L2-normalised (`unit_features`).
         text: T, [C, d], L2-normalised; or [B, C, d] if every image has its own prompts.
         scale: s, 100 for OpenAI's weights.
 
@@ -92,6 +103,28 @@ def released_semantic_targets(similarity: Tensor, confidence: float, sharpness: 
     return spread.masked_fill(eye, confidence)
 
 
+def sharpness_for_mass(similarity: Tensor, mass: float) -> float:
+    """Return the h at which softmax(h S) puts the share `mass` on other classes, on average over the rows.
+
+    Args:
+        similarity: S, [C, C], cosines between class texts.
+        mass: between 0 and 1 - 1/C, the share at h = 0.
+
+    Returns:
+        h, at most 1000. The share falls with h, and reaches 0 unless two classes have the same text.
+
+    Example:
+        >>> round(sharpness_for_mass(torch.tensor([[1.0, 0.9], [0.9, 1.0]]), mass=0.0293), 1)
+        35.0
+    """
+    low, high = 0.0, 1000.0
+    for _ in range(50):
+        middle = (low + high) / 2
+        other = 1 - (middle * similarity.double()).softmax(dim=-1).diagonal().mean()  # mean of [C]
+        low, high = (middle, high) if float(other) > mass else (low, middle)
+    return high
+
+
 def uniform_targets(classes: int, epsilon: float, device: torch.device | str | None = None) -> Tensor:
     """Return the targets of label smoothing, (1 - epsilon) one-hot + epsilon / C (equation 7), [C, C]."""
     return (1 - epsilon) * torch.eye(classes, device=device) + epsilon / classes
@@ -114,19 +147,6 @@ def soft_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
     return -(targets * logits.log_softmax(dim=-1)).sum(dim=-1).mean()
 
 
-def published_margin(scale: float) -> float:
-    """Return CLIPood's margin, in cosines, for a backbone with logit scale `scale`.
-
-    The published margin of 0.3 at CLIP's scale of 100 is 30 logits. Other scales keep the 30 logits, but the margin
-    is at most 1: at a scale of 15, 30 logits would exceed the range of cosines.
-
-    Example:
-        >>> published_margin(100), published_margin(15)
-        (0.3, 1.0)
-    """
-    return min(1.0, 30 / scale)
-
-
 @full_precision
 def margin_logits(
     image: Tensor, text: Tensor, labels: Tensor, scale: float | Tensor, margin: float
@@ -142,7 +162,8 @@ def margin_logits(
         text: T, [C, d].
         labels: y, [B] int64.
         scale: s, 100 for OpenAI's weights.
-        margin: in cosines; 0 gives plain logits. Published: 0.3 or 0.1.
+        margin: in cosines; 0 gives plain logits. Published: 0.3 or 0.1, which is also a good margin at other scales:
+            cosines between images and texts do not grow as s falls.
 
     Returns:
         [B, C].

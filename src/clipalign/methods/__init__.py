@@ -10,6 +10,7 @@ from ..core.fields import options_of
 from ..core.registry import Registry
 from .base import Method, check_template
 from .capabilities import (
+    JointClassifier,
     LinearHead,
     SupportsCaptions,
     SupportsExplain,
@@ -22,6 +23,7 @@ from .capabilities import (
 
 __all__ = [
     "METHODS",
+    "JointClassifier",
     "LinearHead",
     "Method",
     "SupportsCaptions",

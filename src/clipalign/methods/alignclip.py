@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from .. import losses
 from ..backbone.attention import check_structure
+from ..backbone.text.features import class_text_features
 from ..core.config import Options, facts
 from ..core.errors import UserError
 from . import register
@@ -27,6 +28,10 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+PUBLISHED_SCALE = 100.0  # logit scale of OpenAI's weights
+PUBLISHED_SHARPNESS = 35.0
+PACS = ("dog", "elephant", "giraffe", "guitar", "horse", "house", "person")
+PACS_MASS = 0.044  # mean share of other classes in the heat map of the released code, for ViT-B/16
 MIN_GUIDE_KL = 0.01  # nats; a guide closer to uniform does not localise the class
 
 AttentionOver = Literal["patches", "tokens"]
@@ -45,7 +50,7 @@ class AlignClipConfig(Options):
     aal_weight: float | None = field(
         default=None, metadata=facts(unit="WEIGHT", unset="by variant", at_least=0)
     )
-    """Weight of AAL, both terms; 0: none. paper: 1; released: 10."""
+    """Weight of AAL, both terms; 0: none. paper: 1; released: s / 10, 10 for OpenAI's weights."""
     al_weight: float = field(default=1.0, metadata=facts(unit="WEIGHT", at_least=0))
     """Weight of AL within AAL; 0: none. AL aligns class-token attention with the guide."""
     as_weight: float = field(default=1.0, metadata=facts(unit="WEIGHT", at_least=0))
@@ -96,20 +101,21 @@ class AlignClipConfig(Options):
     sharpness: float | None = field(
         default=None, metadata=facts(unit="FACTOR", unset="by variant", at_least=0)
     )
-    """Factor on class similarities. It is applied before their softmax. paper: 1; released: 0.35 s, 35 for OpenAI's
-    weights."""
+    """Factor on class similarities. It is applied before their softmax. paper: 1; released: 35 for OpenAI's weights;
+    at other logit scales, the factor that gives PACS's class names the published share for other classes."""
     normalise_targets: bool | None = field(default=None, metadata=facts(unset="off"))
     """Scale targets of a class to sum to 1. Off in both variants; changes --smoothing released and paper-raw."""
     margin: float | None = field(default=None, metadata=facts(unit="COSINE", unset="by variant", at_least=0))
-    """CLIPood's margin, in cosines. It is subtracted from the true class in training. paper: 0; released: min(1, 30
-    / s), 0.3 for OpenAI's weights."""
+    """CLIPood's margin, in cosines. It is subtracted from the true class in training. paper: 0; released: 0.3."""
 
 
 @dataclass(frozen=True)
 class Variant:
-    """The options that --variant, the logit scale and the depth of the tower decide; fields as in the config.
+    """The options that --variant and the backbone decide; fields as in the config.
 
-    Constants that the publication ties to CLIP's scale of 100 or to 12 blocks are scaled in proportion.
+    Numbers of blocks are in proportion to the depth. Constants tied to CLIP's logit scale s of 100 keep the effect that
+    they have there: the gradient of the cross-entropy with respect to a cosine is proportional to s. Those of AL and AS
+    grow with s as well at temperature 1 / s, but do not depend on s at temperature 1, so their weight then follows s.
     """
 
     aal_weight: float
@@ -144,11 +150,11 @@ class Variant:
         )
 
     @classmethod
-    def released(cls, scale: float, blocks: int) -> Variant:
+    def released(cls, scale: float, blocks: int, sharpness: float) -> Variant:
         """The released code: `engine.py` and the defaults of `main.py`."""
         return cls(
-            aal_weight=10.0,
-            aligned_layers=max(1, round(5 * blocks / 12)),
+            aal_weight=10.0 * scale / PUBLISHED_SCALE,
+            aligned_layers=max(1, (5 * blocks + 6) // 12),  # halves round up, where round(2.5) is 2
             attention_over="tokens",
             al_direction="released",
             as_direction="released",
@@ -156,24 +162,41 @@ class Variant:
             temperature=1.0,
             dual_blocks=max(1, blocks // 2),
             smoothing="released",
-            sharpness=0.35 * scale,
+            sharpness=sharpness,
             normalise_targets=False,
-            margin=losses.published_margin(scale),
+            margin=0.3,
         )
 
 
-def resolve(config: AlignClipConfig, scale: float, blocks: int) -> Variant:
+def released_sharpness(backbone: Backbone) -> float:
+    """Return the sharpness of released smoothing on a backbone.
+
+    35 at CLIP's logit scale of 100. Elsewhere, the sharpness at which the classes of PACS give other classes the share
+    that they have in the heat maps of the released code: how much class texts differ depends on the text tower, and
+    not on the scale.
+    """
+    if abs(float(backbone.logit_scale.detach()) - PUBLISHED_SCALE) < 1:
+        return PUBLISHED_SHARPNESS
+    text = class_text_features(backbone, PACS, ("a photo of a {}.",))  # [7, d]
+    return losses.sharpness_for_mass(losses.class_similarity(text), PACS_MASS)
+
+
+def resolve(
+    config: AlignClipConfig, scale: float, blocks: int, sharpness: float = PUBLISHED_SHARPNESS
+) -> Variant:
     """Return the variant's options with those of the config that are not None.
 
     Args:
         config: options of the user.
         scale: logit scale s of the backbone.
         blocks: attention layers of its vision tower.
+        sharpness: `released_sharpness` of the backbone.
 
     Raises:
         UserError: more layers than the tower has.
     """
-    defaults = (Variant.paper if config.variant == "paper" else Variant.released)(scale, blocks)
+    released = config.variant == "released"
+    defaults = Variant.released(scale, blocks, sharpness) if released else Variant.paper(scale, blocks)
     chosen = {f.name: getattr(config, f.name) for f in fields(Variant)}
     variant = replace(defaults, **{name: value for name, value in chosen.items() if value is not None})
     for option, layers in (
@@ -215,7 +238,9 @@ class AlignClip(Erm[AlignClipConfig]):
                 f"--no-detach-guide has no effect with --guide-from {self.config.guide_from}, whose weights are not "
                 "trained; drop one of the two"
             )
-        self.variant = resolve(self.config, float(self.scale), backbone.num_blocks)
+        needed = self.config.variant == "released" and self.config.sharpness is None
+        sharpness = released_sharpness(backbone) if needed else PUBLISHED_SHARPNESS
+        self.variant = resolve(self.config, float(self.scale), backbone.num_blocks, sharpness)
         self.al_weight = self.variant.aal_weight * self.config.al_weight
         self.as_weight = self.variant.aal_weight * self.config.as_weight
         self.targets = self.smoothed_targets()  # [C, C] or None

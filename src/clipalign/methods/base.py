@@ -37,11 +37,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, Protocol, Typ
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from ..backbone.text.features import class_text_features
 from ..core.errors import UserError
-from ..losses import cosine_logits
+from ..losses import cosine_logits, unit_features
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -257,8 +256,8 @@ class Method(Generic[ConfigT]):
             parameter.requires_grad_(True)
 
     def image_features(self, images: Tensor) -> Tensor:
-        """Return L2-normalised image features: [B, 3, H, W] -> [B, d]."""
-        return F.normalize(self.backbone.encode_image(images), dim=-1)
+        """Return L2-normalised image features in float32: [B, 3, H, W] -> [B, d]."""
+        return unit_features(self.backbone.encode_image(images))
 
     @torch.no_grad()
     def text_features(self, class_names: Sequence[str], templates: Sequence[str] | None = None) -> Tensor:

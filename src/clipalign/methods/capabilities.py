@@ -6,16 +6,17 @@ class. Contrastive losses are the exception: they need `shared.contrastive.Contr
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 from torch import Tensor
-from torch.nn import functional as F
 
 from ..backbone.text.features import text_features
+from ..core.full_precision import full_precision
 from ..core.types import CaptionUse
+from ..losses import unit_features
 
 if TYPE_CHECKING:
     from ..backbone.attention import AttentionOver
@@ -134,6 +135,24 @@ class SupportsMapSettings(Protocol):
 
 
 @dataclass(frozen=True)
+class JointClassifier:
+    """A classifier whose logits of an image depend on the images that it receives together with it.
+
+    Evaluation calls it with images of one domain, drawn in an order that does not depend on their classes.
+
+    Attributes:
+        logits: images [B, 3, H, W] -> float32 logits [B, C].
+        batch_size: most images per call in evaluation.
+    """
+
+    logits: Callable[[Tensor], Tensor]
+    batch_size: int
+
+    def __call__(self, images: Tensor) -> Tensor:
+        return self.logits(images)
+
+
+@dataclass(frozen=True)
 class LinearHead:
     """A classifier that is linear in the image features: logits = scale * f @ weight.T + bias.
 
@@ -156,10 +175,11 @@ class LinearHead:
     scale: float
     normalise: bool
 
+    @full_precision
     def logits(self, features: Tensor) -> Tensor:
-        """Return the logits of image features as the tower gives them: [B, d] -> [B, C]."""
-        features = F.normalize(features, dim=-1) if self.normalise else features
-        logits = self.scale * features @ self.weight.T  # [B, C]
+        """Return the logits of image features as the tower gives them: [B, d] -> [B, C] float32."""
+        features = unit_features(features) if self.normalise else features
+        logits = self.scale * (features @ self.weight.T)  # [B, C]
         return logits if self.bias is None else logits + self.bias
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..core.config import Options, facts
-from ..losses import cosine_logits
+from ..losses import cosine_logits, unit_features
 from . import register
 from .base import Method
 
@@ -65,7 +65,7 @@ class ClipAdapter(Method[ClipAdapterConfig]):
         with torch.no_grad():
             features = self.backbone.encode_image(images)  # [B, d]
         rho = self.config.adapter_ratio
-        return F.normalize(rho * self.extra["adapter"](features) + (1 - rho) * features, dim=-1)
+        return unit_features(rho * self.extra["adapter"](features).float() + (1 - rho) * features.float())
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         image = self.image_features(batch.images)  # [B, d]

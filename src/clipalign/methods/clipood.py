@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -10,24 +9,20 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..core.config import Options, facts
-from ..losses import margin_logits, published_margin
+from ..losses import margin_logits
 from . import register
 from .erm import Erm
 
 if TYPE_CHECKING:
-    from ..backbone import Backbone
-    from ..core.types import Batch, Episode
+    from ..core.types import Batch
 
 
 @dataclass(frozen=True)
 class ClipoodConfig(Options):
     """Options of the loss; the average has --average and --bma-beta."""
 
-    margin: float | None = field(
-        default=None, metadata=facts(unit="COSINE", unset="min(1, 30/s)", at_least=0)
-    )
-    """Margin lambda, in cosines; 0: none. With the logit scale s the default is the published 0.3 at s = 100;
-    CLIPood uses 0.1 in the wild."""
+    margin: float = field(default=0.3, metadata=facts(unit="COSINE", at_least=0, reason="CLIPood"))
+    """Margin lambda, in cosines; 0: none. CLIPood uses 0.1 in the wild."""
 
 
 @register("clipood")
@@ -44,15 +39,7 @@ class Clipood(Erm[ClipoodConfig]):
     Config = ClipoodConfig
     average = "bma"
 
-    def setup(self, backbone: Backbone, episode: Episode, templates: Sequence[str]) -> None:
-        super().setup(backbone, episode, templates)
-        margin = self.config.margin
-        self.margin: float = published_margin(float(self.scale)) if margin is None else margin
-
-    def resolved(self) -> dict[str, object]:
-        return {"margin": self.margin}
-
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         image = self.backbone.encode_image(batch.images)  # [B, d]
-        logits = margin_logits(image, self.text, batch.labels, self.scale, self.margin)  # [B, C]
+        logits = margin_logits(image, self.text, batch.labels, self.scale, self.config.margin)  # [B, C]
         return {"loss_mms": F.cross_entropy(logits, batch.labels)}

@@ -98,4 +98,4 @@ class CoCoOp(Method[CoCoOpConfig]):
 
     @torch.no_grad()
     def explain_text_features(self, texts: Sequence[str], images: Tensor) -> Tensor:
-        return self.prompt_features(self.image_features(images), self.class_prompts(texts))[0].float()
+        return self.prompt_features(self.image_features(images), self.class_prompts(texts))[0]

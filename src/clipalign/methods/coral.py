@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from ..core.config import facts
 from ..core.errors import UserError
 from ..core.full_precision import full_precision
+from ..losses import unit_features
 from . import register
 from .shared.heads import HeadConfig, HeadKind, TrainedHeadMethod
 
@@ -67,7 +68,7 @@ class Coral(TrainedHeadMethod[CoralConfig]):
         terms = {"loss_ce": torch.stack([losses[rows].mean() for rows in domains]).mean()}
         if self.config.coral_weight:
             if self.config.coral_features == "unit":
-                features = F.normalize(features, dim=-1)
+                features = unit_features(features)
             distance = mean_distance(*(features[rows] for rows in domains))
             terms |= {"coral": distance, "loss_coral": self.config.coral_weight * distance}
         return terms

@@ -14,9 +14,10 @@ from torch.nn import functional as F
 from ..backbone.text.context import check_count
 from ..backbone.text.prompts import ClassPrompts
 from ..core.config import Options, facts
-from ..losses import cosine_logits
+from ..losses import cosine_logits, unit_features
 from . import register
 from .base import Classifier, Method
+from .capabilities import JointClassifier
 
 if TYPE_CHECKING:
     from ..backbone import Backbone
@@ -43,10 +44,10 @@ class DplConfig(Options):
     """Prompts to compare: paper or released. paper: those of the image's domain; released: those of all source
     domains, of which the first domain's count as correct."""
     prompt_from: Literal["batch", "training"] = "batch"
-    """Predictions: prompt from batch or training. batch: from the test images that come together, as published;
+    """Predictions: prompt from batch or training. batch: from test images of one domain, shuffled with a fixed seed;
     training: a running mean over the training batches, which scores every image independently."""
     prompt_batch: int = field(default=64, metadata=facts(unit="IMAGES", at_least=1, reason="DPL"))
-    """Predictions: images per prompt. Of --prompt-from batch, in order of arrival."""
+    """Predictions: most images per prompt. Of --prompt-from batch. Published: 64."""
 
 
 class Generator(nn.Module):
@@ -98,7 +99,8 @@ class Dpl(Method[DplConfig]):
     """L = CE(s I T_iᵀ, y) with T_i = text(G_i, NAME.) and G_i = mean over the images of domain i of MLP(E).
 
     E are image features as the tower gives them, I the same L2-normalised. Published predictions compute G from the
-    test batch: they depend on its size and composition, and a mixed or short batch gives another prompt.
+    test batch: they depend on its size and composition. Evaluation therefore forms batches of one domain, shuffled with
+    a fixed seed: rows sorted by class would put few classes into a batch, and the prompt would reveal them.
     --prompt-from training scores every image independently.
     """
 
@@ -144,7 +146,7 @@ class Dpl(Method[DplConfig]):
         text = (
             text.flatten(0, 1) if self.config.domain_loss == "released" else text[domain]
         )  # [DC, d] or [B, C, d]
-        logits = cosine_logits(F.normalize(features, dim=-1), text, self.scale)  # [B, DC] or [B, C]
+        logits = cosine_logits(unit_features(features), text, self.scale)  # [B, DC] or [B, C]
         return {"loss_ce": F.cross_entropy(logits, batch.labels)}
 
     def classifier(self, class_names: Sequence[str], templates: Sequence[str] | None = None) -> Classifier:
@@ -153,7 +155,7 @@ class Dpl(Method[DplConfig]):
 
         def logits(images: Tensor) -> Tensor:
             features = self.backbone.encode_image(images)  # [B, d]
-            image = F.normalize(features, dim=-1)
+            image = unit_features(features)
             if text is not None:
                 return cosine_logits(image, text, self.scale)  # [B, C]
             chunks = zip(
@@ -161,7 +163,7 @@ class Dpl(Method[DplConfig]):
             )
             return torch.cat([cosine_logits(chunk, t, self.scale) for chunk, t in chunks])  # [B, C]
 
-        return logits
+        return logits if text is not None else JointClassifier(logits, self.config.prompt_batch)
 
     @torch.no_grad()
     def explain_text_features(self, texts: Sequence[str], images: Tensor) -> Tensor:

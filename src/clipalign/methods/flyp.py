@@ -58,7 +58,7 @@ class Flyp(ContrastiveMethod[FlypConfig]):
         # Every distinct prompt (class, template) is encoded once: P prompts, and the prompt of each image [B].
         pairs, prompt = torch.stack([batch.labels.cpu(), template], dim=1).unique(dim=0, return_inverse=True)
         ids = self.tokens[pairs[:, 0], pairs[:, 1]]  # [P, L]
-        text = F.normalize(self.backbone.encode_text(ids), dim=-1)  # [P, d]
+        text = losses.unit_features(self.backbone.encode_text(ids))  # [P, d]
         return {
             "image": self.image_features(batch.images),  # [B, d]
             "text": text[prompt.to(text.device)],  # [B, d]

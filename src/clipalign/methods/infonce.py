@@ -51,7 +51,7 @@ class InfoNce(CaptionMethod[InfoNceConfigT]):
     def features(self, batch: Batch) -> dict[str, Tensor]:
         tokens = self.tokens(batch)
         return {
-            "image": self.image_features(batch.images).float(),  # [B, d]
+            "image": self.image_features(batch.images),  # [B, d]
             "text": self.encode_tokens(tokens),  # [B, d]
             "lengths": caption_lengths(tokens, batch.images.device),  # [B, 2]
         }

@@ -128,7 +128,7 @@ class PromptSrc(ClassPromptMethod[PromptSrcConfig]):
         if self.references is None:
             self.references = self.reference_features(self.episode.class_names)  # T0, [C, d]
         with torch.no_grad():
-            frozen_image = self.image_features(batch.images).float()  # I0, [B, d]
+            frozen_image = self.image_features(batch.images)  # I0, [B, d]
             frozen_logits = cosine_logits(frozen_image, self.references, self.scale)  # [B, C]
         with self.hooks():
             image = self.image_features(batch.images)  # [B, d]
@@ -140,7 +140,7 @@ class PromptSrc(ClassPromptMethod[PromptSrcConfig]):
         return {
             "loss_ce": F.cross_entropy(logits, batch.labels),
             "loss_text": o.text_weight * F.l1_loss(text, self.references),
-            "loss_image": o.image_weight * F.l1_loss(image.float(), frozen_image),
+            "loss_image": o.image_weight * F.l1_loss(image, frozen_image),
             "loss_logits": o.logit_weight * divergence / logits.numel(),
         }
 

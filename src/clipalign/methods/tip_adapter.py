@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..core.config import Options, facts
-from ..losses import cosine_logits
+from ..losses import cosine_logits, unit_features
 from . import register
 from .base import PREFIX, Classifier, Method, Validation
 from .shared.heads import encode_all, positions, require_all_classes
@@ -183,8 +183,8 @@ class TipAdapter(Method[TipAdapterConfig]):
     def search(self, validation: Validation) -> dict[str, object]:
         """Set alpha and beta to those of the highest source validation accuracy, the first on a tie."""
         features, labels = encode_all(self.backbone, validation.batches())  # [n, d], [n]
-        image = F.normalize(features, dim=-1)
-        affinity = image @ self.cache.keys.T  # [n, N]
+        image = unit_features(features)
+        affinity = cosine_logits(image, self.cache.keys, 1.0)  # [n, N]
         prompt_logits = cosine_logits(image, self.text, self.scale)  # [n, C]
         columns = torch.arange(len(self.text), device=image.device)
         o, best = self.config, (-1, 0.0, 0.0)
@@ -204,7 +204,7 @@ class TipAdapter(Method[TipAdapterConfig]):
     def logits(self, image: Tensor, text: Tensor, columns: Tensor) -> Tensor:
         """Return the logits of L2-normalised image features [B, d] for the classes of `text` [C, d]: [B, C]."""
         alpha, beta = self.cache.constants
-        affinity = image @ self.cache.keys.T  # [B, N]
+        affinity = cosine_logits(image, self.cache.keys, 1.0)  # [B, N]
         scores = self.cache.scores(affinity, beta, columns, len(text))  # [B, C]
         return cosine_logits(image, text, self.scale) + alpha * scores
 

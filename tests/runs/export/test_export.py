@@ -207,7 +207,12 @@ def test_head_of_returns_linear_classifiers(tiny: Backbone, name: str, kind: str
     assert head is not None and head.kind == kind
     with torch.no_grad():
         found, expected = head.logits(tiny.encode_image(images)), method.classifier(chosen, TEMPLATES)(images)
-    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+        with torch.autocast("cpu", torch.bfloat16):
+            features = tiny.encode_image(images)  # [B, d] bfloat16
+            autocast = head.logits(features)
+        assert features.dtype == torch.bfloat16
+        assert torch.equal(autocast, head.logits(features.float())) and autocast.dtype == torch.float32
 
 
 def test_export_of_adapter_requires_towers_only(tiny_spec: str, squares_folder: Path, tmp_path: Path) -> None:

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, ClassVar, Literal, TypeVar
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from ...backbone.positions import (
     CLIP_LENGTH,
@@ -21,6 +20,7 @@ from ...backbone.positions import (
 from ...core.config import Options, facts
 from ...core.errors import UserError
 from ...core.types import CaptionSource, CaptionUse
+from ...losses import unit_features
 from .contrastive import ContrastiveMethod
 
 if TYPE_CHECKING:
@@ -178,7 +178,7 @@ class CaptionMethod(ContrastiveMethod[CaptionConfigT]):
 
     def encode_tokens(self, tokens: Tokens) -> Tensor:
         """Return L2-normalised text features, [B, d] float32."""
-        return F.normalize(self.backbone.encode_text(tokens.ids).float(), dim=-1)
+        return unit_features(self.backbone.encode_text(tokens.ids))
 
 
 def caption_lengths(tokens: Tokens, device: torch.device) -> Tensor:

@@ -13,7 +13,8 @@ from torch.nn import functional as F
 from ...backbone.text.features import clean_class_names
 from ...core.config import Options, facts
 from ...core.errors import UnseenClasses, UserError
-from ...losses import cosine_logits
+from ...core.full_precision import full_precision
+from ...losses import cosine_logits, unit_features
 from ..base import Classifier, ConfigT, Method
 from ..capabilities import LinearHead, text_head
 
@@ -31,11 +32,10 @@ class HeadLayer(nn.Linear):
         super().__init__(width, classes)
         self.normalise = normalise
 
+    @full_precision
     def forward(self, features: Tensor) -> Tensor:
         """[B, d] -> [B, C]."""
-        with torch.autocast(features.device.type, enabled=False):
-            features = F.normalize(features.float(), dim=-1) if self.normalise else features.float()
-            return super().forward(features)
+        return super().forward(unit_features(features) if self.normalise else features)
 
 
 class HeadMethod(Method[ConfigT]):
@@ -84,7 +84,7 @@ class HeadMethod(Method[ConfigT]):
         """Return logits of the training classes for features as the tower gives them: [B, d] -> [B, C]."""
         if self.text is None:
             return self.head(features)
-        return cosine_logits(F.normalize(features, dim=-1), self.text, self.scale)
+        return cosine_logits(unit_features(features), self.text, self.scale)
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         features = self.backbone.encode_image(batch.images)  # [B, d]
