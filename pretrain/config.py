@@ -30,11 +30,14 @@ class PretrainConfig:
         region_weight: Weight of the region-text contrastive loss.
         map_weight: Weight of the patch-localisation loss.
         concept_weight: Initial weight of the auxiliary concept classifier; it decays to zero over the curriculum.
+        teacher: Weights of `python -m pretrain.teacher`; none trains without a teacher.
+        teacher_weight: Weight of each distillation loss.
         ema: Decay of the averaged weights.
         save_every: Seconds between saved states.
         threads: Threads of torch; 0 keeps torch's default.
         workers: Processes that compose images; 0 composes in the training process.
-        bf16: Run the towers in bfloat16 autocast (float32 master weights).
+        bf16: Run the towers in bfloat16 (float32 master weights).
+        compile: Compile the image tower; needs bf16 and a C++ compiler.
         seed: Seed of weights and data.
     """
 
@@ -54,11 +57,14 @@ class PretrainConfig:
     region_weight: float = 1.0
     map_weight: float = 0.25
     concept_weight: float = 1.0
+    teacher: Path | None = None
+    teacher_weight: float = 1.0
     ema: float = 0.99
     save_every: float = 300.0
     threads: int = 0
     workers: int = 1
     bf16: bool = True
+    compile: bool = False
     seed: int = 0
 
 

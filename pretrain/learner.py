@@ -17,9 +17,11 @@ from clipalign.engine.averaging import EMA
 
 from .batches import Batch
 from .config import PretrainConfig, concept_weight, in_cooldown, lr_factor
+from .teacher import WIDTHS, load_teacher
 from .vocabulary import Vocabulary
 
 MAX_SCALE = 100.0
+COVERED = 0.3  # smallest visible share of a patch that the teacher's features are a target for
 SMALLEST_REGION = 0.2  # patches; regions of which dropout leaves less take no part
 
 
@@ -39,13 +41,18 @@ def multi_positive_loss(queries: Tensor, keys: Tensor, truth: Tensor, scale: Ten
     return (per_query * (count > 0)).sum() / (count > 0).sum().clamp_min(1)
 
 
-def image_tower(visual: Any, images: Tensor, keep: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Return the image feature [B, d] and the D-V patch features [B, M', d] of the last half of the blocks.
+def image_tower(visual: Any, images: Tensor, keep: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the image feature, the D-V patch features and the patch tokens that enter the D-V path.
+
+    The D-V path runs through the last half of the blocks.
 
     Args:
         visual: open_clip's VisionTransformer.
         images: [B, 3, S, S], normalised.
         keep: [B, M'] patches to keep, or None for all of them.
+
+    Returns:
+        [B, d], [B, M', d] and [B, M', W].
     """
     x = visual.conv1(images).flatten(2).transpose(1, 2)  # [B, M, W]
     x = x + visual.positional_embedding[1:]
@@ -55,15 +62,27 @@ def image_tower(visual: Any, images: Tensor, keep: Tensor | None) -> tuple[Tenso
     x = torch.cat([class_token.to(x.dtype).expand(len(x), 1, -1), x], dim=1)  # [B, 1 + M', W]
     x = visual.ln_pre(x)
     blocks = visual.transformer.resblocks
-    second = None
+    second = middle = None
     for i, block in enumerate(blocks):
         if i == len(blocks) - len(blocks) // 2:
-            second = x[:, 1:]
+            second = middle = x[:, 1:]
         x, _, _, v = run_with_heads(block, x)
         if second is not None:
             second = second + block.ls_1(block.attn.out_proj(merge_heads(v[:, :, 1:])))
-    assert second is not None
-    return visual.ln_post(x[:, 0]) @ visual.proj, visual.ln_post(second) @ visual.proj
+    assert second is not None and middle is not None
+    return visual.ln_post(x[:, 0]) @ visual.proj, visual.ln_post(second) @ visual.proj, middle
+
+
+class ImageTower(nn.Module):
+    """`image_tower` as a module, so that its weights can be replaced for one call."""
+
+    def __init__(self, visual: nn.Module) -> None:
+        super().__init__()
+        self.visual = visual
+
+    def forward(self, images: Tensor, keep: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        """Return image features, D-V patch features and the patch tokens that enter the D-V path."""
+        return image_tower(self.visual, images, keep)
 
 
 def encode_by_length(backbone: Backbone, tokens: Tensor, groups: int = 4) -> Tensor:
@@ -96,11 +115,17 @@ class Learner:
         self.config, self.backbone, self.vocabulary = config, backbone, vocabulary
         vocabulary.shrink(backbone)
         model = backbone.model
+        self.tower = ImageTower(model.visual)
+        call = torch.func.functional_call
+        self._call = torch.compile(call, dynamic=False) if config.compile else call
         self.average = GrowingAverage(model.parameters(), config.ema)
         self.head = nn.Linear(backbone.embed_dim, concepts).to(backbone.device)
+        self.teacher = load_teacher(config.teacher).to(backbone.device) if config.teacher else None
+        self.to_teacher = nn.Linear(model.visual.conv1.out_channels, WIDTHS[-1]).to(backbone.device)
         self.optimisers = [
             *_optimisers(model, config),
             torch.optim.AdamW(self.head.parameters(), lr=config.lr),
+            torch.optim.AdamW(self.to_teacher.parameters(), lr=config.lr),
         ]
         for optimiser in self.optimisers:
             for group in optimiser.param_groups:
@@ -125,7 +150,6 @@ class Learner:
     def losses(self, step: int, batch: Batch) -> dict[str, Tensor]:
         """Return the weighted loss terms of a batch."""
         config, backbone = self.config, self.backbone
-        visual = backbone.model.visual
         keep = None if in_cooldown(step, config) else _keep(batch, config.patch_dropout)
         # The fused kernel's backward pass takes a third of a step on CPUs at these short sequences.
         kernels = (
@@ -133,11 +157,12 @@ class Learner:
             if batch.images.device.type == "cpu"
             else [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
         )
+        with sdpa_kernel(kernels):
+            image, patches, middle = self.encode_images(self.normalise(batch.images), keep)
         with (
             sdpa_kernel(kernels),
             torch.autocast(batch.images.device.type, torch.bfloat16, enabled=config.bf16),
         ):
-            image, patches = image_tower(visual, self.normalise(batch.images), keep)
             texts = F.normalize(encode_by_length(backbone, batch.captions), dim=-1)  # [T, d]
             names = F.normalize(encode_by_length(backbone, batch.names), dim=-1)  # [U, d]
         image = F.normalize(image.float(), dim=-1)  # [B, d]
@@ -171,7 +196,54 @@ class Learner:
             by_region = F.cross_entropy(10 * self.head(pooled), batch.region_concept[large], ignore_index=-1)
             by_image = F.cross_entropy(10 * self.head(image), batch.image_concept, ignore_index=-1)
             terms["loss_concept"] = 0.5 * weight * (by_region + by_image)
+        if self.teacher is not None:
+            terms |= self.distill(batch, keep, image, patches, middle.float())
         return terms
+
+    def distill(
+        self, batch: Batch, keep: Tensor | None, image: Tensor, patches: Tensor, middle: Tensor
+    ) -> dict[str, Tensor]:
+        """Return the distillation terms: features of patches, concepts of patches, and concepts of images.
+
+        Args:
+            batch: The batch.
+            keep: [B, M'] patches that the tower saw, or None for all of them.
+            image: [B, d] image features, unit norm.
+            patches: [B, M', d] D-V patch features, unit norm.
+            middle: [B, M', W] patch tokens that enter the D-V path.
+        """
+        assert self.teacher is not None
+        with torch.no_grad(), torch.autocast(image.device.type, torch.bfloat16, enabled=self.config.bf16):
+            features = self.teacher(batch.images)  # [B, M, C]
+            covered = torch.zeros(features.shape[:2], device=image.device)  # [B, M]
+            covered.index_add_(0, batch.region_image, batch.region_mask)
+            pooled = torch.einsum("bm,bmc->bc", covered, features)  # [B, C]
+            pooled = pooled / covered.sum(1, keepdim=True).clamp_min(1e-6)
+            whole = self.teacher.head(pooled).float().softmax(-1)  # [B, K]
+            if keep is not None:
+                covered = covered.gather(1, keep)  # [B, M']
+                features = features.gather(
+                    1, keep[..., None].expand(-1, -1, features.shape[-1])
+                )  # [B, M', C]
+            seen = covered > COVERED  # [B, M']
+            features = features[seen]  # [P, C]
+            concepts = self.teacher.head(features).float().softmax(-1)  # [P, K]
+        weight = self.config.teacher_weight
+        size = features.shape[-1:]
+        drawn = self.to_teacher(middle[seen])  # [P, C]
+        return {
+            "loss_feature": weight * F.mse_loss(F.layer_norm(drawn, size), F.layer_norm(features, size)),
+            "loss_patch": weight * F.cross_entropy(10 * self.head(patches[seen]), concepts),
+            "loss_image": weight * F.cross_entropy(10 * self.head(image), whole),
+        }
+
+    def encode_images(self, images: Tensor, keep: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        """Return `image_tower` of normalised images, with weights and activations in bfloat16 if configured."""
+        if not self.config.bf16:
+            return self.tower(images, keep)
+        # Autocast keeps the residual stream in float32; converting it for every product takes a fifth of a step.
+        weights = {name: value.bfloat16() for name, value in self.tower.named_parameters()}
+        return self._call(self.tower, weights, (images.bfloat16(), keep))
 
     def normalise(self, images: Tensor) -> Tensor:
         """Standardise the channels of images in [0, 1]."""
@@ -191,6 +263,7 @@ class Learner:
         return {
             "model": self.backbone.model.state_dict(),
             "head": self.head.state_dict(),
+            "to_teacher": self.to_teacher.state_dict(),
             "optimisers": [optimiser.state_dict() for optimiser in self.optimisers],
             "average": self.average.state_dict(),
         }
@@ -199,6 +272,7 @@ class Learner:
         """Restore what `state_dict` returned."""
         self.backbone.model.load_state_dict(state["model"])
         self.head.load_state_dict(state["head"])
+        self.to_teacher.load_state_dict(state["to_teacher"])
         for optimiser, saved in zip(self.optimisers, state["optimisers"], strict=True):
             optimiser.load_state_dict(saved)
         self.average.load_state_dict(state["average"])

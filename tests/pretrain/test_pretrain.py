@@ -8,6 +8,7 @@ import subprocess
 import sys
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -27,6 +28,8 @@ from pretrain.learner import Learner, encode_by_length, image_tower, multi_posit
 from pretrain.model import build
 from pretrain.render import render
 from pretrain.restyle import restyle
+from pretrain.teacher import WIDTHS, Teacher, teacher_loss
+from pretrain.teacher import main as train_teacher
 from pretrain.vocabulary import Vocabulary
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -218,11 +221,11 @@ def test_multi_positive_loss_equals_the_literal_sum() -> None:
 def test_image_tower_equals_the_backbone(architecture: Path) -> None:
     backbone = build(architecture)
     images = torch.randn(2, 3, 96, 96)
-    feature, patches = image_tower(backbone.model.visual, images, None)
+    feature, patches, _ = image_tower(backbone.model.visual, images, None)
     dense = backbone.dense(images, guide="dv")
     assert torch.allclose(feature, dense.image, atol=1e-5) and torch.allclose(patches, dense.guide, atol=1e-5)
     keep = torch.arange(144).flip(0).expand(2, -1)
-    feature_again, patches_again = image_tower(backbone.model.visual, images, keep)
+    feature_again, patches_again, _ = image_tower(backbone.model.visual, images, keep)
     assert torch.allclose(feature_again, feature, atol=1e-5)
     assert torch.allclose(patches_again, patches.flip(1), atol=1e-5)
 
@@ -262,6 +265,63 @@ def test_every_loss_term_has_a_gradient_and_falls(atlas: Atlas, architecture: Pa
     for step in range(1, 30):
         last = learner.step(step, batch)
     assert all(last[name] < first[name] for name in first)
+
+
+def test_bfloat16_step_is_close_to_float32(atlas: Atlas, architecture: Path) -> None:
+    terms = []
+    for bf16 in (False, True):
+        torch.manual_seed(0)
+        config = PretrainConfig(batch_size=16, hard_negatives=4, bf16=bf16)
+        learner = make_learner(atlas, architecture, config)
+        terms.append(learner.step(0, Batches(atlas, config, learner.vocabulary)[0]))
+    assert all(terms[1][name] == pytest.approx(value, rel=0.02) for name, value in terms[0].items())
+    assert all(p.dtype == torch.float32 for p in learner.backbone.model.parameters())
+
+
+def test_teacher_learns_the_concepts_of_regions(atlas: Atlas) -> None:
+    torch.manual_seed(0)
+    config = PretrainConfig(batch_size=8, hard_negatives=0)
+    batch = Batches(atlas, config, lambda texts: torch.ones(len(texts), 1, dtype=torch.long))[0]
+    teacher = Teacher(len(atlas.concepts))
+    assert teacher(batch.images).shape == (8, 144, WIDTHS[-1])
+    optimiser = torch.optim.AdamW(teacher.parameters(), lr=3e-3)
+    losses = []
+    for _ in range(12):
+        loss = teacher_loss(teacher, batch, bf16=False)
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        losses.append(float(loss.detach()))
+    assert losses[-1] < 0.7 * losses[0]
+
+
+def test_trained_teacher_resumes_and_teaches_without_changing(
+    folder: Path, atlas: Atlas, architecture: Path, tmp_path: Path
+) -> None:
+    options: dict[str, Any] = {
+        "art": folder,
+        "batch_size": 16,
+        "hard_negatives": 0,
+        "workers": 0,
+        "bf16": False,
+    }
+    train_teacher(PretrainConfig(out=tmp_path, steps=2, save_every=0.0, **options))
+    before = load_file(tmp_path / "teacher.safetensors")
+    train_teacher(PretrainConfig(out=tmp_path, steps=2, **options))  # finished: nothing left to do
+
+    config = PretrainConfig(
+        teacher=tmp_path / "teacher.safetensors", warmup_steps=1, curriculum_steps=10, **options
+    )
+    learner = make_learner(atlas, architecture, config)
+    batch = Batches(atlas, config, learner.vocabulary)[0]
+    first = learner.step(0, batch)
+    for step in range(1, 30):
+        last = learner.step(step, batch)
+    for name in ("loss_feature", "loss_patch", "loss_image"):
+        assert last[name] < first[name], name
+    assert learner.teacher is not None
+    for name, value in learner.teacher.state_dict().items():
+        assert torch.equal(value, before[name]), name
 
 
 def test_check_reports_shares_and_chance_levels(atlas: Atlas, architecture: Path) -> None:
