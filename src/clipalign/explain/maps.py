@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from ..losses import cosine_logits, unit_features
-
 from ..methods.capabilities import MapSettings, SupportsMapSettings
 
 if TYPE_CHECKING:
