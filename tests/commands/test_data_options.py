@@ -39,7 +39,7 @@ def test_split_and_skipped_files_are_written_and_the_split_is_reused(
     split = json.loads((one / "split.json").read_text())
     (row,) = read_results(one)
     assert (row.test, row.n, row.target) == ("out", 4, "grey")
-    assert row.extra["skipped"] == 1 and row.extra["interpolation"] == "bilinear"
+    assert row.extra["skipped"] == 1 and row.extra["interpolation"] == "bicubic"
     assert split["hash"] == row.split_hash and len(split["tests"][0]["rows"]) == 4
     assert "dark/red_square/empty.png" not in split["train"] + split["validation"]
     # The split of the file: same rows, same hash, nothing to skip.

@@ -45,7 +45,7 @@ def test_demo_writes_runs_and_report(done: Path) -> None:
         "alignclip",
         "pictures/maps.png",
         "pictures/curves-1.png",
-        "D-V tokens",
+        "D-V (",
     ):
         assert expected in text
     html = (done / "report.html").read_text(encoding="utf-8")

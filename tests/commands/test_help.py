@@ -46,6 +46,7 @@ def test_help_of_train_is_short_and_lists_every_option(
     topics = re.findall(r"^(\S[^:\n]*):$", text, re.MULTILINE)
     wanted = [
         "Method and model",
+        "Recipe",
         "Data",
         "Split",
         "Optimiser",
@@ -54,7 +55,7 @@ def test_help_of_train_is_short_and_lists_every_option(
         "Evaluation",
         "Run",
     ]
-    assert topics[:8] == wanted and topics[-1] == "General"
+    assert topics[:9] == wanted and topics[-1] == "General"
     own = options_of(get_method(method).Config)
     assert (f"Method {method}" in topics) == bool(own)
     assert {f"--{name.replace('_', '-')}" for name in [*options_of(TrainConfig), *own]} <= flags(text)

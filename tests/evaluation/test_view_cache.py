@@ -90,7 +90,17 @@ def test_later_runs_of_a_process_reuse_views_and_text_features(
     def run(name: str, method: str, seed: int, shared: RunCache | None, *more: str) -> Path:
         arguments = ["--method", method, "--data", str(squares_folder), "--protocol", "in-the-wild"]
         arguments += ["--target", "grey", "--backbone", tiny_spec, "--steps", "3", "--batch-size", "4"]
-        arguments += ["--lr", "1e-3", "--seed", str(seed), "--validate-every", "1", *more]
+        arguments += [
+            "--lr",
+            "1e-3",
+            "--seed",
+            str(seed),
+            "--validate-every",
+            "1",
+            "--interpolation",
+            "bilinear",
+            *more,
+        ]
         options = train_options([*arguments, "--out", str(tmp_path / name)], "clipalign train")
         run_options(options, "clipalign train", shared)
         return tmp_path / name

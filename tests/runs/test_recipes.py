@@ -111,7 +111,7 @@ def test_common_recipe_gives_all_methods_the_same_training_options_on_the_pocket
         ("tip-adapter-f --data eurosat --protocol few-shot", {"epochs": 100, "augment": "tip-adapter"}),
         ("tip-adapter-f --data dtd --protocol few-shot", {"epochs": 20, "cache_beta_scale": 13}),
         ("coop --data dtd --protocol few-shot --shots 1", {"epochs": 50, "augment": "coop"}),
-        ("coop --data dtd --protocol few-shot --shots 16", {"epochs": 200, "context_init": ""}),
+        ("coop --data dtd --protocol few-shot --shots 16", {"epochs": 200, "context_init": None}),
         ("coop --data dtd --protocol base-to-new", {"epochs": 200, "context_init": "a photo of a"}),
         ("zeroshot --data dtd", {"interpolation": "bicubic"}),
         ("zeroshot --data pacs", {"interpolation": "bilinear"}),
