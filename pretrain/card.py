@@ -16,16 +16,16 @@ import jinja2
 import numpy as np
 import torch
 import tyro
-from clipalign.evaluation.rows import domain_tests, score
 from torch import Tensor
 
+from clipalign.backbone import preprocess_for
 from clipalign.backbone.model import Backbone
 from clipalign.backbone.pocket import FOLDER
 from clipalign.core.checkpoint import load_weights, save_weights, write_text
 from clipalign.data.builtin.pictograms import Pictograms
-from clipalign.engine.setup import preprocess_for
 from clipalign.evaluation import EvalLoader
-from clipalign.runs.folder import zeroshot
+from clipalign.evaluation.scoring import domain_tests, score
+from clipalign.runs.run import zeroshot
 
 from .atlas import KEPT_OUT, Atlas
 from .checks import SCENES, check
@@ -42,12 +42,14 @@ class CardConfig:
 
     Attributes:
         run: Folder of `python -m pretrain`.
+        teacher: Folder of `python -m pretrain.teacher`, if the run had a teacher.
         art: Folder of the pre-training art.
         out: Where weights, architecture and card are written.
         hardware: Hardware of the run, as the card states it.
     """
 
     run: Path = Path("art/pocket-run")
+    teacher: Path | None = None
     art: Path = Path("art/pretraining")
     out: Path = FOLDER
     hardware: str = "one thread of a shared two-core CPU with AMX, bfloat16 autocast"
@@ -69,21 +71,19 @@ class Gate:
 
 def zero_shot(backbone: Backbone, source: Pictograms) -> dict[str, dict[str, float]]:
     """Return accuracies on all drawings and test renders of each domain, and on base and new classes."""
-    views = EvalLoader(source, preprocess_for(backbone))
+    loader = EvalLoader(source, preprocess_for(backbone))
     result = {}
-    for scored in score(views, zeroshot(backbone, source.templates[:1]).classifier, domain_tests(source)):
-        outputs, accuracy = scored.outputs, scored.accuracy
-        assert outputs is not None and accuracy is not None
-        correct, base = (
-            accuracy.ranked[:, 0] == outputs.labels,
-            np.isin(outputs.labels, list(source.splits.base)),
-        )
+    base = list(source.splits.base)
+    for scored in score(loader, zeroshot(backbone, source.templates[:1]).classifier, domain_tests(source)):
+        outputs = scored.outputs
+        assert outputs is not None
+        is_base = np.isin(outputs.labels, base)  # [n]
         result[scored.test.name] = {
-            "top1": accuracy.top1,
-            "top5": accuracy.top5,
-            "base": float(correct[base].mean()),
-            "new": float(correct[~base].mean()),
-            "n": accuracy.n,
+            "top1": float(outputs.correct.mean()),
+            "top5": float((outputs.ranked[:, :5] == outputs.labels[:, None]).any(1).mean()),
+            "base": float(outputs.correct[is_base].mean()),
+            "new": float(outputs.correct[~is_base].mean()),
+            "n": len(outputs.labels),
         }
     return result
 
@@ -125,7 +125,8 @@ def write_card(
     """Return the text of the card."""
     table = json.loads((config.art / "table.json").read_text())
     nearest = json.loads((config.art / "nearest.json").read_text())
-    last = json.loads((config.run / "log.jsonl").read_text().splitlines()[-1])
+    log = read_log(config.run)
+    teacher = read_log(config.teacher)[-1] if config.teacher else None
     architecture = json.loads(ARCHITECTURE.read_text())
     counts = Counter(row["set"] for row in table["rows"])
     alike = sorted(
@@ -161,7 +162,10 @@ def write_card(
         drawings=sum(counts.values()) - counts[KEPT_OUT],
         hardware=config.hardware,
         kept_out=KEPT_OUT,
-        last=last,
+        last=log[-1],
+        teacher=teacher,
+        taught_from=next((row["step"] for row in log if "loss_patch" in row), None),
+        untaught=[row for row in log if "kept_out_top1" in row and "loss_patch" not in row],
         measured=measured,
         names=len(table["synonyms"]),
         package=table["package"],
@@ -170,6 +174,12 @@ def write_card(
         template=source.templates[0],
         views=source.views("test"),
     )
+
+
+def read_log(run: Path) -> list[dict[str, float]]:
+    """Return the rows of a run's log. After an interruption, the run repeats steps: the last row of a step counts."""
+    rows = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    return list({row["step"]: row for row in rows}.values())
 
 
 def main(config: CardConfig) -> None:
@@ -186,7 +196,8 @@ def main(config: CardConfig) -> None:
     shutil.copyfile(ARCHITECTURE, config.out / "clipalign-pocket.json")
     write_text(config.out / "CARD.md", write_card(config, measured, accuracy, source))
     write_text(config.out / "zero_shot.json", json.dumps(accuracy, indent=1) + "\n")
-    shutil.copyfile(config.run / "log.jsonl", config.out / "pretraining-log.jsonl")
+    lines = [json.dumps(row) + "\n" for row in read_log(config.run)]
+    write_text(config.out / "pretraining-log.jsonl", "".join(lines))
     for gate in gates(measured, accuracy, source):
         print(f"{'met ' if gate.met else 'miss'} {gate.name}: {gate.value:.3f} (required {gate.least})")
 

@@ -4,7 +4,7 @@ A transformer without pre-training needs many more images than a convolutional n
 The network here learns in minutes, on the same scenes; its dense predictions are a target for every patch token of the
 transformer (`python -m pretrain --teacher FILE`), which speeds up the transformer's training. It is not shipped.
 
-Train it with `python -m pretrain.teacher --art art/pretraining --out art/teacher`.
+Train it with `python -m pretrain.teacher --art art/pretraining --out art/teacher-run`.
 """
 
 from __future__ import annotations
@@ -156,6 +156,8 @@ def main(config: PretrainConfig) -> None:
                 row["kept_out_top1"] = kept_out_accuracy(teacher, atlas)
             losses = []
             print(json.dumps(row), flush=True)
+            with (config.out / "log.jsonl").open("a") as log:
+                log.write(json.dumps(row) + "\n")
         if last or time.monotonic() - saved > config.save_every:
             saved = time.monotonic()
             save_weights(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from itertools import pairwise
@@ -17,10 +18,12 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 
 from clipalign.core.checkpoint import load_state
+from clipalign.data.builtin.pictograms import Pictograms
 from pretrain import layout
 from pretrain.atlas import KEPT_OUT, Atlas
 from pretrain.batches import Batches
 from pretrain.captions import Caption, Thing, contradict, place, relation, truth, write
+from pretrain.card import CardConfig, gates, write_card
 from pretrain.checks import check
 from pretrain.config import PretrainConfig, concept_weight, hardness, lr_factor
 from pretrain.layout import Background, Placed
@@ -368,3 +371,48 @@ def test_extended_run_resumes_and_writes_loadable_weights(
     model = build(architecture).model
     assert set(weights) == set(model.state_dict())
     model.load_state_dict({name: value.float() for name, value in weights.items()})
+
+
+def test_card_states_gates_teacher_and_length_of_the_run(folder: Path, tmp_path: Path) -> None:
+    source = Pictograms()
+    art = tmp_path / "art"
+    shutil.copytree(folder, art)
+    nearest = {"one": {"drawings": 6, **dict.fromkeys(source.domain_names, 0.1)}}
+    (art / "nearest.json").write_text(json.dumps(nearest))
+    table = json.loads((art / "table.json").read_text())
+    table["sets"] = {name: {"author": "an artist", "licence": "MIT"} for name in ("one", "two")}
+    (art / "table.json").write_text(json.dumps(table))
+    run = tmp_path / "run"
+    run.mkdir()
+    rows = [
+        {"step": 200, "kept_out_top1": 0.05, "seconds": 700},
+        {"step": 400, "loss_patch": 5.0, "seconds": 1400},
+        {"step": 400, "loss_patch": 4.0, "seconds": 7200},  # repeated after an interruption
+    ]
+    (run / "log.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    teacher = tmp_path / "teacher"
+    teacher.mkdir()
+    (teacher / "log.jsonl").write_text(json.dumps({"step": 1200, "kept_out_top1": 0.49}) + "\n")
+    measured = {
+        "kept_out_top1": 0.45,
+        "kept_out_top5": 0.7,
+        "kept_out_drawings": 6,
+        "mosaic_mass": 0.6,
+        "mosaic_object_mass": 0.4,
+        "mosaic_difference": 0.1,
+        "scene_short_recall10": 0.5,
+        "scene_long_recall10": 0.5,
+        "scene_chance10": 0.04,
+    }
+    accuracy = {d: {"top1": 0.35, "top5": 0.6, "base": 0.3, "new": 0.4, "n": 10} for d in source.domain_names}
+    missed = {gate.name for gate in gates(measured, accuracy, source) if not gate.met}
+    assert missed == {f"{d}: top-1 accuracy" for d in source.domain_names[:4]} | {
+        "mosaic: that mass minus the mass for another text"
+    }
+    card = write_card(CardConfig(run=run, teacher=teacher, art=art), measured, accuracy, source)
+    assert "Steps: 400 of 256 images" in card and "2.0 hours" in card
+    assert (
+        "From step 400 on, a teacher" in card and "49.0 % top-1" in card and "5.0 % after 200 steps" in card
+    )
+    assert "| kept-out top-1 accuracy | 0.45 | 0.40 | yes |" in card
+    assert "teacher" not in write_card(CardConfig(run=run, art=art), measured, accuracy, source)
