@@ -16,8 +16,9 @@ from clipalign.data.batches import TrainBatches
 from clipalign.data.sources.folder import ImageFolder
 from clipalign.engine.averaging import make_average
 from clipalign.methods import get_method
-from clipalign.methods.alignclip import PACS, AlignClip, AlignClipConfig, released_sharpness, resolve
+from clipalign.methods.alignclip import AlignClip, AlignClipConfig
 from clipalign.methods.capabilities import MapSettings
+from clipalign.methods.shared.alignclip_variant import PACS, released_sharpness, resolve
 from clipalign.methods.shared.monitor import READ_EVERY
 from clipalign.protocols import build_episode
 
