@@ -106,6 +106,17 @@ def test_draw_views_repeats_rows_only_after_all_were_drawn() -> None:
     assert len(many.rows) == 10 and set(many.rows) == set(rows)
     again = draw_views(TwoViews(), rows, 10, seed=1)  # type: ignore[arg-type]
     np.testing.assert_array_equal(many.rows, again.rows)
+    np.testing.assert_array_equal(many.draws, again.draws)
+
+
+def test_draw_views_draws_rows_and_views_at_random() -> None:
+    rows = np.arange(100)
+    first, second = (draw_views(TwoViews(), rows, 100, seed) for seed in (1, 2))  # type: ignore[arg-type]
+    for drawn in (first, second):
+        assert 30 < drawn.draws.sum() < 70 and set(drawn.draws) == {0, 1}
+        assert not np.array_equal(drawn.rows, rows) and set(drawn.rows) == set(rows)
+    assert not np.array_equal(first.rows, second.rows)
+    assert not np.array_equal(first.draws, second.draws)
 
 
 def test_draw_views_of_no_images_is_empty() -> None:  # new classes of `report --pictures 1`

@@ -296,6 +296,18 @@ def test_best_requires_two_standard_errors() -> None:
     assert not any(note.startswith("Bold:") for note in near.notes)
 
 
+@pytest.mark.parametrize(
+    ("higher_is_better", "low_wins", "high_wins"),
+    [(True, False, True), (False, True, False), (None, False, False)],
+)
+def test_cell_exceeds_in_the_better_direction_only(
+    higher_is_better: bool | None, low_wins: bool, high_wins: bool
+) -> None:
+    low, high = (Cell(mean, 0.01, 2, unit="nats", higher_is_better=higher_is_better) for mean in (0.2, 0.4))
+    assert (low.exceeds(high), high.exceeds(low)) == (low_wins, high_wins)
+    assert not low.exceeds(low)
+
+
 def test_best_counts_drawings_rather_than_views() -> None:
     rows = [row(m, a, n=8000, rows=1000) for m, a in (("erm", 0.54), ("alignclip", 0.50))]
     (table,) = accuracy_tables(rows)
