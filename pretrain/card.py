@@ -69,9 +69,9 @@ class Gate:
 
 def zero_shot(backbone: Backbone, source: Pictograms) -> dict[str, dict[str, float]]:
     """Return accuracies on all drawings and test renders of each domain, and on base and new classes."""
-    views = EvalLoader(source, preprocess_for(backbone))
+    loader = EvalLoader(source, preprocess_for(backbone))
     result = {}
-    for scored in score(views, zeroshot(backbone, source.templates[:1]).classifier, domain_tests(source)):
+    for scored in score(loader, zeroshot(backbone, source.templates[:1]).classifier, domain_tests(source)):
         outputs, accuracy = scored.outputs, scored.accuracy
         assert outputs is not None and accuracy is not None
         correct, base = (

@@ -118,10 +118,10 @@ def test_disabled_parts_train_like_erm(tiny: Backbone, episode: Episode, off: di
     losses: list[list[float]] = []
     for method in (ours, theirs):
         optimizer = torch.optim.AdamW(method.parameters(), lr=1e-4)
-        steps, history = TrainBatches(episode, 6, 0, preprocess_for(method.backbone)), []
+        batches, history = TrainBatches(episode, 6, 0, preprocess_for(method.backbone)), []
         for step in range(4):
             optimizer.zero_grad()
-            loss = sum(v for k, v in method.loss(steps[step]).items() if k.startswith("loss"))
+            loss = sum(v for k, v in method.loss(batches[step]).items() if k.startswith("loss"))
             assert isinstance(loss, torch.Tensor)
             loss.backward()
             optimizer.step()
