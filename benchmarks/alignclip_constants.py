@@ -19,7 +19,8 @@ from clipalign.backbone import Backbone, load, preprocess_for
 from clipalign.core.types import Batch, Episode
 from clipalign.data.batches import TrainBatches
 from clipalign.data.registry import load_source
-from clipalign.methods.alignclip import AlignClip, AlignClipConfig, released_sharpness
+from clipalign.methods.alignclip import AlignClip, AlignClipConfig
+from clipalign.methods.shared.alignclip_variant import released_sharpness
 from clipalign.protocols import build_episode
 
 SHARPNESS = (1.0, 7.0, 10.0, 15.0, 20.0, 25.0, 35.0)

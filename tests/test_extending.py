@@ -131,8 +131,8 @@ def test_extensions_of_every_kind_work_in_one_run(site: Path, tiny_spec: str, tm
     report = (tmp_path / "runs" / "report" / "report.md").read_text(encoding="utf-8")
     assert "## Further metrics" in report and f"| all | l2-sp | {shown} | 1 |" in report
     with (tmp_path / "runs" / "report" / "tables.csv").open(encoding="utf-8") as file:
-        means = {line["column"]: line["mean_percent"] for line in csv.DictReader(file)}
-    assert float(means["ECE"]) == pytest.approx(100 * error, abs=1e-3)
+        means = {line["column"]: (float(line["mean"]), line["unit"]) for line in csv.DictReader(file)}
+    assert means["ECE"] == (pytest.approx(100 * error, abs=1e-3), "%")
 
     with (out / "values.csv").open(encoding="utf-8") as file:
         values = {line["tag"]: float(line["value"]) for line in csv.DictReader(file)}

@@ -33,15 +33,15 @@ from clipalign.runs.run import Run, open_run
 COLUMNS = [recall_field(way, k) for way in DIRECTIONS for k in (1, 10)]
 
 
-def after(run: Run, views: dict[str, Any]) -> dict[str, Any]:
+def after(run: Run, shared: dict[str, Any]) -> dict[str, Any]:
     """Return the accuracy on single drawings and, for methods with masks, the mask report."""
     backbone = run.backbone
-    if "views" not in views:
+    if "loader" not in shared:
         source = load_source("pictograms")
-        views["episode"] = build_episode("domain-shift", source, "twemoji")
-        views["views"] = EvalLoader(source, preprocess_for(backbone))
-    episode, templates = views["episode"], views["episode"].source.templates
-    scored = score(views["views"], lambda names: run.method.classifier(names, templates), episode.tests)
+        shared["episode"] = build_episode("domain-shift", source, "twemoji")
+        shared["loader"] = EvalLoader(source, preprocess_for(backbone))
+    episode, templates = shared["episode"], shared["episode"].source.templates
+    scored = score(shared["loader"], lambda names: run.method.classifier(names, templates), episode.tests)
     assert scored[0].accuracy is not None
     found: dict[str, Any] = {"accuracy": scored[0].accuracy}
     if isinstance(run.method, SupportsMasks):
@@ -64,7 +64,7 @@ def mean_and_std(values: list[float], scale: float = 100) -> str:
 
 def main(root: Path) -> None:
     """Measure runs without `after.json` and print the tables."""
-    views: dict[str, Any] = {}
+    shared: dict[str, Any] = {}
     recalls: dict[tuple[str, str, str], list[float]] = defaultdict(list)
     kept: dict[str, list[float]] = defaultdict(list)
     masks: dict[tuple[str, str], list[float]] = defaultdict(list)
@@ -77,7 +77,7 @@ def main(root: Path) -> None:
                 if "recall@" in field or field.startswith("active_"):
                     recalls[name, row.test, field].append(float(value))
         if not (folder / "after.json").is_file():
-            write_text(folder / "after.json", json.dumps(after(open_run(folder), views), indent=1) + "\n")
+            write_text(folder / "after.json", json.dumps(after(open_run(folder), shared), indent=1) + "\n")
         found = json.loads((folder / "after.json").read_text(encoding="utf-8"))
         kept[name].append(found["accuracy"])
         for kind in ("masks", "untrained_masks"):

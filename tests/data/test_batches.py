@@ -132,7 +132,7 @@ def test_caption_batches_need_as_many_images_as_a_batch(captions_csv: Path, squa
 
 
 def test_iterate_gives_the_same_batches_with_workers(squares: ImageFolder) -> None:
-    steps = TrainBatches(build_episode("domain-shift", squares, "grey", 0), 4, 0, PREPROCESS)
-    alone, helped = list(steps.iterate(2, 6)), list(steps.iterate(2, 6, workers=2))
+    batches = TrainBatches(build_episode("domain-shift", squares, "grey", 0), 4, 0, PREPROCESS)
+    alone, helped = list(batches.iterate(2, 6)), list(batches.iterate(2, 6, workers=2))
     assert len(alone) == len(helped) == 4
     assert all(torch.equal(a.images, b.images) for a, b in zip(alone, helped, strict=True))

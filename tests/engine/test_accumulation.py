@@ -37,7 +37,7 @@ def episode(captions_csv: Path, squares_folder: Path) -> Episode:
     return build_episode("retrieval", load_source(str(captions_csv), **options), None)
 
 
-def steps_of(episode: Episode, tiny: Backbone, batch_size: int = 7, **options: Any) -> CaptionTrainBatches:
+def batches_of(episode: Episode, tiny: Backbone, batch_size: int = 7, **options: Any) -> CaptionTrainBatches:
     return CaptionTrainBatches(episode, batch_size, 0, preprocess_for(tiny), **options)
 
 
@@ -68,7 +68,7 @@ def test_micro_batches_give_the_gradient_of_the_whole_batch(
 ) -> None:
     options = {"components": 3} if name == "long-clip" else {}
     method = set_up(name, tiny, episode, **options)
-    batch = steps_of(episode, tiny)[0]
+    batch = batches_of(episode, tiny)[0]
     batch = type(batch)(**{**vars(batch), "images": batch.images.double()})
     terms = method.loss(batch)
     sum(value for key, value in terms.items() if key.startswith("loss")).backward()  # type: ignore[union-attr]
@@ -115,32 +115,32 @@ class Noisy(ContrastiveMethod):
 def test_second_pass_repeats_the_random_numbers_of_the_first(tiny: Backbone, episode: Episode) -> None:
     method = Noisy()
     method.setup(tiny, episode, ("a {}.",))
-    batch = steps_of(episode, tiny)[0]
+    batch = batches_of(episode, tiny)[0]
     torch.manual_seed(3)
     contrastive_backward(method, batch, options_of(batch, 3), PRECISION, Ranks())
     assert method.drawn[:3] == method.drawn[3:] and len(set(method.drawn)) == 3
 
 
 def test_micro_batches_cover_the_captions_of_a_batch(tiny: Backbone, episode: Episode) -> None:
-    batch = steps_of(episode, tiny)[0]
+    batch = batches_of(episode, tiny)[0]
     parts = list(micro_batches(batch, 3))
     assert [len(part) for part in parts] == [3, 3, 1]
     assert sum((part.captions for part in parts), ()) == batch.captions  # type: ignore[misc, arg-type]
 
 
 def test_epoch_has_every_image_once(tiny: Backbone, episode: Episode) -> None:
-    steps = steps_of(episode, tiny, batch_size=9)
-    first, second = ([steps.plan(step)[0] for step in range(start, start + 4)] for start in (0, 4))
+    batches = batches_of(episode, tiny, batch_size=9)
+    first, second = ([batches.plan(step)[0] for step in range(start, start + 4)] for start in (0, 4))
     for epoch in (first, second):
         assert sorted(row for rows in epoch for row in rows) == episode.train_rows.tolist()
     assert [rows.tolist() for rows in first] != [rows.tolist() for rows in second]
-    again = steps_of(episode, tiny, batch_size=9)
+    again = batches_of(episode, tiny, batch_size=9)
     assert again.plan(6)[0].tolist() == second[2].tolist()  # a resumed run has not seen the earlier steps
 
 
 def test_processes_share_one_batch(tiny: Backbone, episode: Episode) -> None:
-    whole = steps_of(episode, tiny, use="prefix")[5]
-    shares = [steps_of(episode, tiny, use="prefix", ranks=Ranks(rank, 3))[5] for rank in range(3)]
+    whole = batches_of(episode, tiny, use="prefix")[5]
+    shares = [batches_of(episode, tiny, use="prefix", ranks=Ranks(rank, 3))[5] for rank in range(3)]
     assert [len(share) for share in shares] == [2, 2, 3]
     assert torch.equal(torch.cat([share.images for share in shares]), whole.images)
     assert sum((share.captions for share in shares), ()) == whole.captions  # type: ignore[misc, arg-type]
@@ -148,7 +148,7 @@ def test_processes_share_one_batch(tiny: Backbone, episode: Episode) -> None:
 
 def test_batch_larger_than_an_epoch_raises(tiny: Backbone, episode: Episode) -> None:
     with pytest.raises(UserError, match="--batch-size 37: only 36 images"):
-        steps_of(episode, tiny, batch_size=37)
+        batches_of(episode, tiny, batch_size=37)
 
 
 ARGUMENTS = ["--steps", "4", "--batch-size", "7", "--micro-batch-size", "2"]

@@ -83,6 +83,11 @@ def test_recall_fields_are_those_of_the_metric() -> None:
         assert everything[name] == everything[f"masked_{name}"] == everything[f"relevant_{name}"]
 
 
+def test_only_recall_at_1_of_the_plain_scores_is_a_headline() -> None:
+    headlines = [field.name for field in METRICS.get("recall").fields if field.headline]
+    assert headlines == ["text_to_image_recall@1", "image_to_text_recall@1"]
+
+
 @pytest.mark.parametrize("k", [1, 5])
 def test_recalls_match_torchmetrics(k: int) -> None:
     images, texts, owner = features(25, 60, seed=2)

@@ -12,13 +12,14 @@ from torch import Tensor
 from clipalign.backbone import Backbone, preprocess_for
 from clipalign.core.distributed import Ranks
 from clipalign.core.precision import Precision
-from clipalign.core.types import Preprocess, TestSet
+from clipalign.core.types import CaptionTest, Preprocess, TestSet
 from clipalign.data.sources.folder import ImageFolder
 from clipalign.evaluation import EvalLoader, Outputs, outputs_by_test
 from clipalign.evaluation.loader import domain_batches
 from clipalign.evaluation.metrics import METRICS, ClassificationMetric, MetricValue, compute
 from clipalign.evaluation.metrics.class_accuracy import accuracy_by_class
 from clipalign.evaluation.metrics.harmonic_mean import harmonic_mean
+from clipalign.evaluation.retrieval import retrieval_outputs
 from clipalign.evaluation.scoring import (
     domain_tests,
     label_space_digest,
@@ -150,6 +151,59 @@ def test_outputs_under_bf16_are_float32_products_of_the_features(
         exact = method.scale * (torch.nn.functional.normalize(features.float(), dim=1) @ text.T)  # [n, C]
     assert features.dtype == torch.bfloat16
     assert np.array_equal(logits, exact.numpy())
+
+
+def test_ranked_classes_with_equal_logits_are_in_class_order() -> None:
+    # Sorts of more than 16 values are stable only if the algorithm is.
+    logits = np.random.default_rng(0).integers(0, 3, size=(20, 300)).astype(np.float32)  # [n, C]
+    of = Outputs(logits, np.zeros(20, np.int64), np.arange(20), np.zeros(20, np.int64), [""] * 300, ("x",))
+    expected = [sorted(range(300), key=lambda c: (-row[c], c))[:5] for row in logits]
+    assert of.ranked.tolist() == expected
+
+
+def test_outputs_of_features_leave_out_processes_without_images(squares: ImageFolder) -> None:
+    rows, world = np.arange(2), 3
+    parts: list[Any] = []
+
+    class Recording(Ranks):
+        def gather(self, value: Any) -> list[Any]:
+            parts.append(value)
+            return [value]
+
+    class Gathered(Ranks):
+        def gather(self, value: Any) -> list[Any]:
+            return parts
+
+    def outputs_of(ranks: Ranks) -> Outputs:
+        loader = EvalLoader(squares, PREPROCESS, ranks=ranks)
+        return loader.outputs(lambda images: images.flatten(1)[:, :5], rows, "test", ())  # [B, 5]
+
+    local = [outputs_of(Recording(rank, world)) for rank in range(world)]
+    assert sorted(len(part.logits) for part in local) == [0, 1, 1]
+    whole = outputs_of(Ranks())
+    assert whole.logits.shape == (2, 5)
+    for rank in range(world):
+        found = outputs_of(Gathered(rank, world))
+        for name in ("logits", "labels", "rows", "domains"):
+            values, expected = getattr(found, name), getattr(whole, name)
+            assert np.array_equal(values, expected) and values.dtype == expected.dtype
+
+
+def test_retrieval_outputs_count_the_truncated_captions_of_each_test(
+    squares: ImageFolder, tiny: Backbone
+) -> None:
+    method = get_method("zeroshot")()
+    method.setup(tiny, build_episode("domain-shift", squares, "grey", 0), ("a photo of a {}.",))
+    window = tiny.context_length
+    short, full, one_more, long = (" ".join(["a"] * (n - 2)) for n in (5, window, window + 1, 2 * window))
+    assert tiny.tokenize([short, full, one_more, long]).lengths == (5, window, window + 1, 2 * window)
+    texts = {"one": (full, one_more, short), "two": (one_more, full, long), "none": (short, full)}
+    tests = [
+        CaptionTest(name, np.arange(len(captions)), captions, np.arange(len(captions)))
+        for name, captions in texts.items()
+    ]
+    outputs = retrieval_outputs(EvalLoader(squares, preprocess_for(tiny)), method, tests, "test")
+    assert [output.truncated for output in outputs] == [1, 2, 0]
 
 
 class Joint:

@@ -44,8 +44,8 @@ def test_unseen_label_space_gives_a_row_with_its_reason(squares: ImageFolder, tm
 
         return logits
 
-    views = EvalLoader(squares, Preprocess((32, 32), (0.5,) * 3, (0.5,) * 3))
-    scores = score(views, classifier, episode.tests)
+    loader = EvalLoader(squares, Preprocess((32, 32), (0.5,) * 3, (0.5,) * 3))
+    scores = score(loader, classifier, episode.tests)
     write_results(tmp_path, result_rows(scores, squares, FACTS, {"new": 0.5}))
     rows = {row.test: row for row in read_results(tmp_path)}
     new, base = rows["new"], rows["base"]

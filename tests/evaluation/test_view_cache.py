@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +67,18 @@ def test_cache_stays_below_its_limit(squares: ImageFolder) -> None:
     kept.limit = 0
     kept.images(source, rows, "test", draws, PREPROCESS)  # type: ignore[arg-type]
     assert source.made == 16 + 6 + 6 + 16
+
+
+def test_cache_keeps_sources_alive_so_that_their_ids_stay_unique(squares: ImageFolder) -> None:
+    source, kept = Counting(squares), ViewCache(1e9)
+    reference = weakref.ref(source)
+    kept.images(source, np.arange(2), "test", np.zeros(2, np.int64), PREPROCESS)  # type: ignore[arg-type]
+    del source
+    gc.collect()
+    assert reference() is not None  # a new object with this id would receive the cached views
+    del kept
+    gc.collect()
+    assert reference() is None
 
 
 def test_later_runs_of_a_process_reuse_views_and_text_features(

@@ -16,8 +16,9 @@ from clipalign.data.batches import TrainBatches
 from clipalign.data.sources.folder import ImageFolder
 from clipalign.engine.averaging import make_average
 from clipalign.methods import get_method
-from clipalign.methods.alignclip import PACS, AlignClip, AlignClipConfig, released_sharpness, resolve
+from clipalign.methods.alignclip import AlignClip, AlignClipConfig
 from clipalign.methods.capabilities import MapSettings
+from clipalign.methods.shared.alignclip_variant import PACS, released_sharpness, resolve
 from clipalign.methods.shared.monitor import READ_EVERY
 from clipalign.protocols import build_episode
 
@@ -117,10 +118,10 @@ def test_disabled_parts_train_like_erm(tiny: Backbone, episode: Episode, off: di
     losses: list[list[float]] = []
     for method in (ours, theirs):
         optimizer = torch.optim.AdamW(method.parameters(), lr=1e-4)
-        steps, history = TrainBatches(episode, 6, 0, preprocess_for(method.backbone)), []
+        batches, history = TrainBatches(episode, 6, 0, preprocess_for(method.backbone)), []
         for step in range(4):
             optimizer.zero_grad()
-            loss = sum(v for k, v in method.loss(steps[step]).items() if k.startswith("loss"))
+            loss = sum(v for k, v in method.loss(batches[step]).items() if k.startswith("loss"))
             assert isinstance(loss, torch.Tensor)
             loss.backward()
             optimizer.step()

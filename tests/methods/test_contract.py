@@ -119,6 +119,16 @@ def test_loss_terms_are_finite_scalars_with_one_to_minimise(
         assert value.shape == () and bool(value.isfinite()), name
 
 
+@pytest.mark.parametrize(("cls", "tower"), PAIRS, ids=name_of)
+def test_trains_image_tower_agrees_with_the_trained_parameters(
+    cls: type[Method[Any]], tower: str, backbone: Backbone, episode: Episode
+) -> None:
+    method = ready(cls, backbone, episode)
+    trained = {id(parameter) for parameter in method.parameters()}
+    of_tower = {id(parameter) for parameter in method.backbone.image_parameters()}
+    assert method.trains_image_tower == bool(trained & of_tower)
+
+
 class Products(TorchFunctionMode):
     """Records the operands and results of all matrix products of a given number of images."""
 

@@ -16,12 +16,12 @@ from clipalign.report import pictures
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory, tiny_spec: str, squares_folder: Path) -> Path:
-    """Runs of two methods in the wild on a copy of the coloured squares, which tests may move."""
+    """Runs of three methods in the wild on a copy of the coloured squares, which tests may move."""
     root = tmp_path_factory.mktemp("pictures")
     shutil.copytree(squares_folder, root / "squares")
     shared = ["--data", str(root / "squares"), "--protocol", "in-the-wild", "--target", "dark"]
     shared += ["--backbone", tiny_spec, "--steps", "2", "--batch-size", "4"]
-    for method in ("erm", "alignclip"):
+    for method in ("erm", "alignclip", "coop"):
         run_training(["--method", method, *shared, "--out", str(root / "runs" / method)])
     return root
 
@@ -33,6 +33,20 @@ def test_report_compares_runs_on_the_same_images(runs: Path) -> None:
     assert (runs / "with" / "pictures" / "maps.png").stat().st_size > 10_000
     # Photographs have no masks, so their maps are not scored.
     assert "uniform map" not in text
+
+
+def test_pictures_show_only_methods_that_train_the_image_tower(
+    runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    titles: list[list[str]] = []
+    draw = pictures.compare_figure
+    monkeypatch.setattr(
+        pictures,
+        "compare_figure",
+        lambda models, *rest: titles.append([m.title for m in models]) or draw(models, *rest),  # type: ignore[func-returns-value]
+    )
+    write_report(runs / "runs", tmp_path / "report", pictures=1)
+    assert titles == [["zero-shot", "after erm", "after alignclip"]]
 
 
 def test_pictures_show_every_variant_with_its_own_settings(
@@ -106,6 +120,17 @@ def test_draw_views_repeats_rows_only_after_all_were_drawn() -> None:
     assert len(many.rows) == 10 and set(many.rows) == set(rows)
     again = draw_views(TwoViews(), rows, 10, seed=1)  # type: ignore[arg-type]
     np.testing.assert_array_equal(many.rows, again.rows)
+    np.testing.assert_array_equal(many.draws, again.draws)
+
+
+def test_draw_views_draws_rows_and_views_at_random() -> None:
+    rows = np.arange(100)
+    first, second = (draw_views(TwoViews(), rows, 100, seed) for seed in (1, 2))  # type: ignore[arg-type]
+    for drawn in (first, second):
+        assert 30 < drawn.draws.sum() < 70 and set(drawn.draws) == {0, 1}
+        assert not np.array_equal(drawn.rows, rows) and set(drawn.rows) == set(rows)
+    assert not np.array_equal(first.rows, second.rows)
+    assert not np.array_equal(first.draws, second.draws)
 
 
 def test_draw_views_of_no_images_is_empty() -> None:  # new classes of `report --pictures 1`

@@ -162,5 +162,10 @@ def test_report_of_retrieval_runs_has_recalls_only(
     assert "<h2>Retrieval</h2>" in html and "55.0 ± 7.1" in html
     cells = list(csv.DictReader(io.StringIO(written.csv.read_text(encoding="utf-8"))))
     first = next(c for c in cells if c["method"] == "smartclip" and c["target"] == "long")
-    assert first["column"] == "T2I R@1" and first["mean_percent"] == "55.0000" and first["seeds"] == "2"
+    assert (
+        first["column"] == "T2I R@1"
+        and first["mean"] == "55.0000"
+        and first["unit"] == "%"
+        and first["seeds"] == "2"
+    )
     assert "T2I R@10" in capsys.readouterr().out

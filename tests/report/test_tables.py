@@ -9,11 +9,13 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from clipalign.evaluation.metrics import Field
 from clipalign.evaluation.results import ResultRow
 from clipalign.report.accuracy import accuracy_tables
 from clipalign.report.forgetting import forgetting
 from clipalign.report.html import table_html
 from clipalign.report.markdown import table_markdown
+from clipalign.report.metric_table import metric_table
 from clipalign.report.render import print_tables, tables_csv
 from clipalign.report.result_table import Cell, ResultTable
 from clipalign.report.rows import ReportRow
@@ -218,12 +220,28 @@ def test_html_escapes_labels() -> None:
     assert html.count('class="number best"') == 1
 
 
-def test_csv_holds_percentages() -> None:
+def test_csv_holds_shares_in_percent() -> None:
     lines = list(csv.DictReader(io.StringIO(tables_csv(example_tables()))))
     base = next(x for x in lines if x["column"] == "base" and x["method"] == "al<ign|clip")
-    assert float(base["mean_percent"]) == pytest.approx(32.0) and base["seeds"] == "2"
-    assert float(base["std_percent"]) == pytest.approx(2.8284, abs=1e-3)
-    assert next(x for x in lines if x["method"] == "zeroshot")["std_percent"] == ""
+    assert float(base["mean"]) == pytest.approx(32.0) and base["unit"] == "%" and base["seeds"] == "2"
+    assert float(base["std"]) == pytest.approx(2.8284, abs=1e-3)
+    assert next(x for x in lines if x["method"] == "zeroshot")["std"] == ""
+
+
+def test_csv_holds_values_of_other_units_as_they_are_stored() -> None:
+    values = [{"nll": 0.2, "top5": 0.2}, {"nll": 0.4, "top5": 0.4}]
+    rows = [row("erm", 0.5, seed=seed, extra=extra) for seed, extra in enumerate(values)]
+    fields = [Field("nll", "NLL", unit="nats", digits=6), Field("top5", "top-5")]
+    table = metric_table("further metrics", rows, fields)
+    nll, top5 = csv.DictReader(io.StringIO(tables_csv([table])))
+    assert (nll["column"], nll["mean"], nll["std"], nll["unit"]) == (
+        "NLL (nats)",
+        "0.300000",
+        "0.141421",
+        "nats",
+    )
+    assert (top5["column"], top5["mean"], top5["std"], top5["unit"]) == ("top-5", "30.0000", "14.1421", "%")
+    assert not any("percent" in head for head in nll)
 
 
 def test_narrow_terminal_prints_every_number() -> None:
@@ -276,6 +294,18 @@ def test_best_requires_two_standard_errors() -> None:
     assert [near.best(line, 0) for line in near.lines] == [False, False]
     assert any(note.startswith("Bold:") for note in far.notes)
     assert not any(note.startswith("Bold:") for note in near.notes)
+
+
+@pytest.mark.parametrize(
+    ("higher_is_better", "low_wins", "high_wins"),
+    [(True, False, True), (False, True, False), (None, False, False)],
+)
+def test_cell_exceeds_in_the_better_direction_only(
+    higher_is_better: bool | None, low_wins: bool, high_wins: bool
+) -> None:
+    low, high = (Cell(mean, 0.01, 2, unit="nats", higher_is_better=higher_is_better) for mean in (0.2, 0.4))
+    assert (low.exceeds(high), high.exceeds(low)) == (low_wins, high_wins)
+    assert not low.exceeds(low)
 
 
 def test_best_counts_drawings_rather_than_views() -> None:

@@ -36,6 +36,7 @@ class L2Sp(Method[L2SpConfig]):
     summary = "erm with an L2 penalty towards the pre-trained weights"
     source = "Li et al., Explicit Inductive Bias for Transfer Learning, ICML 2018"
     trains = "image tower"
+    trains_image_tower = True
     Config = L2SpConfig
     published = {"lr": 5e-6, "weight_decay": 0.0}  # noqa: RUF012 - training options by name
 

@@ -110,7 +110,7 @@ def score_model(config: EvalConfig, command: str, source: Source | None = None) 
         method.backbone.names = config.names
     facts, templates = model_facts(config, opened_model, source, command)
     preprocess = preprocess_for(method.backbone, config.data.interpolation, source)
-    views = EvalLoader(source, preprocess, config.eval_batch_size, Ranks(device=device), precision)
+    loader = EvalLoader(source, preprocess, config.eval_batch_size, Ranks(device=device), precision)
     if episode is None:
         facts |= {"protocol": None, "target": None, "split_hash": None}
     else:
@@ -120,12 +120,12 @@ def score_model(config: EvalConfig, command: str, source: Source | None = None) 
         extra["names"] = method.backbone.names
     facts |= {"data": config.data.data, "extra": extra}
     if episode is not None and episode.caption_tests:
-        outputs = retrieval_outputs(views, method, episode.caption_tests, "test")
+        outputs = retrieval_outputs(loader, method, episode.caption_tests, "test")
         rows = retrieval_rows(episode.caption_tests, outputs, facts)
         config.out.mkdir(parents=True, exist_ok=True)
     else:
         tests = domain_tests(source) if episode is None else episode.tests
-        scores = score(views, lambda names: method.classifier(names, templates), tests)
+        scores = score(loader, lambda names: method.classifier(names, templates), tests)
         if all(one.outputs is None for one in scores):
             raise UserError(f"MODEL {config.model}: {scores[0].reason}")
         rows = result_rows(scores, source, facts)

@@ -1,4 +1,4 @@
-"""`clipalign export`: write a model for another library, load it there, compare, and only then move it into place."""
+"""`clipalign export`: write a model in the format of another library, and verify its features with that library."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from .options import ExportConfig
 from .predict import read_classes
 
 FACTS = "export.json"
-RUN_FACTS = ("data", "protocol", "target", "split_hash")  # of a run's record, copied to FACTS
+RUN_FACTS = ("data", "protocol", "target", "split_hash")  # fields of a run's record that FACTS repeats
 
 
 @dataclass(frozen=True)
@@ -36,11 +36,12 @@ class Export:
     """A finished export.
 
     Attributes:
-        folder: the files.
-        image_difference, text_difference: largest absolute differences of L2-normalised features between the model
-            and its copy in the other library; None for images if only the text tower was written.
-        state_difference: largest relative difference of the text tower's hidden states if only it was written.
-        classifier: whether class features or a linear layer were written too.
+        folder: folder of the exported files.
+        image_difference, text_difference: largest absolute difference of L2-normalised features between the model and
+            the exported copy. image_difference is None for formats with the text tower only.
+        classifier: whether class features or a linear layer were exported.
+        state_difference: largest relative difference of the text tower's hidden states, for formats with the text
+            tower only; else None.
     """
 
     folder: Path
@@ -62,30 +63,33 @@ def export(
     cache_dir: str | Path | None = None,
     overwrite: bool = False,
 ) -> Export:
-    """Write a model for another library, as `clipalign export` does.
+    """Export a model to the format of another library, as `clipalign export` does.
+
+    `out` is created only after the other library has reproduced the features of the model.
 
     Args:
         model: run folder or backbone.
-        to: the format: open_clip, hf, hf-text, safetensors, onnx, or one of another package.
+        to: open_clip, hf, hf-text, safetensors, onnx, or a format of another package.
         out: folder to write.
 
     The keywords are the options of the command line; see `ExportConfig`.
 
     Raises:
-        UserError: invalid input, a missing extra, or a model that the format cannot hold; nothing is written then.
+        UserError: invalid input, a missing extra, a model that the format cannot represent, or features that differ.
+            Nothing is written.
     """
     return _export(make_config(ExportConfig, locals()))[0]
 
 
 def run_export(tokens: Sequence[str], prog: str = "clipalign export") -> Export:
-    """Export a model as a command line says, and print the comparison."""
+    """Run `clipalign export` with command-line arguments, and print the differences of the features."""
     written, lines = _export(parse_config(ExportConfig, tokens, prog))
     print("\n".join(lines))
     return written
 
 
 def _export(config: ExportConfig) -> tuple[Export, list[str]]:
-    """Export a model; returns the result and the lines to print."""
+    """Export a model; return the result and the lines to print."""
     form = EXPORTS.get(config.to)()
     check_place(config.out, config.overwrite)
     method, names, templates, record = open_for_export(config)

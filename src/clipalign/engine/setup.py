@@ -141,8 +141,8 @@ def prepare(
         zero_shot = cache.zero_shot[key]
     torch.manual_seed(config.run.seed)  # initial weights that the method draws
     method.setup(backbone, episode, templates)
-    views = replace(preprocess, augment=config.recipe.augment)
-    batches = train_batches(method, config, episode, views, ranks) if method.iterates else None
+    training = replace(preprocess, augment=config.recipe.augment)
+    batches = train_batches(method, config, episode, training, ranks) if method.iterates else None
     return PreparedRun(
         options, episode, loader, method, templates, average, batches, zero_shot, precision, ranks, select
     )

@@ -1,4 +1,4 @@
-"""The masks that a method gives texts, and the measure of `disentanglement` on named concepts."""
+"""Masks of texts, and the report of `disentanglement` on named concepts."""
 
 from __future__ import annotations
 
@@ -22,39 +22,39 @@ if TYPE_CHECKING:
 
 @torch.no_grad()
 def masks_of(method: Method, texts: Sequence[str]) -> Tensor:
-    """Which dimensions each text speaks about, [T, D] float64 in [0, 1] on the CPU.
+    """Return the masks of T texts over the dimensions of the joint space, [T, D] float64 in [0, 1] on the CPU.
 
     Raises:
         UserError: the method has no masks.
     """
     if not isinstance(method, SupportsMasks):
         raise UserError(
-            f"--method {method.name} has no masks; --masks and --disentanglement are for methods that give each "
-            "text a mask, such as smartclip"
+            f"--method {method.name} has no masks; --masks and --disentanglement need a method that computes a "
+            "mask for each text, such as smartclip"
         )
     _, masks = method.encode_captions(texts)  # [T, D]
     return masks.detach().double().cpu()
 
 
 def pictogram_concepts() -> tuple[tuple[str, ...], dict[str, tuple[str, ...]]]:
-    """The concepts of Pictograms as phrases ("an apple"), and their labels: subgroup, then the wider group."""
+    """Return the concepts of Pictograms as phrases ("an apple"), and their labels by level: subgroup, then group."""
     concepts = Pictograms().index["concepts"]
     phrases = tuple(noun_phrase(concept["label"], ObjectClaim(i)) for i, concept in enumerate(concepts))
     return phrases, {level: tuple(concept[level] for concept in concepts) for level in ("subgroup", "group")}
 
 
 def draw_pairs(labels: Sequence[str], partners: int, seed: int = 0) -> np.ndarray:
-    """Each concept with some others of another label; where all share one label, with any others.
+    """Pair each concept with random concepts of other labels; with any others if all have one label.
 
-    Unrelated partners, so that what two of them have in common is not expected to lie in the masks of both.
+    The partners of a pair are unrelated, so their masks are not expected to overlap.
 
     Args:
-        labels: of each of C concepts.
-        partners: for each concept; fewer where there are not as many.
-        seed: of the draw.
+        labels: label of each of C concepts.
+        partners: number of partners per concept; fewer if there are not as many.
+        seed: seed of the draw.
 
     Returns:
-        [P, 2] int64, different rows that speak of different pairs or of one in both orders.
+        [P, 2] int64, concept and partner. Rows are distinct; a pair may occur in both orders.
     """
     rng = np.random.default_rng(seed)
     names = np.array(tuple(labels))
@@ -77,22 +77,21 @@ def mask_report(
     single: str = "{}",
     both: str = "{} and {}",
 ) -> dict[str, Any]:
-    """How far the masks of a method take concepts apart, as JSON can hold it.
+    """Measure how well the masks of a method separate concepts; returns values for JSON.
 
     Args:
-        method: with masks.
+        method: a method with masks.
         concepts: phrases such as "a dog". Default: the concepts of Pictograms.
-        labels: name -> label of each concept, from narrow to wide; concepts are joined across the last one.
-            Default: those of Pictograms.
-        partners: how many others each concept is joined with.
-        seed: of that draw.
-        single: text of one concept.
-        both: text of two.
+        labels: level -> label of each concept, from narrow to wide levels. Pairs have different labels at the last
+            level. Default: those of Pictograms.
+        partners: number of concepts that each concept is paired with.
+        seed: seed of the pairs.
+        single: format string of the text of one concept.
+        both: format string of the text of a pair.
 
     Returns:
-        Widths, overlap of related and unrelated concepts, and the match of unions and intersections, as
-        `Disentanglement` describes them; and what was asked: numbers of concepts and joined texts, the two
-        forms, the seed, and how many texts were cut.
+        The fields of `Disentanglement`, and the settings: method, number of concepts and of texts of pairs, the two
+        format strings, the seed, and the number of truncated texts.
 
     Raises:
         UserError: the method has no masks.
@@ -117,7 +116,7 @@ def mask_report(
 
 
 def summary(report: Mapping[str, Any]) -> list[str]:
-    """A report of `mask_report` in a few lines."""
+    """Format the result of `mask_report` as lines of text."""
     single, joined = report["single"], report["joined"]
     lines = [
         f"{report['concepts']} concepts: {single['mean']:.1f} of {single['dimensions']} dimensions active "

@@ -116,6 +116,7 @@ class Method(Generic[ConfigT]):
         summary: one line for `clipalign list methods`.
         source: publication.
         trains: what is trained, in words.
+        trains_image_tower: whether parameters of the image tower are trained; reports draw maps of such methods.
         towers: kinds of `Backbone` it supports.
         Config: frozen dataclass of its hyper-parameters; the fields become options of `clipalign train`.
         average: default of --average.
@@ -134,6 +135,7 @@ class Method(Generic[ConfigT]):
     summary: ClassVar[str]
     source: ClassVar[str]
     trains: ClassVar[str]
+    trains_image_tower: ClassVar[bool] = False
     towers: ClassVar[tuple[str, ...]] = ("vit", "resnet")
     average: ClassVar[str] = "none"
     iterates: ClassVar[bool] = True

@@ -49,6 +49,7 @@ class Coral(TrainedHeadMethod[CoralConfig]):
     summary = "equal mean and covariance of features in all source domains"
     source = "Sun and Saenko, Deep CORAL, ECCV 2016 workshops; in the form of DomainBed (ICLR 2021)"
     trains = "image tower; linear head with --head random or zero-shot"
+    trains_image_tower = True
     Config = CoralConfig
     mean_over_rows = False
 

@@ -29,6 +29,7 @@ class Erm(Method[ConfigT]):
     summary = "plain fine-tuning of the image tower against the frozen class prompts"
     source = "baseline of Shu et al., CLIPood, ICML 2023"
     trains = "image tower"
+    trains_image_tower = True
 
     def setup(self, backbone: Backbone, episode: Episode, templates: Sequence[str]) -> None:
         super().setup(backbone, episode, templates)

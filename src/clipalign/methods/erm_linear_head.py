@@ -31,4 +31,5 @@ class ErmLinearHead(TrainedHeadMethod[ErmLinearHeadConfig]):
     summary = "DomainBed's ERM: image tower and a linear head, random or from the class prompts"
     source = "Gulrajani and Lopez-Paz, In Search of Lost Domain Generalization, ICLR 2021"
     trains = "image tower and linear head"
+    trains_image_tower = True
     Config = ErmLinearHeadConfig

@@ -42,6 +42,7 @@ class Flyp(ContrastiveMethod[FlypConfig]):
     summary = "CLIP's contrastive loss between images and prompts of their classes"
     source = "Goyal et al., Finetune like you pretrain, CVPR 2023"
     trains = "both towers and the logit scale"
+    trains_image_tower = True
     Config = FlypConfig
 
     def setup(self, backbone: Backbone, episode: Episode, templates: Sequence[str]) -> None:

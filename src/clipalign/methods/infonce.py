@@ -41,6 +41,7 @@ class InfoNce(CaptionMethod[InfoNceConfigT]):
     summary = "CLIP's contrastive loss on captions: direct fine-tuning"
     source = "Radford et al., ICML 2021; the baseline of Long-CLIP and SmartCLIP"
     trains = "both towers and the logit scale"
+    trains_image_tower = True
     Config: type[InfoNceConfigT] = InfoNceConfig  # type: ignore[assignment]
 
     def setup(self, backbone: Backbone, episode: Episode, templates: Sequence[str]) -> None:

@@ -46,6 +46,7 @@ class LpFt(HeadMethod[LpFtConfig]):
     summary = "linear probe first, then fine-tuning of tower and head from it"
     source = "Kumar et al., Fine-Tuning can Distort Pretrained Features, ICLR 2022"
     trains = "image tower and linear head"
+    trains_image_tower = True
     Config = LpFtConfig
 
     def setup(self, backbone: Backbone, episode: Episode, templates: Sequence[str]) -> None:

@@ -56,6 +56,7 @@ class Miro(TrainedHeadMethod[MiroConfig]):
     summary = "trained features that predict the features of the frozen tower"
     source = "Cha et al., Domain Generalization by Mutual-Information Regularization, ECCV 2022"
     trains = "image tower, linear head and variances"
+    trains_image_tower = True
     Config = MiroConfig
 
     def setup(self, backbone: Backbone, episode: Episode, templates: Sequence[str]) -> None:

@@ -74,6 +74,7 @@ class SmartClip(CaptionMethod[SmartClipConfig]):
     summary = "captions compared with the dimensions that they describe, by a sparse mask per caption"
     source = "Xie et al., SmartCLIP, CVPR 2025"
     trains = "both towers, mask network"
+    trains_image_tower = True
     Config = SmartClipConfig
 
     def setup(self, backbone: Backbone, episode: Episode, templates: Sequence[str]) -> None:

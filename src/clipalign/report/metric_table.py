@@ -70,7 +70,7 @@ def _cell(rows: Sequence[ReportRow], field: Field | None) -> Cell | None:
     images = min(row.result.n for row in rows)
     share = field.unit == "%" and 0 <= mean <= 1
     cell = Cell.of(values, sampling_variance(mean, images) if share else 0.0)
-    return replace(cell, scale=field.scale, digits=field.digits, higher_is_better=field.higher_is_better)
+    return replace(cell, unit=field.unit, digits=field.digits, higher_is_better=field.higher_is_better)
 
 
 def _notes(rows: Sequence[ReportRow], table: ResultTable, fields: Sequence[Field]) -> tuple[str, ...]:

@@ -97,14 +97,14 @@ def _protocol(run: StoredRun) -> str:
 
 
 def _variants(group: Sequence[StoredRun]) -> list[tuple[str, StoredRun]]:
-    """Return the first run of each method and variant that trains a tower, which changes the maps, with its label."""
+    """Return the first run of each method and variant that trains the image tower, with its label."""
     rows = [row for run in group for row in run.rows() if row.result.method == run.method]
     labels = {row.run: label for label, row in reversed(label_rows(rows))}  # the first row of each run
     first = {labels[run.name]: run for run in reversed(group) if run.name in labels}
     return [
         (label, first[label])
         for label in order_labels(first)
-        if "tower" in get_method(first[label].method).trains
+        if get_method(first[label].method).trains_image_tower
     ]
 
 

@@ -15,16 +15,17 @@ from .result_table import Cell, ResultTable
 
 NOT_MEASURED = "–"
 LABEL_WIDTH = 9  # characters of a label that are kept on a narrow terminal
-CSV_HEADS = ("table", "target", "method", "column", "mean_percent", "std_percent", "seeds")
+CSV_DIGITS = 4  # decimals, or more if the metric prints more
+CSV_HEADS = ("table", "target", "method", "column", "mean", "std", "unit", "seeds")
 
 
 def cell_text(cell: Cell | None) -> str:
-    """Format a cell in percent, or a dash if it was not measured."""
+    """Format a cell in its unit, or a dash if it was not measured."""
     return NOT_MEASURED if cell is None else str(cell)
 
 
 def tables_csv(tables: Sequence[ResultTable]) -> str:
-    """Return tables as CSV in percent, one line per measured cell."""
+    """Return tables as CSV, one line per measured cell, with the unit that mean and std are in."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(CSV_HEADS)
@@ -33,8 +34,9 @@ def tables_csv(tables: Sequence[ResultTable]) -> str:
             target = line.labels[0] if len(line.labels) > 1 else ""
             for column, cell in zip(table.columns, line.cells, strict=True):
                 if cell is not None:
-                    std = "" if cell.std is None else f"{cell.scale * cell.std:.4f}"
-                    numbers = (f"{cell.scale * cell.mean:.4f}", std, cell.seeds)
+                    digits = max(CSV_DIGITS, cell.digits)
+                    std = "" if cell.std is None else f"{cell.scale * cell.std:.{digits}f}"
+                    numbers = (f"{cell.scale * cell.mean:.{digits}f}", std, cell.unit, cell.seeds)
                     writer.writerow((table.title, target, line.labels[-1], column, *numbers))
     return out.getvalue()
 

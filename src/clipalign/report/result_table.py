@@ -1,4 +1,4 @@
-"""A table of results: cells are means over seeds, in [0, 1]."""
+"""A table of results: cells are means over seeds, of shares in [0, 1] or of values in another unit."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import sqrt
+
+from ..evaluation.metrics.base import printed_scale
 
 # A mean is printed in bold if it exceeds all others by more than this many standard errors.
 SIGNIFICANT = 2.0
@@ -20,7 +22,8 @@ class Cell:
         std: sample standard deviation over seeds; None for one seed.
         seeds: number of seeds.
         sampling: variance of the mean over test sets of the same size, as if images were independent.
-        scale, digits: factor and decimals of the printed value.
+        unit: "%" for shares in [0, 1], printed times 100; otherwise the unit of the value as it is stored.
+        digits: decimals of the printed value.
         higher_is_better: None if neither direction is.
     """
 
@@ -28,7 +31,7 @@ class Cell:
     std: float | None
     seeds: int
     sampling: float = 0.0
-    scale: float = 100.0
+    unit: str = "%"
     digits: int = 1
     higher_is_better: bool | None = True
 
@@ -37,6 +40,11 @@ class Cell:
         """Summarise one value per seed."""
         std = statistics.stdev(values) if len(values) > 1 else None
         return cls(statistics.fmean(values), std, len(values), sampling)
+
+    @property
+    def scale(self) -> float:
+        """Factor between the stored and the printed value."""
+        return printed_scale(self.unit)
 
     @property
     def variance(self) -> float:
@@ -85,7 +93,7 @@ class TableLine:
 
 @dataclass(frozen=True)
 class ResultTable:
-    """Results in percent, independent of the output format.
+    """Results in percent or the unit of each cell, independent of the output format.
 
     Attributes:
         title: data, protocol and backbone.

@@ -68,8 +68,8 @@ def test_shards_give_classes_parts_captions_and_pixels(shards: Path) -> None:
 
 def test_batches_of_shards_have_captions_and_ignore_workers(shards: Path) -> None:
     episode = build_episode("few-shot", load_source(str(shards)), None)
-    steps = TrainBatches(episode, 4, 0, PREPROCESS)
-    alone, helped = list(steps.iterate(0, 2)), list(steps.iterate(0, 2, workers=1))
+    batches = TrainBatches(episode, 4, 0, PREPROCESS)
+    alone, helped = list(batches.iterate(0, 2)), list(batches.iterate(0, 2, workers=1))
     assert all(torch.equal(a.images, b.images) for a, b in zip(alone, helped, strict=True))
     assert alone[0].captions is not None and alone[0].captions[0].startswith("picture")
 

@@ -16,6 +16,15 @@ MetricValue = float | Mapping[str, float]  # a number, or one per group, such as
 FIELD_NAME = re.compile(r"[a-z][a-z0-9_@.-]*")
 
 
+def printed_scale(unit: str) -> float:
+    """Return the factor between stored and printed values of a unit.
+
+    >>> printed_scale("%"), printed_scale("nats")
+    (100.0, 1.0)
+    """
+    return 100.0 if unit == "%" else 1.0
+
+
 @dataclass(frozen=True)
 class Field:
     """One value of a metric: its name in result rows, and how to print it.
@@ -48,7 +57,7 @@ class Field:
     @property
     def scale(self) -> float:
         """Factor between stored and printed values."""
-        return 100.0 if self.unit == "%" else 1.0
+        return printed_scale(self.unit)
 
     def format(self, value: float | None) -> str:
         """Format a value without its unit; an empty text if there is none.
