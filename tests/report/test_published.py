@@ -148,6 +148,10 @@ def test_published_number_of_the_out_split_appears_beside_the_out_split() -> Non
         ({"backbone": "ViT-B-16:laion2b_s34b_b88k"}, f"backbone ViT-B-16:laion2b_s34b_b88k instead of {B16}"),
         ({"template": "{} texture."}, "template {} texture. instead of default"),
         ({"settings": {"lr": 5e-6, "recipe": "common"}}, "recipe common instead of published"),
+        ({"recipe": "common"}, "recipe common instead of published"),
+        ({"recipe": "common", "recipe_changes": "lr"}, "recipe common instead of published"),
+        ({"recipe": "published", "recipe_changes": "lr, steps"}, "recipe published except lr, steps"),
+        ({"recipe": "published"}, ""),
         ({"settings": {"recipe": "published"}, "backbone": "ViT-B-16-quickgelu:openai"}, ""),
     ],
 )
@@ -162,6 +166,8 @@ def test_single_difference_is_named(change: dict[str, Any], difference: str) -> 
         {"backbone": "pocket"},
         {"backbone": "ViT-B-32:openai"},
         {"test": "all", "template": "{}"},
+        {"test": "all", "recipe": "common"},
+        {"template": "{} texture.", "recipe": "published", "recipe_changes": "steps"},
         {"target": "elsewhere"},
         {"protocol": "in-the-wild", "test": "all"},
         {"settings": {"aal_weight": 0.5}},
@@ -192,6 +198,36 @@ def test_means_appear_only_if_all_targets_are_there() -> None:
         ("vlcs, domain-shift, mean", "75.0", "85.1 ± 0.2")
     ]
     assert not [m for m in measurements(rows[:3]) if m.target == "mean"]
+
+
+@pytest.mark.parametrize(
+    ("of_one", "of_others", "expected"),
+    [
+        ({"recipe": "common"}, {"recipe": "common"}, "recipe common instead of published"),
+        ({"recipe_changes": "lr"}, {"recipe_changes": "lr"}, "recipe published except lr"),
+        ({"recipe_changes": "lr"}, {}, "recipe published except several values"),
+        ({}, {}, ""),
+    ],
+)
+def test_mean_over_targets_names_the_recipe_of_its_members(
+    of_one: dict[str, str], of_others: dict[str, str], expected: str
+) -> None:
+    published = {"recipe": "published"}
+    domains = image_sets()["vlcs"].domains
+    rows = [make_row(target=domains[0], **{**published, **of_one})]
+    rows += [make_row(target=domain, **{**published, **of_others}) for domain in domains[1:]]
+    means = [line for line in listed(rows) if line["source"] == "AlignCLIP, table 1"]
+    assert [(line["task"], line["difference"]) for line in means] == [("vlcs, domain-shift, mean", expected)]
+
+
+def test_zero_shot_row_under_another_recipe_names_it() -> None:
+    for fields, expected in (
+        ({"recipe": "published"}, ""),
+        ({"recipe": "common"}, "recipe common instead of published"),
+        ({"recipe": "published", "recipe_changes": "names"}, "recipe published except names"),
+    ):
+        rows = [make_row(method="zeroshot", steps=0, settings={}, **fields)]
+        assert {line["difference"] for line in listed(rows)} == {expected}
 
 
 def test_mean_counts_seeds_that_have_all_targets() -> None:

@@ -1,8 +1,8 @@
 """Published numbers next to measured ones, in columns of their own.
 
 A number is keyed by everything that makes it comparable: data, protocol, target, test set or part of the target,
-metric, method and its options, shots, backbone and templates. It is listed next to a measurement that agrees in all of
-them, or in all but one, which is named then.
+metric, method and its options, pooling, shots, backbone, templates and recipe. It is listed next to a measurement that
+agrees in all of them, or in all but one, which is named then.
 """
 
 from __future__ import annotations
@@ -111,6 +111,8 @@ def differences(number: PublishedNumber, measured: Measurement) -> tuple[str, ..
     if (number.test != measured.test and not parts) or not _same_options(number, measured):
         return None
     found = []
+    if recipe := recipe_difference(measured):
+        found.append(recipe)
     if number.test != measured.test:
         found.append(f"target split {measured.test} instead of {number.test}")
     if number.shots and number.shots != measured.shots:
@@ -119,16 +121,19 @@ def differences(number: PublishedNumber, measured: Measurement) -> tuple[str, ..
         found.append(f"backbone {measured.backbone} instead of {number.backbone}")
     if number.template and measured.template and number.template != measured.template:
         found.append(f"template {measured.template} instead of {number.template}")
-    recipe = recipe_of(measured)
-    if recipe != PUBLISHED_RECIPE:
-        found.append(f"recipe {recipe} instead of {PUBLISHED_RECIPE}")
     return tuple(found)
 
 
-def recipe_of(measured: Measurement) -> str:
-    """Return the recipe of a measurement; runs that store none have the published one, and zero-shot has none."""
-    recipe = measured.settings.get("recipe")
-    return PUBLISHED_RECIPE if recipe is None or measured.method == "zeroshot" else str(recipe)
+def recipe_difference(measured: Measurement) -> str:
+    """Return how the recipe of a measurement differs from the published one: one phrase, or "".
+
+    Runs that store no recipe are taken to have the published one.
+    """
+    recipe = str(measured.settings.get("recipe") or PUBLISHED_RECIPE)
+    changes = measured.settings.get("recipe_changes")
+    if recipe != PUBLISHED_RECIPE:
+        return f"recipe {recipe} instead of {PUBLISHED_RECIPE}"
+    return f"recipe {recipe} except {changes}" if changes else ""
 
 
 def _same_options(number: PublishedNumber, measured: Measurement) -> bool:
@@ -176,8 +181,8 @@ def published_sections(rows: Sequence[ReportRow]) -> list[Part]:
     heads = ("task", "test", "method", "backbone", "metric", "measured", "published", "difference", "source")
     note = (
         "In percent. Published: as printed, with ± as defined there. An empty difference: data, test set, shots, "
-        "backbone and templates agree; a number that differs in more than one of them is not listed. Training may "
-        "differ. Published numbers enter no other table or plot."
+        "backbone, templates and recipe agree; a number that differs in more than one of them is not listed. "
+        "Published numbers enter no other table or plot."
     )
     parts: list[Part] = []
     for title, lines in (("Published numbers", accuracies), ("Published recalls", recalls)):
