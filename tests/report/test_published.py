@@ -8,6 +8,7 @@ from typing import Any
 import open_clip
 import pytest
 
+from clipalign.backbone import slip
 from clipalign.core.fields import options_of
 from clipalign.data.published.declarations import SHIFT, SHIFT_MEMBERS, caption_sets, image_sets
 from clipalign.evaluation.results import ResultRow
@@ -83,7 +84,9 @@ def rows_for(number: PublishedNumber) -> list[ReportRow]:
                     make_row(
                         settings=settings,
                         method=number.method,
-                        backbone=number.backbone.replace("RN50:imagenet", "RN50:openai"),
+                        backbone=number.backbone.replace("RN50:imagenet", "RN50:openai").replace(
+                            ":FILE", ":weights/a.pth.tar"
+                        ),
                         data=data,
                         protocol=number.protocol,
                         target=target,
@@ -104,7 +107,9 @@ def test_every_published_number_appears_for_some_configuration(number: Published
     assert 0 < float(number.percent) <= 100 and number.source and number.table
     assert number.protocol in list_protocols() and number.method in list_methods()
     method = get_method(number.method)
-    assert number.values.keys() <= options_of(method.Config).keys() and method.Config(**number.values)
+    own = {name: value for name, value in number.values.items() if name != "pooling"}
+    assert own.keys() <= options_of(method.Config).keys() and method.Config(**own)
+    assert number.values.get("pooling") in (None, "patches")
     members = MEANS_OVER_DATA.get(number.protocol, {}).get(number.data, (number.data,))
     for data in members:
         if number.protocol == "retrieval":
@@ -115,8 +120,12 @@ def test_every_published_number_appears_for_some_configuration(number: Published
             assert number.test in TESTS[number.protocol]
             assert number.target in ("mean", "", *image_sets()[data].domains)
     name, _, tag = number.backbone.partition(":")
+    slip.register()
     assert name in open_clip.list_models()
-    assert (name, tag) in open_clip.list_pretrained() or number.backbone == "RN50:imagenet"
+    assert (name, tag) in open_clip.list_pretrained() or number.backbone in (
+        "RN50:imagenet",
+        *(f"{of_file}:FILE" for of_file in slip.NAMES),
+    )
     expected = "backbone RN50:openai instead of RN50:imagenet" if tag == "imagenet" else ""
     lines = listed(rows_for(number))
     assert (number.origin, str(number), expected) in {
@@ -127,7 +136,7 @@ def test_every_published_number_appears_for_some_configuration(number: Published
 def test_published_numbers_are_distinct() -> None:
     numbers = published_numbers()
     keys = [(n.source, n.table, *vars(n).values()) for n in numbers]
-    assert len(set(keys)) == len(keys) == 537
+    assert len(set(keys)) == len(keys) == 548
     table = [n.percent for n in numbers if n.table == "table 4" and n.method == "alignclip"]
     assert table == ["83.5", "70.1", "91.0", "91.2", "75.7", "55.7", "71.1", "19.2", "84.6", "70.0"]
 
@@ -259,6 +268,28 @@ def test_ablation_is_not_listed_beside_the_whole_method() -> None:
         ("AlignCLIP, table 10", "81.1 ± 0.1")
     }
     assert "81.1 ± 0.1" not in {line["published"] for line in listed([make_row()])}
+
+
+def test_pooling_distinguishes_numbers_of_one_method() -> None:
+    for pooling, expected in (("class", "80.3 ± 0.2"), ("patches", "77.3 ± 0.2")):
+        (line,) = listed([make_row(method="erm", settings={"pooling": pooling})])
+        assert (line["source"], line["published"]) == ("AlignCLIP, table 9", expected)
+    assert listed([make_row(settings={"pooling": "patches"})]) == []
+
+
+def test_checkpoint_file_of_slip_is_taken_for_the_published_one() -> None:
+    def figure_5(backbone: str) -> list[tuple[str, str]]:
+        fields = {"data": "office-home", "protocol": "in-the-wild", "test": "all", "backbone": backbone}
+        rows = [make_row(target=domain, **fields) for domain in image_sets()["office-home"].domains]
+        lines = [line for line in listed(rows) if line["source"].startswith("AlignCLIP, figure 5")]
+        return [(line["published"], line["difference"]) for line in lines]
+
+    assert figure_5("SLIP-ViT-B-32:/data/slip.pt") == [("49.5", "")]
+    for other in ("SLIP-ViT-B-32:random", "SLIP-ViT-B-32:/data/slip.pt@336"):
+        (line,) = figure_5(other)
+        assert line[0] == "49.5" and line[1].startswith("backbone SLIP-ViT-B-32:")
+    assert figure_5("SLIP-ViT-B-16:/data/slip.pt") == []
+    assert figure_5("DeCLIP-ViT-B-32-yfcc15m:declip.pth.tar") == [("54", "")]
 
 
 def test_backbone_is_named_by_its_architecture() -> None:

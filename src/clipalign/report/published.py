@@ -17,6 +17,8 @@ from typing import Any
 
 import yaml
 
+from ..backbone import slip
+from ..core.config import ModelOptions
 from ..evaluation.metrics import METRICS
 from ..methods import get_method
 from ..protocols import RETRIEVAL
@@ -41,9 +43,10 @@ class PublishedNumber:
         source, table: publication, and its table or figure.
         data: as in a result row, or a mean over data sets such as "mean-of-5".
         protocol, target, test, metric, method: as in `Measurement`; target "mean" is the mean over all targets.
-        options: options of the method that differ from its defaults, as "name=value name=value".
+        options: options of the method, and `pooling`, that differ from their defaults, as "name=value name=value".
         shots: training images per class, "all", or "" if there are none.
-        backbone: value of --backbone; "RN50:imagenet" is a ResNet-50 that was not trained with texts.
+        backbone: value of --backbone, with FILE for the path of a checkpoint; "RN50:imagenet" is a ResNet-50 that was
+            not trained with texts.
         template: "default" (the data set's, as CoOp), or "" if predictions use none.
         percent, std_percent: value, and the publication's ± if it prints one.
         note: origin of a value that the table does not print itself, or a condition that is not keyed.
@@ -137,10 +140,11 @@ def recipe_difference(measured: Measurement) -> str:
 
 
 def _same_options(number: PublishedNumber, measured: Measurement) -> bool:
-    """Return whether the method has the options of a number, and defaults of those that other numbers vary."""
+    """Return whether a run has the options of a number, and defaults of those that other numbers vary."""
     chosen = number.values
     defaults = {f.name: f.default for f in fields(get_method(number.method).Config)}
-    for name in ablated_options(number.method) | chosen.keys():
+    defaults["pooling"] = ModelOptions.pooling
+    for name in ablated_options(number.method) | chosen.keys() | {"pooling"}:
         default = defaults.get(name)
         value = measured.settings.get(name, default)
         if value != chosen.get(name, default):
@@ -151,10 +155,17 @@ def _same_options(number: PublishedNumber, measured: Measurement) -> bool:
 def canonical_backbone(name: str) -> str:
     """Return one name for all names of the same weights.
 
+    The checkpoints of SLIP and DeCLIP have no names, so any file of their architectures is taken to be the published
+    one.
+
     >>> canonical_backbone("ViT-B-16-quickgelu:openai"), canonical_backbone("ViT-B-16:openai@336")
     ('ViT-B-16:openai', 'ViT-B-16:openai@336')
+    >>> canonical_backbone("SLIP-ViT-B-32:weights/slip.pth.tar"), canonical_backbone("SLIP-ViT-B-32:random")
+    ('SLIP-ViT-B-32:FILE', 'SLIP-ViT-B-32:random')
     """
-    return re.sub(r"-quickgelu(?=:openai)", "", name)
+    name = re.sub(r"-quickgelu(?=:openai)", "", name)
+    files = "|".join(map(re.escape, slip.NAMES))
+    return re.sub(rf"^({files}):(?!random(?:@|$))[^@]+", r"\1:FILE", name)
 
 
 def architecture(name: str) -> str:
