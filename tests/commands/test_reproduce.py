@@ -16,7 +16,7 @@ from clipalign.core.config import TrainConfig
 from clipalign.core.errors import UserError
 from clipalign.core.fields import options_of
 from clipalign.report.measurements import MEANS_OVER_DATA
-from clipalign.report.published import PublishedNumber, published_numbers
+from clipalign.report.published import PublishedNumber, canonical_backbone, published_numbers
 from clipalign.runs.options import train_options_from
 
 # Figures 1, 2, 4, 6, 7 and 8 of AlignCLIP have no accuracies.
@@ -37,10 +37,11 @@ def measures(job: Job, number: PublishedNumber, data: tuple[str, ...]) -> bool:
     own = {
         k: v
         for k, v in job.options.items()
-        if k in ("aal_weight", "al_weight", "as_weight", "guide", "smoothing")
+        if k in ("aal_weight", "al_weight", "as_weight", "guide", "smoothing", "pooling")
     }
     return (
         job.method == number.method
+        and canonical_backbone(str(job.options["backbone"])) == number.backbone
         and job.data in data
         and job.protocol == number.protocol
         and number.target in (job.target or "", "mean")
@@ -68,7 +69,9 @@ def test_study_measures_every_cell_of_its_table(name: str, tmp_path: Path) -> No
         else:
             found = {job.data for job in jobs if measures(job, number, data)}
             assert found == set(data), number
-            assert {job.options["backbone"] for job in jobs} == {number.backbone}
+    published = {number.backbone for number in paper.numbers} - {"RN50:imagenet"}
+    used = {canonical_backbone(str(job.options["backbone"])) for job in jobs}
+    assert used == published or name == "smartclip-retrieval"
     by_line = {job.label: job for job in jobs}
     assert {train_options_from(job.values(tmp_path)).method.name for job in by_line.values()} == {
         job.method for job in jobs
@@ -138,6 +141,29 @@ def test_invalid_choices_raise(options: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         config = ReproduceConfig(**{"name": "alignclip-table-10", **options})
         adapted_study(read_paper(str(config.name)), config)
+
+
+@pytest.mark.parametrize(
+    ("name", "runs", "contained"),
+    [
+        ("alignclip-table-9", 2 * 4 * 3, {"--pooling patches": 12}),
+        ("alignclip-table-10", 2 * 4 * 3, {"--guide vvv": 12, "--guide dv": 12}),
+        (
+            "alignclip-figure-5",
+            3 * (1 + 3 + 3) * 4,  # backbones x (zero-shot once, two methods with three seeds) x targets
+            {"RN50:openai": 28, "SLIP-ViT-B-32:weights/": 28, "DeCLIP-ViT-B-32-yfcc15m:weights/": 28},
+        ),
+    ],
+)
+def test_dry_run_prints_the_options_of_every_line(
+    name: str, runs: int, contained: dict[str, int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["reproduce", name, "--dry-run"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    commands = [line for line in lines if line.startswith("clipalign train")]
+    assert len(commands) == runs
+    for text, count in contained.items():
+        assert sum(f" {text}" in line for line in commands) == count, text
 
 
 def test_list_and_dry_run_need_no_data_and_write_nothing(

@@ -59,6 +59,15 @@ def test_study_expands_to_all_combinations_with_zeroshot_once(squares_folder: Pa
     assert len(zeroshot) == 6 and {job.seed for job in zeroshot} == {3}
 
 
+def test_names_and_pooling_of_a_study_apply_to_zeroshot(squares_folder: Path, tmp_path: Path) -> None:
+    options = {"names": "paper", "pooling": "patches", "lr": 1e-3}
+    study = write_study(
+        tmp_path / "s.yaml", methods="zeroshot", data=str(squares_folder), targets=["grey"], options=options
+    )
+    (job,) = read_study(study)
+    assert {**job.options, "names": "paper", "pooling": "patches"} == job.options and "lr" not in job.options
+
+
 def test_study_may_list_a_method_under_two_labels(squares_folder: Path, tmp_path: Path) -> None:
     methods = {"alignclip": None, "no-smoothing": {"method": "alignclip", "smoothing": "none"}}
     study = write_study(

@@ -80,6 +80,22 @@ def test_table_is_run_and_compared_cell_by_cell(
     assert {path: path.stat().st_mtime_ns for path in written} == written
 
 
+def test_class_token_and_patches_are_lines_of_their_own(
+    published_root: Path, tiny_spec: str, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    command = ["reproduce", "alignclip-table-9", "--data-root", str(published_root), "--out", str(out)]
+    options = [f"backbone={tiny_spec}", "steps=1", "batch_size=6", "validate_every=0"]
+    assert main([*command, "--targets", "SUN09", "--seeds", "1", "--set", *options]) == 0
+    measured = {(c["target"], c["options"]): c for c in cells(out) if c["measured"]}
+    assert measured.keys() == {("SUN09", ""), ("SUN09", "pooling=patches")}
+    assert {c["published"] for c in measured.values()} == {"80.3", "77.3"}
+    assert all("recipe published except batch_size, steps" in c["reasons"] for c in measured.values())
+    runs = sorted(path.parent for path in (out / "runs").rglob("model.safetensors"))
+    assert [path.parent.name for path in runs] == ["class-token", "patches"]
+    assert (runs[0] / "model.safetensors").read_bytes() != (runs[1] / "model.safetensors").read_bytes()
+
+
 def test_missing_data_sets_fail_alone_and_their_cells_are_not_measured(
     published_root: Path, tiny_spec: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

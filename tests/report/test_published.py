@@ -8,6 +8,7 @@ from typing import Any
 import open_clip
 import pytest
 
+from clipalign.backbone import slip
 from clipalign.core.fields import options_of
 from clipalign.data.published.declarations import SHIFT, SHIFT_MEMBERS, caption_sets, image_sets
 from clipalign.evaluation.results import ResultRow
@@ -83,7 +84,9 @@ def rows_for(number: PublishedNumber) -> list[ReportRow]:
                     make_row(
                         settings=settings,
                         method=number.method,
-                        backbone=number.backbone.replace("RN50:imagenet", "RN50:openai"),
+                        backbone=number.backbone.replace("RN50:imagenet", "RN50:openai").replace(
+                            ":FILE", ":weights/a.pth.tar"
+                        ),
                         data=data,
                         protocol=number.protocol,
                         target=target,
@@ -104,7 +107,9 @@ def test_every_published_number_appears_for_some_configuration(number: Published
     assert 0 < float(number.percent) <= 100 and number.source and number.table
     assert number.protocol in list_protocols() and number.method in list_methods()
     method = get_method(number.method)
-    assert number.values.keys() <= options_of(method.Config).keys() and method.Config(**number.values)
+    own = {name: value for name, value in number.values.items() if name != "pooling"}
+    assert own.keys() <= options_of(method.Config).keys() and method.Config(**own)
+    assert number.values.get("pooling") in (None, "patches")
     members = MEANS_OVER_DATA.get(number.protocol, {}).get(number.data, (number.data,))
     for data in members:
         if number.protocol == "retrieval":
@@ -115,8 +120,12 @@ def test_every_published_number_appears_for_some_configuration(number: Published
             assert number.test in TESTS[number.protocol]
             assert number.target in ("mean", "", *image_sets()[data].domains)
     name, _, tag = number.backbone.partition(":")
+    slip.register()
     assert name in open_clip.list_models()
-    assert (name, tag) in open_clip.list_pretrained() or number.backbone == "RN50:imagenet"
+    assert (name, tag) in open_clip.list_pretrained() or number.backbone in (
+        "RN50:imagenet",
+        *(f"{of_file}:FILE" for of_file in slip.NAMES),
+    )
     expected = "backbone RN50:openai instead of RN50:imagenet" if tag == "imagenet" else ""
     lines = listed(rows_for(number))
     assert (number.origin, str(number), expected) in {
@@ -127,7 +136,7 @@ def test_every_published_number_appears_for_some_configuration(number: Published
 def test_published_numbers_are_distinct() -> None:
     numbers = published_numbers()
     keys = [(n.source, n.table, *vars(n).values()) for n in numbers]
-    assert len(set(keys)) == len(keys) == 537
+    assert len(set(keys)) == len(keys) == 548
     table = [n.percent for n in numbers if n.table == "table 4" and n.method == "alignclip"]
     assert table == ["83.5", "70.1", "91.0", "91.2", "75.7", "55.7", "71.1", "19.2", "84.6", "70.0"]
 
@@ -148,6 +157,10 @@ def test_published_number_of_the_out_split_appears_beside_the_out_split() -> Non
         ({"backbone": "ViT-B-16:laion2b_s34b_b88k"}, f"backbone ViT-B-16:laion2b_s34b_b88k instead of {B16}"),
         ({"template": "{} texture."}, "template {} texture. instead of default"),
         ({"settings": {"lr": 5e-6, "recipe": "common"}}, "recipe common instead of published"),
+        ({"recipe": "common"}, "recipe common instead of published"),
+        ({"recipe": "common", "recipe_changes": "lr"}, "recipe common instead of published"),
+        ({"recipe": "published", "recipe_changes": "lr, steps"}, "recipe published except lr, steps"),
+        ({"recipe": "published"}, ""),
         ({"settings": {"recipe": "published"}, "backbone": "ViT-B-16-quickgelu:openai"}, ""),
     ],
 )
@@ -162,6 +175,8 @@ def test_single_difference_is_named(change: dict[str, Any], difference: str) -> 
         {"backbone": "pocket"},
         {"backbone": "ViT-B-32:openai"},
         {"test": "all", "template": "{}"},
+        {"test": "all", "recipe": "common"},
+        {"template": "{} texture.", "recipe": "published", "recipe_changes": "steps"},
         {"target": "elsewhere"},
         {"protocol": "in-the-wild", "test": "all"},
         {"settings": {"aal_weight": 0.5}},
@@ -194,6 +209,36 @@ def test_means_appear_only_if_all_targets_are_there() -> None:
     assert not [m for m in measurements(rows[:3]) if m.target == "mean"]
 
 
+@pytest.mark.parametrize(
+    ("of_one", "of_others", "expected"),
+    [
+        ({"recipe": "common"}, {"recipe": "common"}, "recipe common instead of published"),
+        ({"recipe_changes": "lr"}, {"recipe_changes": "lr"}, "recipe published except lr"),
+        ({"recipe_changes": "lr"}, {}, "recipe published except several values"),
+        ({}, {}, ""),
+    ],
+)
+def test_mean_over_targets_names_the_recipe_of_its_members(
+    of_one: dict[str, str], of_others: dict[str, str], expected: str
+) -> None:
+    published = {"recipe": "published"}
+    domains = image_sets()["vlcs"].domains
+    rows = [make_row(target=domains[0], **{**published, **of_one})]
+    rows += [make_row(target=domain, **{**published, **of_others}) for domain in domains[1:]]
+    means = [line for line in listed(rows) if line["source"] == "AlignCLIP, table 1"]
+    assert [(line["task"], line["difference"]) for line in means] == [("vlcs, domain-shift, mean", expected)]
+
+
+def test_zero_shot_row_under_another_recipe_names_it() -> None:
+    for fields, expected in (
+        ({"recipe": "published"}, ""),
+        ({"recipe": "common"}, "recipe common instead of published"),
+        ({"recipe": "published", "recipe_changes": "names"}, "recipe published except names"),
+    ):
+        rows = [make_row(method="zeroshot", steps=0, settings={}, **fields)]
+        assert {line["difference"] for line in listed(rows)} == {expected}
+
+
 def test_mean_counts_seeds_that_have_all_targets() -> None:
     domains = image_sets()["vlcs"].domains
     rows = [make_row(0.5 + 0.1 * seed, target=domain, seed=seed) for domain in domains for seed in (0, 1, 2)]
@@ -223,6 +268,28 @@ def test_ablation_is_not_listed_beside_the_whole_method() -> None:
         ("AlignCLIP, table 10", "81.1 ± 0.1")
     }
     assert "81.1 ± 0.1" not in {line["published"] for line in listed([make_row()])}
+
+
+def test_pooling_distinguishes_numbers_of_one_method() -> None:
+    for pooling, expected in (("class", "80.3 ± 0.2"), ("patches", "77.3 ± 0.2")):
+        (line,) = listed([make_row(method="erm", settings={"pooling": pooling})])
+        assert (line["source"], line["published"]) == ("AlignCLIP, table 9", expected)
+    assert listed([make_row(settings={"pooling": "patches"})]) == []
+
+
+def test_checkpoint_file_of_slip_is_taken_for_the_published_one() -> None:
+    def figure_5(backbone: str) -> list[tuple[str, str]]:
+        fields = {"data": "office-home", "protocol": "in-the-wild", "test": "all", "backbone": backbone}
+        rows = [make_row(target=domain, **fields) for domain in image_sets()["office-home"].domains]
+        lines = [line for line in listed(rows) if line["source"].startswith("AlignCLIP, figure 5")]
+        return [(line["published"], line["difference"]) for line in lines]
+
+    assert figure_5("SLIP-ViT-B-32:/data/slip.pt") == [("49.5", "")]
+    for other in ("SLIP-ViT-B-32:random", "SLIP-ViT-B-32:/data/slip.pt@336"):
+        (line,) = figure_5(other)
+        assert line[0] == "49.5" and line[1].startswith("backbone SLIP-ViT-B-32:")
+    assert figure_5("SLIP-ViT-B-16:/data/slip.pt") == []
+    assert figure_5("DeCLIP-ViT-B-32-yfcc15m:declip.pth.tar") == [("54", "")]
 
 
 def test_backbone_is_named_by_its_architecture() -> None:

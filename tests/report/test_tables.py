@@ -346,6 +346,26 @@ def test_notes_name_the_recipe_and_the_options_that_differ_from_it() -> None:
     assert "Recipes: erm: common; coop: published except lr, steps." in table.notes
 
 
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({"names": "plain"}, {"zeroshot (names paper)", "zeroshot (names plain)"}),
+        ({"pooling": "patches"}, {"zeroshot (pooling class)", "zeroshot (pooling patches)"}),
+        ({"names": "paper", "pooling": "class"}, {"zeroshot"}),
+    ],
+)
+def test_zero_shot_rows_with_different_names_or_pooling_get_separate_lines(
+    settings: dict[str, object], expected: set[str]
+) -> None:
+    rows = [row("zeroshot", 0.4, steps=0, lr=None), row("zeroshot", 0.4, steps=0, lr=None, settings=settings)]
+    (table,) = accuracy_tables(rows)
+    assert {line.labels[1] for line in table.lines} == expected
+    evaluated = row("zeroshot", 0.4, steps=0, lr=None, extra=settings)
+    if "names" in settings:  # an evaluation without a run stores them in its rows
+        (table,) = accuracy_tables([rows[0], evaluated])
+        assert {line.labels[1] for line in table.lines} == expected
+
+
 def test_zero_shot_rows_with_different_interpolation_get_separate_lines() -> None:
     rows = [
         row("zeroshot", accuracy, steps=0, lr=None, recipe=recipe, extra={"interpolation": kind})

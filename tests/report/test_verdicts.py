@@ -82,6 +82,15 @@ def test_conditions_that_differ_make_a_cell_incomparable() -> None:
     )
 
 
+def test_recipe_makes_a_cell_incomparable() -> None:
+    for settings, reason in (
+        ({"recipe": "common"}, "recipe common instead of published"),
+        ({"recipe": "published", "recipe_changes": "lr"}, "recipe published except lr"),
+    ):
+        (cell,) = compare_cells([number()], [replace(measured(80.0), settings=settings)])
+        assert (cell.verdict, cell.reasons) == ("not comparable", (reason,))
+
+
 def test_measurement_with_the_fewest_differences_is_compared() -> None:
     (cell,) = compare_cells([number()], [measured(10.0, test="all"), measured(80.1)])
     assert (cell.verdict, cell.reasons) == ("within spread", ())

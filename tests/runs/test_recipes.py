@@ -115,6 +115,19 @@ def test_common_recipe_gives_all_methods_the_same_training_options_on_the_pocket
         ("coop --data dtd --protocol base-to-new", {"epochs": 200, "context_init": "a photo of a"}),
         ("zeroshot --data dtd", {"interpolation": "bicubic"}),
         ("zeroshot --data pacs", {"interpolation": "bilinear"}),
+        *(
+            (f"{method} --data fgvc-aircraft --protocol base-to-new", {"names": "plain"})
+            for method in ("zeroshot", "coop", "cocoop", "maple", "promptsrc", "clip-adapter", "tip-adapter")
+        ),
+        *(
+            (f"{method} --data imagenet", {"names": "plain"})
+            for method in ("tip-adapter-f", "wise-ft", "flyp")
+        ),
+        ("dpl --data vlcs", {"names": "plain"}),
+        *((f"{method} --data vlcs", {"names": "paper"}) for method in ("erm", "clipood", "alignclip")),
+        ("coop --recipe common --data fgvc-aircraft", {"names": "paper"}),
+        ("zeroshot --recipe common --data fgvc-aircraft", {"names": "paper"}),
+        ("zeroshot --data fgvc-aircraft --names paper", {"names": "paper"}),
         ("smartclip", {"augment": "none", "batch_size": 1024}),
         ("coop --recipe common --data dtd", {"lr": 1e-3, "steps": 5000, "optimizer": "adamw"}),
         ("erm --recipe common --data dtd", {"lr": 5e-6, "steps": 5000}),
@@ -126,7 +139,12 @@ def test_recipe_depends_on_data_set_protocol_and_variant(arguments: str, expecte
     assert {name: values[name] for name in expected} == expected
     recipe = "common" if "common" in arguments else "published"
     assert options.config.recipe.recipe == recipe
-    assert all(options.origins[name].split(",")[0] == recipe for name in expected if name in options.origins)
+    given = {token.removeprefix("--") for token in arguments.split()}
+    assert all(
+        options.origins[name].split(",")[0] == recipe
+        for name in expected
+        if name in options.origins and name not in given
+    )
 
 
 def test_origin_names_the_parts_of_the_recipe_that_applied() -> None:
@@ -151,6 +169,16 @@ def test_command_line_and_config_file_override_a_recipe(tmp_path: Path) -> None:
     assert options.recipe_changes == ("lr", "steps")
     row = options.row_fields((), "")
     assert row["recipe"] == "common" and row["recipe_changes"] == "lr, steps"
+
+
+@pytest.mark.parametrize("method", ["zeroshot", "tip-adapter", "coop"])
+def test_names_and_interpolation_that_do_not_follow_the_recipe_are_changes(method: str) -> None:
+    assert train_options(["--method", method, "--out", "x"]).recipe_changes == ()
+    changed = train_options(
+        ["--method", method, "--names", "paper", "--interpolation", "bilinear", "--out", "x"]
+    )
+    assert changed.recipe_changes == ("interpolation", "names")
+    assert changed.row_fields((), "")["recipe_changes"] == "interpolation, names"
 
 
 def test_newer_layer_decides_between_epochs_and_steps() -> None:

@@ -128,8 +128,8 @@ class ModelOptions(Options):
     averaged. Or one name: ensemble (CLIP's 80 templates), ensemble7 (7 of them), paper (AlignCLIP's)."""
     names: NameRule = "paper"
     """Class names in prompts: paper or plain. paper: spaces for underscores and hyphens (AlignCLIP's text); plain:
-    hyphens are kept, as in the code of CoOp, CLIPood and AlignCLIP ("737-200"). Use plain for zero-shot rows beside
-    published ones."""
+    hyphens are kept, as in the code of CoOp, CLIPood and AlignCLIP ("737-200"). The published recipes of zeroshot
+    and of prompt learners, adapters and caches set plain."""
     pooling: Pooling = "class"
     """Image feature: class or patches. class: the class token; patches: the mean of the projected patch tokens
     (AlignCLIP, Table 9, for plain fine-tuning)."""

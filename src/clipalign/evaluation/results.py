@@ -42,7 +42,7 @@ class ResultRow:
         template: prompt templates.
         lr, lr_from: peak learning rate, and the layer of options that set it.
         recipe: published or common.
-        recipe_changes: options of training that do not follow the recipe, separated by commas.
+        recipe_changes: options that do not follow the recipe, separated by commas.
         average: kind of weight averaging.
         command: command line that reproduces the row.
         version: version of this package.

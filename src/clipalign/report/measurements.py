@@ -56,7 +56,8 @@ class Measurement:
         shots: training images per class, "all", "unknown", or "" if the protocol or the method has none.
         template: "default" for the data set's own, "paper" for the AlignCLIP paper's, another template in full, or ""
             if predictions use none.
-        settings: options of the run that can change its numbers.
+        settings: options of the run that can change its numbers, with `recipe_changes`, the options that do not follow
+            its recipe.
         values: seed -> value in [0, 1].
     """
 
@@ -127,9 +128,15 @@ def _measurement(label: str, row: ReportRow, test: str, metric: str) -> Measurem
         backbone=result.backbone,
         shots=_shots(row),
         template=_template(row),
-        settings=row.settings,
+        settings={**row.settings, **_recipe(row)},
         values={},
     )
+
+
+def _recipe(row: ReportRow) -> dict[str, object]:
+    """Return the recipe of a row and the options that do not follow it; none if the row stores no recipe."""
+    result = row.result
+    return {} if result.recipe is None else {"recipe": result.recipe, "recipe_changes": result.recipe_changes}
 
 
 def _shots(row: ReportRow) -> str:

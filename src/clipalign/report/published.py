@@ -1,8 +1,8 @@
 """Published numbers next to measured ones, in columns of their own.
 
 A number is keyed by everything that makes it comparable: data, protocol, target, test set or part of the target,
-metric, method and its options, shots, backbone and templates. It is listed next to a measurement that agrees in all of
-them, or in all but one, which is named then.
+metric, method and its options, pooling, shots, backbone, templates and recipe. It is listed next to a measurement that
+agrees in all of them, or in all but one, which is named then.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from typing import Any
 
 import yaml
 
+from ..backbone import slip
+from ..core.config import ModelOptions
 from ..evaluation.metrics import METRICS
 from ..methods import get_method
 from ..protocols import RETRIEVAL
@@ -41,9 +43,10 @@ class PublishedNumber:
         source, table: publication, and its table or figure.
         data: as in a result row, or a mean over data sets such as "mean-of-5".
         protocol, target, test, metric, method: as in `Measurement`; target "mean" is the mean over all targets.
-        options: options of the method that differ from its defaults, as "name=value name=value".
+        options: options of the method, and `pooling`, that differ from their defaults, as "name=value name=value".
         shots: training images per class, "all", or "" if there are none.
-        backbone: value of --backbone; "RN50:imagenet" is a ResNet-50 that was not trained with texts.
+        backbone: value of --backbone, with FILE for the path of a checkpoint; "RN50:imagenet" is a ResNet-50 that was
+            not trained with texts.
         template: "default" (the data set's, as CoOp), or "" if predictions use none.
         percent, std_percent: value, and the publication's ± if it prints one.
         note: origin of a value that the table does not print itself, or a condition that is not keyed.
@@ -111,6 +114,8 @@ def differences(number: PublishedNumber, measured: Measurement) -> tuple[str, ..
     if (number.test != measured.test and not parts) or not _same_options(number, measured):
         return None
     found = []
+    if recipe := recipe_difference(measured):
+        found.append(recipe)
     if number.test != measured.test:
         found.append(f"target split {measured.test} instead of {number.test}")
     if number.shots and number.shots != measured.shots:
@@ -119,23 +124,27 @@ def differences(number: PublishedNumber, measured: Measurement) -> tuple[str, ..
         found.append(f"backbone {measured.backbone} instead of {number.backbone}")
     if number.template and measured.template and number.template != measured.template:
         found.append(f"template {measured.template} instead of {number.template}")
-    recipe = recipe_of(measured)
-    if recipe != PUBLISHED_RECIPE:
-        found.append(f"recipe {recipe} instead of {PUBLISHED_RECIPE}")
     return tuple(found)
 
 
-def recipe_of(measured: Measurement) -> str:
-    """Return the recipe of a measurement; runs that store none have the published one, and zero-shot has none."""
-    recipe = measured.settings.get("recipe")
-    return PUBLISHED_RECIPE if recipe is None or measured.method == "zeroshot" else str(recipe)
+def recipe_difference(measured: Measurement) -> str:
+    """Return how the recipe of a measurement differs from the published one: one phrase, or "".
+
+    Runs that store no recipe are taken to have the published one.
+    """
+    recipe = str(measured.settings.get("recipe") or PUBLISHED_RECIPE)
+    changes = measured.settings.get("recipe_changes")
+    if recipe != PUBLISHED_RECIPE:
+        return f"recipe {recipe} instead of {PUBLISHED_RECIPE}"
+    return f"recipe {recipe} except {changes}" if changes else ""
 
 
 def _same_options(number: PublishedNumber, measured: Measurement) -> bool:
-    """Return whether the method has the options of a number, and defaults of those that other numbers vary."""
+    """Return whether a run has the options of a number, and defaults of those that other numbers vary."""
     chosen = number.values
     defaults = {f.name: f.default for f in fields(get_method(number.method).Config)}
-    for name in ablated_options(number.method) | chosen.keys():
+    defaults["pooling"] = ModelOptions.pooling
+    for name in ablated_options(number.method) | chosen.keys() | {"pooling"}:
         default = defaults.get(name)
         value = measured.settings.get(name, default)
         if value != chosen.get(name, default):
@@ -146,10 +155,17 @@ def _same_options(number: PublishedNumber, measured: Measurement) -> bool:
 def canonical_backbone(name: str) -> str:
     """Return one name for all names of the same weights.
 
+    The checkpoints of SLIP and DeCLIP have no names, so any file of their architectures is taken to be the published
+    one.
+
     >>> canonical_backbone("ViT-B-16-quickgelu:openai"), canonical_backbone("ViT-B-16:openai@336")
     ('ViT-B-16:openai', 'ViT-B-16:openai@336')
+    >>> canonical_backbone("SLIP-ViT-B-32:weights/slip.pth.tar"), canonical_backbone("SLIP-ViT-B-32:random")
+    ('SLIP-ViT-B-32:FILE', 'SLIP-ViT-B-32:random')
     """
-    return re.sub(r"-quickgelu(?=:openai)", "", name)
+    name = re.sub(r"-quickgelu(?=:openai)", "", name)
+    files = "|".join(map(re.escape, slip.NAMES))
+    return re.sub(rf"^({files}):(?!random(?:@|$))[^@]+", r"\1:FILE", name)
 
 
 def architecture(name: str) -> str:
@@ -176,8 +192,8 @@ def published_sections(rows: Sequence[ReportRow]) -> list[Part]:
     heads = ("task", "test", "method", "backbone", "metric", "measured", "published", "difference", "source")
     note = (
         "In percent. Published: as printed, with ± as defined there. An empty difference: data, test set, shots, "
-        "backbone and templates agree; a number that differs in more than one of them is not listed. Training may "
-        "differ. Published numbers enter no other table or plot."
+        "backbone, templates and recipe agree; a number that differs in more than one of them is not listed. "
+        "Published numbers enter no other table or plot."
     )
     parts: list[Part] = []
     for title, lines in (("Published numbers", accuracies), ("Published recalls", recalls)):

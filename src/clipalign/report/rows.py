@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from ..core.config import AverageOptions, OptimiserOptions, RecipeOptions, ScheduleOptions
+from ..core.config import AverageOptions, ModelOptions, OptimiserOptions, RecipeOptions, ScheduleOptions
 from ..core.fields import options_of
 from ..evaluation.metrics import metric_fields
 from ..evaluation.results import ResultRow
@@ -21,10 +21,12 @@ from ..protocols import RETRIEVAL
 SETTINGS = ("recipe", "steps", "lr", "average", "template")
 # Options that a label leaves out if it names the recipe and all runs of that recipe agree in them.
 BY_RECIPE = frozenset(
-    ("interpolation", *options_of(RecipeOptions, OptimiserOptions, ScheduleOptions, AverageOptions))
+    ("interpolation", "names", *options_of(RecipeOptions, OptimiserOptions, ScheduleOptions, AverageOptions))
 )
 # Settings that matter even if nothing was trained.
-EVALUATION_SETTINGS = frozenset({"template", "data_options", "precision", "interpolation"})
+EVALUATION_SETTINGS = frozenset(
+    {"template", "data_options", "precision", "interpolation", "names", "pooling"}
+)
 BASELINES = ("zeroshot", "erm")
 
 Place = tuple[str | None, str]  # target, test
@@ -158,8 +160,14 @@ def _settings(row: ReportRow) -> dict[str, str]:
     """Return the settings that matter to a row, as text."""
     values = dict(row.settings)
     values |= {name: value for name in SETTINGS if (value := getattr(row.result, name)) is not None}
-    if "interpolation" in row.result.extra:  # the resolved one; the option may be unset
-        values["interpolation"] = row.result.extra["interpolation"]
+    for name in ("interpolation", "names"):
+        if name in row.result.extra:  # the value in use; the option may be unset
+            values[name] = row.result.extra[name]
+    values = {
+        "names": ModelOptions.names,
+        "pooling": ModelOptions.pooling,
+        **values,
+    }  # of runs that store none
     trained = row.result.steps > 0
     return {name: _text(value) for name, value in values.items() if trained or name in EVALUATION_SETTINGS}
 

@@ -58,10 +58,13 @@ class TrainOptions:
 
     @property
     def recipe_changes(self) -> tuple[str, ...]:
-        """Options of training that a layer above the recipe set: `configs/pocket/`, --config or the command line."""
-        if not self.method.iterates:
-            return ()
-        names = options_of(RecipeOptions, OptimiserOptions, ScheduleOptions, AverageOptions)
+        """Options that a layer above the recipe set: `configs/pocket/`, --config or the command line.
+
+        These are the options of training, and `interpolation` and `names`, which recipes set for evaluation too.
+        """
+        training = (RecipeOptions, OptimiserOptions, ScheduleOptions, AverageOptions)
+        names = options_of(*training) if self.method.iterates else {}
+        names |= {name: options_of(DataOptions, ModelOptions)[name] for name in ("interpolation", "names")}
         recipe = self.config.recipe.recipe
         return tuple(
             name

@@ -36,7 +36,10 @@ KEYS = {"methods", "data", "protocol", "targets", "seeds", "options", "grid"}
 RUN_OPTIONS = {"out", "resume", "overwrite", "method", "seed", "config"}
 ZEROSHOT = "zeroshot"
 # Zero-shot runs that agree in these options are the same run.
-ZEROSHOT_OPTIONS = {*options_of(DataOptions, SplitOptions), "backbone", "template", "precision", "recipe"}
+ZEROSHOT_OPTIONS = {
+    *options_of(DataOptions, SplitOptions),
+    *("backbone", "template", "names", "pooling", "precision", "recipe"),
+}
 
 Options = dict[str, Any]  # values of a YAML file; `train_options_from` parses and checks them
 
