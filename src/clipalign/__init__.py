@@ -27,6 +27,7 @@ __all__ = [
     "register",
     "sweep_study",
     "train",
+    "tune",
     "write_report",
 ]
 
@@ -52,6 +53,7 @@ _MODULES = {
     "register": ("methods", "register"),
     "sweep_study": ("commands.sweep", "sweep"),
     "train": ("commands.train", "train"),
+    "tune": ("commands.tune", "tune"),
     "write_report": ("commands.report", "write_report"),
 }
 
@@ -65,6 +67,7 @@ if TYPE_CHECKING:
     from .commands.report import write_report
     from .commands.sweep import sweep as sweep_study
     from .commands.train import train
+    from .commands.tune import tune
     from .core.errors import UserError
     from .data.registry import list_data, load_source
     from .evaluation.results import read_results

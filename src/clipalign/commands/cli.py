@@ -54,6 +54,7 @@ COMMANDS = {
     "sweep": Command(
         "run a study, several runs at a time, and resume it", "sweep:run_sweep", "options:SweepConfig"
     ),
+    "tune": Command("choose options by nested validation", "tune:run_tune", "tune_options:TuneConfig"),
     "reproduce": Command(
         "run the study of a published table and compare cell by cell",
         "reproduce:run_reproduction",

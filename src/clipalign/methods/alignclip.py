@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -15,6 +15,7 @@ from .. import losses
 from ..backbone.attention import check_structure
 from ..core.config import Options, facts
 from ..core.errors import UserError
+from ..core.search import BETAS, LogUniform, SearchSpace, Uniform
 from . import register
 from .capabilities import MapSettings
 from .erm import Erm
@@ -125,6 +126,12 @@ class AlignClip(Erm[AlignClipConfig]):
     source = "AlignCLIP, ICLR 2024 submission; Machine Learning 114(3):58, 2025"
     Config = AlignClipConfig
     average = "bma"
+    search: ClassVar[SearchSpace] = {
+        "aal_weight": LogUniform(0.01, 1),
+        "epsilon": Uniform(0, 0.3),
+        "margin": Uniform(0, 0.3),
+        "bma_beta": BETAS,
+    }
 
     def setup(self, backbone: Backbone, episode: Episode, templates: Sequence[str]) -> None:
         super().setup(backbone, episode, templates)

@@ -40,6 +40,7 @@ from torch import Tensor, nn
 
 from ..backbone.text.features import class_text_features
 from ..core.errors import UserError
+from ..core.search import SearchSpace
 from ..losses import cosine_logits, unit_features
 
 if TYPE_CHECKING:
@@ -127,6 +128,7 @@ class Method(Generic[ConfigT]):
         uses_templates: whether predictions use prompt templates; otherwise --template is an error.
         published: options of the published run, for methods of other packages; those of this package have a file in
             `configs/recipes/published`.
+        search: options that `clipalign tune` chooses, besides or instead of those in `core.search.COMMON_SPACE`.
         config: the hyper-parameters.
         extra: modules of the method; trained, averaged, saved and loaded with the backbone.
     """
@@ -143,6 +145,7 @@ class Method(Generic[ConfigT]):
     mean_over_rows: ClassVar[bool] = True
     uses_templates: ClassVar[bool] = True
     published: ClassVar[PublishedOptions] = {}
+    search: ClassVar[SearchSpace] = {}
     Config: type[ConfigT] = NoOptions  # type: ignore[assignment]
 
     backbone: Backbone

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..core.config import Options, facts
+from ..core.search import NEW_PARAMETERS, SearchSpace, Uniform
 from ..losses import cosine_logits, unit_features
 from . import register
 from .base import Method
@@ -46,6 +47,7 @@ class ClipAdapter(Method[ClipAdapterConfig]):
     source = "Gao et al., CLIP-Adapter: Better Vision-Language Models with Feature Adapters, IJCV 2024"
     trains = "adapter"
     Config = ClipAdapterConfig
+    search: ClassVar[SearchSpace] = {**NEW_PARAMETERS, "adapter_ratio": Uniform(0, 1)}
 
     def setup(self, backbone: Backbone, episode: Episode, templates: Sequence[str]) -> None:
         super().setup(backbone, episode, templates)

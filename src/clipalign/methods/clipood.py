@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from torch import Tensor
 from torch.nn import functional as F
 
 from ..core.config import Options, facts
+from ..core.search import BETAS, SearchSpace, Uniform
 from ..losses import margin_logits
 from . import register
 from .erm import Erm
@@ -38,6 +39,7 @@ class Clipood(Erm[ClipoodConfig]):
     source = "Shu et al., CLIPood: Generalizing CLIP to Out-of-Distributions, ICML 2023"
     Config = ClipoodConfig
     average = "bma"
+    search: ClassVar[SearchSpace] = {"margin": Uniform(0, 0.3), "bma_beta": BETAS}
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         image = self.backbone.encode_image(batch.images)  # [B, d]

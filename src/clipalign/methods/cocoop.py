@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from ..backbone.text.context import initial_context
 from ..backbone.text.prompts import ClassPrompts
 from ..core.config import Options, facts
+from ..core.search import NEW_PARAMETERS, SearchSpace
 from ..losses import cosine_logits
 from . import register
 from .base import Classifier, Method
@@ -54,6 +55,7 @@ class CoCoOp(Method[CoCoOpConfig]):
     source = "Zhou et al., Conditional Prompt Learning for Vision-Language Models, CVPR 2022"
     trains = "context vectors and Meta-Net"
     Config = CoCoOpConfig
+    search: ClassVar[SearchSpace] = NEW_PARAMETERS
     uses_templates = False
 
     def setup(self, backbone: Backbone, episode: Episode, templates: Sequence[str]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,7 @@ from ..backbone.text.context import STD, initial_context
 from ..backbone.text.prompts import ClassPrompts, Position
 from ..core.config import Options, facts
 from ..core.errors import UnseenClasses
+from ..core.search import NEW_PARAMETERS, SearchSpace
 from ..losses import cosine_logits
 from . import register
 from .base import PREFIX
@@ -59,6 +60,7 @@ class CoOp(ClassPromptMethod[CoOpConfig]):
     source = "Zhou et al., Learning to Prompt for Vision-Language Models, IJCV 2022"
     trains = "context vectors"
     Config = CoOpConfig
+    search: ClassVar[SearchSpace] = NEW_PARAMETERS
 
     def setup(self, backbone: Backbone, episode: Episode, templates: Sequence[str]) -> None:
         super().setup(backbone, episode, templates)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from ..core.config import facts
 from ..core.errors import UserError
 from ..core.full_precision import full_precision
+from ..core.search import LogUniform, SearchSpace
 from ..losses import unit_features
 from . import register
 from .shared.heads import HeadConfig, HeadKind, TrainedHeadMethod
@@ -51,6 +52,7 @@ class Coral(TrainedHeadMethod[CoralConfig]):
     trains = "image tower; linear head with --head random or zero-shot"
     trains_image_tower = True
     Config = CoralConfig
+    search: ClassVar[SearchSpace] = {"coral_weight": LogUniform(0.1, 10)}  # DomainBed
     mean_over_rows = False
 
     def setup(self, backbone: Backbone, episode: Episode, templates: Sequence[str]) -> None:

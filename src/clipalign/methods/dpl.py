@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from ..backbone.text.context import check_count
 from ..backbone.text.prompts import ClassPrompts
 from ..core.config import Options, facts
+from ..core.search import NEW_PARAMETERS, SearchSpace
 from ..losses import cosine_logits, unit_features
 from . import register
 from .base import Classifier, Method
@@ -108,6 +109,7 @@ class Dpl(Method[DplConfig]):
     source = "Zhang et al., Domain Prompt Learning for Efficiently Adapting CLIP to Unseen Domains, 2022"
     trains = "prompt generator"
     Config = DplConfig
+    search: ClassVar[SearchSpace] = NEW_PARAMETERS
     uses_templates = False
     mean_over_rows = False  # the prompt of a domain depends on all its images
 

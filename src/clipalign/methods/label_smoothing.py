@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from torch import Tensor
 from torch.nn import functional as F
 
 from ..core.config import Options, facts
+from ..core.search import SearchSpace, Uniform
 from ..losses import cosine_logits
 from . import register
 from .erm import Erm
@@ -37,6 +38,7 @@ class LabelSmoothing(Erm[LabelSmoothingConfig]):
     summary = "erm with uniform label smoothing"
     source = "Szegedy et al., Rethinking the Inception Architecture for Computer Vision, CVPR 2016"
     Config = LabelSmoothingConfig
+    search: ClassVar[SearchSpace] = {"epsilon": Uniform(0, 0.3)}
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         image = self.image_features(batch.images)  # [B, d]

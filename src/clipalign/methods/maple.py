@@ -6,7 +6,7 @@ import copy
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from ..backbone.text.context import STD, deep_hooks, scaled_depth, split_context
 from ..backbone.text.prompts import ClassPrompts
 from ..core.config import Options, facts
+from ..core.search import NEW_PARAMETERS, SearchSpace
 from ..losses import cosine_logits
 from . import register
 from .shared.class_prompts import ClassPromptMethod
@@ -52,6 +53,7 @@ class Maple(ClassPromptMethod[MapleConfig]):
     trains = "prompt vectors and couplings"
     towers = ("vit",)
     Config = MapleConfig
+    search: ClassVar[SearchSpace] = NEW_PARAMETERS
 
     def setup(self, backbone: Backbone, episode: Episode, templates: Sequence[str]) -> None:
         super().setup(backbone, episode, templates)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from ..core.config import facts
 from ..core.errors import UserError
 from ..core.full_precision import full_precision
+from ..core.search import LogUniform, SearchSpace
 from . import register
 from .base import ParamGroup
 from .shared.heads import HeadConfig, TrainedHeadMethod
@@ -58,6 +59,7 @@ class Miro(TrainedHeadMethod[MiroConfig]):
     trains = "image tower, linear head and variances"
     trains_image_tower = True
     Config = MiroConfig
+    search: ClassVar[SearchSpace] = {"miro_weight": LogUniform(0.01, 1)}
 
     def setup(self, backbone: Backbone, episode: Episode, templates: Sequence[str]) -> None:
         super().setup(backbone, episode, templates)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,7 @@ from ..backbone.text.context import STD, check_count, deep_hooks, scaled_depth, 
 from ..backbone.text.features import fill_templates
 from ..backbone.text.prompts import ClassPrompts
 from ..core.config import Options, facts
+from ..core.search import NEW_PARAMETERS, Choice, LogUniform, SearchSpace
 from ..losses import cosine_logits
 from . import register
 from .shared.class_prompts import ClassPromptMethod
@@ -96,6 +97,12 @@ class PromptSrc(ClassPromptMethod[PromptSrcConfig]):
     towers = ("vit",)
     Config = PromptSrcConfig
     average = "gaussian"
+    search: ClassVar[SearchSpace] = {
+        **NEW_PARAMETERS,
+        "average": Choice(("none", "gaussian")),
+        "text_weight": LogUniform(1, 100),
+        "image_weight": LogUniform(1, 100),
+    }
 
     def setup(self, backbone: Backbone, episode: Episode, templates: Sequence[str]) -> None:
         super().setup(backbone, episode, templates)

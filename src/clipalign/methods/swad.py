@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
+from ..core.search import Choice, SearchSpace
 from . import register
 from .base import NoOptions
 from .erm import Erm
@@ -18,3 +21,4 @@ class Swad(Erm[NoOptions]):
     summary = "erm, averaging all weights over a valley of the validation loss"
     source = "Cha et al., SWAD: Domain Generalization by Seeking Flat Minima, NeurIPS 2021"
     average = "swad"
+    search: ClassVar[SearchSpace] = {"average": Choice(("swad",))}

@@ -147,7 +147,7 @@ class TipAdapter(Method[TipAdapterConfig]):
     def finish(self, validation: Validation) -> dict[str, object]:
         """Fill the cache and choose alpha and beta."""
         self.fill(validation)
-        return self.search(validation)
+        return self.search_constants(validation)
 
     @torch.no_grad()
     def fill(self, validation: Validation) -> None:
@@ -180,7 +180,7 @@ class TipAdapter(Method[TipAdapterConfig]):
         return torch.cat(chosen)
 
     @torch.no_grad()
-    def search(self, validation: Validation) -> dict[str, object]:
+    def search_constants(self, validation: Validation) -> dict[str, object]:
         """Set alpha and beta to those of the highest source validation accuracy, the first on a tie."""
         features, labels = encode_all(self.backbone, validation.batches())  # [n, d], [n]
         image = unit_features(features)

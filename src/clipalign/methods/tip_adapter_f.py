@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..core.search import NEW_PARAMETERS, SearchSpace
 from . import register
 from .base import ParamGroup, Validation
 from .tip_adapter import TipAdapter
@@ -29,6 +30,7 @@ class TipAdapterF(TipAdapter):
     summary = "tip-adapter with trained keys"
     trains = "cache keys"
     iterates = True
+    search: ClassVar[SearchSpace] = NEW_PARAMETERS
 
     def setup(self, backbone: Backbone, episode: Episode, templates: Sequence[str]) -> None:
         super().setup(backbone, episode, templates)
@@ -51,4 +53,4 @@ class TipAdapterF(TipAdapter):
 
     def finish(self, validation: Validation) -> dict[str, object]:
         """Choose alpha and beta."""
-        return self.search(validation)
+        return self.search_constants(validation)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from ..core.config import Options, facts
+from ..core.search import SearchSpace, Uniform
 from ..core.weights import interpolate
 from . import register
 from .base import Validation
@@ -42,6 +43,7 @@ class WiseFt(Erm[WiseFtConfig]):
     summary = "interpolation of zero-shot and fine-tuned weights"
     source = "Wortsman et al., Robust Fine-Tuning of Zero-Shot Models, CVPR 2022"
     Config = WiseFtConfig
+    search: ClassVar[SearchSpace] = {"wise_alpha": Uniform(0, 1)}
 
     def setup(self, backbone: Backbone, episode: Episode, templates: Sequence[str]) -> None:
         super().setup(backbone, episode, templates)
