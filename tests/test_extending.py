@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import pickle
 import re
 import subprocess
 import sys
@@ -12,14 +13,17 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
+from zipfile import ZipFile
 
+import numpy as np
 import pytest
 import torch
 
 from clipalign.backbone import Backbone, preprocess_for
 from clipalign.core.errors import UserError
+from clipalign.core.types import Preprocess
 from clipalign.data.batches import TrainBatches
-from clipalign.data.registry import READERS, SOURCES
+from clipalign.data.registry import READERS, SOURCES, load_source
 from clipalign.data.sources.folder import ImageFolder
 from clipalign.engine.writers import WRITERS
 from clipalign.evaluation.metrics import METRICS
@@ -88,7 +92,18 @@ def run(site: Path, *commands: list[str]) -> str:
     return done.stdout
 
 
-def test_extensions_of_every_kind_work_in_one_run(site: Path, tiny_spec: str, tmp_path: Path) -> None:
+def zipped(folder: Path, archive: Path) -> Path:
+    """Write the files of a folder to a ZIP archive, with a file that is no image."""
+    with ZipFile(archive, "w") as file:
+        for path in sorted(folder.rglob("*.png")):
+            file.write(path, path.relative_to(folder))
+        file.writestr("notes.txt", "no image")
+    return archive
+
+
+def test_extensions_of_every_kind_work_together(
+    site: Path, tiny_spec: str, squares_folder: Path, tmp_path: Path
+) -> None:
     out = tmp_path / "runs" / "l2"
     train = ["train", "--method", "l2-sp", "--data", "digits", "--data-options", "limit=100"]
     train += [
@@ -109,11 +124,20 @@ def test_extensions_of_every_kind_work_in_one_run(site: Path, tiny_spec: str, tm
         ["list", "metrics"],
         ["list", "exports"],
         ["list", "trackers"],
+        [
+            "data",
+            "check",
+            str(zipped(squares_folder, tmp_path / "squares.zip")),
+            "--sheet",
+            str(tmp_path / "sheet.png"),
+        ],
         [*train, "--out", str(out)],
         ["report", str(tmp_path / "runs")],
         ["export", str(out), "--to", "torch-export", "--out", str(tmp_path / "exported")],
     )
     assert {"iid", "calibration-error", "torch-export", "csv"} <= set(printed.split())
+
+    assert "squares: 60 images, 3 domain(s), 4 class(es)" in printed
 
     row = json.loads((out / "results.jsonl").read_text(encoding="utf-8"))
     error = row["calibration_error"]
@@ -146,7 +170,7 @@ def test_documentation_names_the_entry_points_of_the_examples() -> None:
     page = (ROOT / "docs" / "extending.md").read_text(encoding="utf-8")
     project = (EXTENSIONS / "pyproject.toml").read_text(encoding="utf-8")
     groups = set(re.findall(r'entry-points\."(.+?)"\]', project))
-    assert len(groups) == 6 and all(f"`{group}`" in page for group in groups)
+    assert len(groups) == 7 and all(f"`{group}`" in page for group in groups)
     declared = re.findall(r'entry-points\."(.+?)"\]\n(\S+ = "\S+")', page)
     assert len(declared) == 2
     for group, line in declared:
@@ -189,6 +213,39 @@ def test_larger_pull_keeps_weights_closer(installed: None, tiny: Backbone, squar
         for p, start in zip(method.parameters(), method.start_weights, strict=True):
             p.data.copy_(start)
     assert 0 < distances[1] < distances[0]
+
+
+def test_zip_archive_gives_the_views_of_its_folder(
+    installed: None, squares_folder: Path, tmp_path: Path
+) -> None:
+    folder = ImageFolder(squares_folder)
+    source = load_source(str(zipped(squares_folder, tmp_path / "squares.zip")))
+    assert source.class_names == folder.class_names and source.domain_names == folder.domain_names
+    assert source.keys is not None and list(source.keys) == list(folder.keys)
+    np.testing.assert_array_equal(source.labels, folder.labels)
+    np.testing.assert_array_equal(source.domains, folder.domains)
+    rows, preprocess = np.array([40, 3, 17]), Preprocess((32, 32), (0.5,) * 3, (0.5,) * 3)
+    for stage in ("train", "test"):
+        copy = pickle.loads(pickle.dumps(source))  # as worker processes receive it
+        for data in (source, copy):
+            views = data.images(rows, stage, np.arange(3), 7, preprocess)
+            assert torch.equal(views, folder.images(rows, stage, np.arange(3), 7, preprocess))  # type: ignore[arg-type]
+
+
+def test_invalid_zip_archive_raises(installed: None, tmp_path: Path) -> None:
+    broken, flat = tmp_path / "broken.zip", tmp_path / "flat.zip"
+    broken.write_bytes(b"no archive")
+    with ZipFile(flat, "w") as file:
+        file.writestr("image.png", b"")
+    with pytest.raises(UserError, match=r"broken\.zip: File is not a zip file"):
+        load_source(str(broken))
+    with pytest.raises(UserError, match=r"flat\.zip: image\.png is not in the folder of a class"):
+        load_source(str(flat))
+
+
+def test_zip_archive_is_unknown_without_its_entry_point(squares_folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"squares\.zip"):
+        load_source(str(zipped(squares_folder, tmp_path / "squares.zip")))
 
 
 def test_method_is_unknown_without_its_entry_point() -> None:

@@ -9,8 +9,8 @@ import pytest
 import yaml
 
 from clipalign.commands.cli import main
-from clipalign.commands.options import ReproduceConfig
 from clipalign.commands.reproduce.paper import adapted_study, list_papers, read_paper, without_missing_options
+from clipalign.commands.study_options import ReproduceConfig
 from clipalign.commands.sweep.study import Job, read_study
 from clipalign.core.config import TrainConfig
 from clipalign.core.errors import UserError

@@ -9,7 +9,7 @@ import torch
 
 from clipalign.commands.report import write_report
 from clipalign.commands.train import run_training
-from clipalign.core.types import MaskedSource
+from clipalign.core.masked_source import MaskedSource
 from clipalign.explain.compare import Model, draw_views
 from clipalign.report import pictures
 

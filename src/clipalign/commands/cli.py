@@ -52,19 +52,21 @@ COMMANDS = {
     "predict": Command("classify images", "predict:run_prediction", "options:PredictConfig"),
     "explain": Command("draw where a model looks", "explain:run_explain", "options:ExplainConfig"),
     "sweep": Command(
-        "run a study, several runs at a time, and resume it", "sweep:run_sweep", "options:SweepConfig"
+        "run a study, several runs at a time, and resume it", "sweep:run_sweep", "study_options:SweepConfig"
     ),
     "tune": Command("choose options by nested validation", "tune:run_tune", "tune_options:TuneConfig"),
     "reproduce": Command(
         "run the study of a published table and compare cell by cell",
         "reproduce:run_reproduction",
-        "options:ReproduceConfig",
+        "study_options:ReproduceConfig",
     ),
     "export": Command(
         "write a model for open_clip, Hugging Face or ONNX", "export:run_export", "options:ExportConfig"
     ),
     "report": Command("write tables and plots of runs", "report:run_report", "options:ReportConfig"),
-    "bench": Command("measure the cost of a step of each method", "bench:run_bench", "options:BenchConfig"),
+    "bench": Command(
+        "measure the cost of a step of each method", "bench:run_bench", "study_options:BenchConfig"
+    ),
     "list": Command("list methods, data sets, backbones or protocols", "list:run_list", "options:ListConfig"),
     "completion": Command(
         "print a script that completes commands in a shell",

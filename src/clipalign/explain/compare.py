@@ -13,7 +13,8 @@ from torch import Tensor
 from ..backbone import Backbone
 from ..backbone.text.features import class_text_features
 from ..core.errors import UnseenClasses
-from ..core.types import MaskedSource, Preprocess, Source, TestSet
+from ..core.masked_source import MaskedSource
+from ..core.types import Preprocess, Source, TestSet
 from ..evaluation.loader import batches_for
 from ..methods.capabilities import MapSettings
 from .figures import Block, Panel, grid_figure

@@ -19,7 +19,7 @@ from ...core.parsing import parse_config
 from ...methods import get_method, list_methods
 from ...report.markdown import pipe_table
 from ...runs.folder import check_out
-from ..options import BenchConfig
+from ..study_options import BenchConfig
 from .cost import Cost
 from .machine import machine
 

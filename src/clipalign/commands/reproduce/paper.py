@@ -23,7 +23,7 @@ from ...core.parsing import reject_unknown
 from ...core.yaml_files import read_yaml
 from ...report.published import PublishedNumber, published_numbers
 from ...runs.recipes import shipped_folder
-from ..options import ReproduceConfig
+from ..study_options import ReproduceConfig
 
 KEYS = {"title", "published", "study", "evaluate", "notes"}
 LEAVE_ONE_OUT = ("domain-shift", "in-the-wild")  # protocols that need targets

@@ -26,7 +26,7 @@ from ...report.verdicts import (
     verdict_sections,
 )
 from ..eval import evaluate
-from ..options import ReproduceConfig
+from ..study_options import ReproduceConfig
 from ..sweep import sweep
 from ..sweep.study import Job, read_study
 from .paper import Paper, adapted_study, list_papers, read_paper, replaced_options

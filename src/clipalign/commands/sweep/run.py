@@ -13,7 +13,7 @@ from ...report.collect import find_runs
 from ...report.render import print_tables
 from ...report.tables import all_tables
 from ...runs.folder import RunFolder
-from ..options import SweepConfig, part_of
+from ..study_options import SweepConfig, part_of
 from .pool import run_all
 from .progress import Progress
 from .study import Job, read_study

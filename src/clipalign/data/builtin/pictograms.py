@@ -19,7 +19,8 @@ from scipy.ndimage import binary_fill_holes
 from torch import Tensor
 
 from ...core.errors import UserError
-from ...core.types import FixedSplits, MaskedImage, MaskedSource, Preprocess, Stage
+from ...core.masked_source import MaskedImage, MaskedSource
+from ...core.types import FixedSplits, Preprocess, Stage
 from ..request import SHIPPED, NamedSource
 from ..splits import load_fixed_splits
 from .compose import Background, Clutter, Other, Rendered, Scene, draw_placement, place_masks, render
