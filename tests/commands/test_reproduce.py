@@ -9,12 +9,10 @@ import pytest
 import yaml
 
 from clipalign.commands.cli import main
-from clipalign.commands.reproduce.paper import adapted_study, list_papers, read_paper, without_missing_options
+from clipalign.commands.reproduce.paper import adapted_study, list_papers, read_paper
 from clipalign.commands.study_options import ReproduceConfig
 from clipalign.commands.sweep.study import Job, read_study
-from clipalign.core.config import TrainConfig
 from clipalign.core.errors import UserError
-from clipalign.core.fields import options_of
 from clipalign.report.measurements import MEANS_OVER_DATA
 from clipalign.report.published import PublishedNumber, canonical_backbone, published_numbers
 from clipalign.runs.options import train_options_from
@@ -94,12 +92,11 @@ def test_every_table_has_a_file_and_every_number_a_table() -> None:
     }
 
 
-def test_recipe_is_dropped_only_if_train_has_no_such_option() -> None:
-    options = without_missing_options({"options": {"recipe": "published", "backbone": "pocket"}})["options"]
-    expected = {"backbone": "pocket"}
-    if "recipe" in options_of(TrainConfig):
-        expected["recipe"] = "published"
-    assert options == expected
+@pytest.mark.parametrize("name", list_papers())
+def test_every_run_follows_the_published_recipe(name: str, tmp_path: Path) -> None:
+    for job in {job.label: job for job in jobs_of(name, tmp_path)}.values():
+        assert job.options["recipe"] == "published"
+        assert train_options_from(job.values(tmp_path)).recipe_changes == ()
 
 
 def test_choices_restrict_the_study_and_replace_options(tmp_path: Path) -> None:

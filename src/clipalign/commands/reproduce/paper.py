@@ -16,9 +16,7 @@ from typing import Any
 
 import yaml
 
-from ...core.config import TrainConfig
 from ...core.errors import UserError
-from ...core.fields import options_of
 from ...core.parsing import reject_unknown
 from ...core.yaml_files import read_yaml
 from ...report.published import PublishedNumber, published_numbers
@@ -75,18 +73,10 @@ def read_paper(name: str) -> Paper:
         name,
         content["title"],
         tuple(dict.fromkeys(numbers)),
-        without_missing_options(content["study"]),
+        content["study"],
         tuple(content.get("evaluate", ())),
         tuple(content.get("notes", ())),
     )
-
-
-def without_missing_options(study: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a study without `recipe` if `clipalign train` has no such option."""
-    options = dict(study.get("options", {}))
-    if "recipe" not in options_of(TrainConfig):
-        options.pop("recipe", None)
-    return {**study, "options": options}
 
 
 def adapted_study(paper: Paper, config: ReproduceConfig) -> dict[str, Any]:
