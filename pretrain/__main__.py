@@ -14,7 +14,7 @@ import torch
 import tyro
 from torch.utils.data import DataLoader
 
-from clipalign.core.checkpoint import load_state, save_state, save_weights
+from clipalign.core.checkpoint import load_state, load_weights, save_state, save_weights
 
 from .atlas import Atlas
 from .batches import Batches
@@ -36,6 +36,8 @@ def main(config: PretrainConfig) -> None:
     config.out.mkdir(parents=True, exist_ok=True)
     atlas = Atlas.load(config.art)
     backbone = build(config.architecture, config.seed).to(device)
+    if config.start_from is not None:
+        backbone.model.load_state_dict(load_weights(config.start_from))
     vocabulary = Vocabulary(atlas, backbone.tokenizer)
     learner = Learner(config, backbone, vocabulary, len(atlas.concepts))
     first, seconds = resume(learner)

@@ -17,6 +17,7 @@ class PretrainConfig:
         art: Folder written by tools/build_pretraining_art.py.
         architecture: open_clip architecture file.
         out: Run folder. An unfinished run in it is resumed.
+        start_from: Weights of an earlier run (pocket.safetensors) to start from; ignored if the run in `out` resumes.
         steps: Length of the run. Extending a run only moves the cooldown.
         curriculum_steps: Steps over which scenes grow from easy to hard.
         cooldown_steps: Final steps in which the learning rate decays to zero and no patch is dropped.
@@ -44,6 +45,7 @@ class PretrainConfig:
     art: Path = Path("art/pretraining")
     architecture: Path = ARCHITECTURE
     out: Path = Path("art/pocket-run")
+    start_from: Path | None = None
     steps: int = 6000
     curriculum_steps: int = 1200
     cooldown_steps: int = 500

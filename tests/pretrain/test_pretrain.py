@@ -339,7 +339,7 @@ def test_check_reports_shares_and_chance_levels(atlas: Atlas, architecture: Path
     )
 
 
-def run(folder: Path, architecture: Path, out: Path, steps: int) -> None:
+def run(folder: Path, architecture: Path, out: Path, steps: int, *more: object) -> None:
     command = [
         sys.executable,
         "-m",
@@ -355,7 +355,7 @@ def run(folder: Path, architecture: Path, out: Path, steps: int) -> None:
     schedule = ["--steps", steps, "--cooldown-steps", 2, "--curriculum-steps", 4, "--warmup-steps", 1]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
     subprocess.run(
-        [str(part) for part in (*command, *options, *schedule)], cwd=ROOT, env=environment, check=True
+        [str(part) for part in (*command, *options, *schedule, *more)], cwd=ROOT, env=environment, check=True
     )
 
 
@@ -371,6 +371,18 @@ def test_extended_run_resumes_and_writes_loadable_weights(
     model = build(architecture).model
     assert set(weights) == set(model.state_dict())
     model.load_state_dict({name: value.float() for name, value in weights.items()})
+    run(
+        folder,
+        architecture,
+        tmp_path / "again",
+        1,
+        "--start-from",
+        tmp_path / "run" / "pocket.safetensors",
+        "--lr",
+        0,
+    )
+    again = load_file(tmp_path / "again" / "pocket.safetensors")
+    assert torch.allclose(again["visual.proj"].float(), weights["visual.proj"].float(), atol=1e-3)
 
 
 def test_card_states_gates_teacher_and_length_of_the_run(folder: Path, tmp_path: Path) -> None:
