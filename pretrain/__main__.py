@@ -6,7 +6,6 @@ Resumes the run in `--out` if there is one. Writes log.jsonl, state.safetensors 
 
 from __future__ import annotations
 
-import json
 import time
 from typing import Any
 
@@ -21,6 +20,7 @@ from .batches import Batches
 from .checks import check
 from .config import PretrainConfig, in_cooldown
 from .learner import Learner
+from .log import write_row
 from .model import build
 from .vocabulary import Vocabulary
 
@@ -68,7 +68,7 @@ def main(config: PretrainConfig) -> None:
             if done % CHECK_EVERY == 0 or last:
                 with learner.average.applied():
                     row |= check(backbone, atlas)
-            write_row(config, row)
+            write_row(config.out, row)
             sums, counted = {}, 0
         if last or time.monotonic() - saved > config.save_every:
             saved = time.monotonic()
@@ -91,14 +91,6 @@ def save(learner: Learner, step: int, seconds: float) -> None:
     out = learner.config.out
     save_weights(out / "pocket.safetensors", learner.averaged())
     save_state(out / "state.safetensors", {"learner": learner.state_dict(), "step": step, "seconds": seconds})
-
-
-def write_row(config: PretrainConfig, row: dict[str, Any]) -> None:
-    """Print a log row and append it to log.jsonl."""
-    line = json.dumps(row)
-    print(line, flush=True)
-    with (config.out / "log.jsonl").open("a") as log:
-        log.write(line + "\n")
 
 
 if __name__ == "__main__":

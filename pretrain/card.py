@@ -30,6 +30,7 @@ from clipalign.runs.run import zeroshot
 from .atlas import KEPT_OUT, Atlas
 from .checks import SCENES, check
 from .config import ARCHITECTURE
+from .log import read_log
 from .model import build
 
 TEMPLATE = Path(__file__).with_name("card.md.j2")
@@ -80,7 +81,7 @@ def zero_shot(backbone: Backbone, source: Pictograms) -> dict[str, dict[str, flo
         is_base = np.isin(outputs.labels, base)  # [n]
         result[scored.test.name] = {
             "top1": float(outputs.correct.mean()),
-            "top5": float((outputs.ranked[:, :5] == outputs.labels[:, None]).any(1).mean()),
+            "top5": float(scored.values["top5"]),
             "base": float(outputs.correct[is_base].mean()),
             "new": float(outputs.correct[~is_base].mean()),
             "n": len(outputs.labels),
@@ -174,12 +175,6 @@ def write_card(
         template=source.templates[0],
         views=source.views("test"),
     )
-
-
-def read_log(run: Path) -> list[dict[str, float]]:
-    """Return the rows of a run's log. After an interruption, the run repeats steps: the last row of a step counts."""
-    rows = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
-    return list({row["step"]: row for row in rows}.values())
 
 
 def main(config: CardConfig) -> None:

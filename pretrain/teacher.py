@@ -9,7 +9,6 @@ Train it with `python -m pretrain.teacher --art art/pretraining --out art/teache
 
 from __future__ import annotations
 
-import json
 import time
 from pathlib import Path
 
@@ -26,6 +25,7 @@ from .atlas import Atlas
 from .batches import Batch, Batches
 from .checks import kept_out_singles
 from .config import PretrainConfig
+from .log import write_row
 
 WIDTHS = (32, 64, 192)
 MEAN, SPREAD = 0.5, 0.28  # of pixel values
@@ -155,9 +155,7 @@ def main(config: PretrainConfig) -> None:
             if done % 200 == 0 or last:
                 row["kept_out_top1"] = kept_out_accuracy(teacher, atlas)
             losses = []
-            print(json.dumps(row), flush=True)
-            with (config.out / "log.jsonl").open("a") as log:
-                log.write(json.dumps(row) + "\n")
+            write_row(config.out, row)
         if last or time.monotonic() - saved > config.save_every:
             saved = time.monotonic()
             save_weights(

@@ -32,6 +32,7 @@ from clipalign.protocols import build_episode
 from clipalign.protocols.registry import PROTOCOLS
 from clipalign.runs.export import EXPORTS
 from clipalign.runs.options import train_options
+from tests.helpers.packages import pip_install
 
 ROOT = Path(__file__).parents[1]
 EXTENSIONS = ROOT / "examples" / "extensions"
@@ -39,6 +40,7 @@ EXTENSIONS = ROOT / "examples" / "extensions"
 COMMANDS = """
 import sys
 from clipalign.commands.cli import main
+from tests.helpers.packages import pip_install
 for line in sys.stdin.read().splitlines():
     assert main(line.split("\\t")) == 0, line
 """
@@ -48,17 +50,7 @@ for line in sys.stdin.read().splitlines():
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder into which pip has installed the examples."""
     folder = tmp_path_factory.mktemp("site")
-    pip = [
-        sys.executable,
-        "-m",
-        "pip",
-        "install",
-        "--quiet",
-        "--no-deps",
-        "--no-build-isolation",
-        "--no-index",
-    ]
-    subprocess.run([*pip, "--target", str(folder), str(EXTENSIONS)], check=True)
+    pip_install(folder, EXTENSIONS, "--no-build-isolation", "--no-index")
     return folder
 
 

@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from tests.helpers.packages import pip_install
+
 ROOT = Path(__file__).resolve().parents[2]
 
 PROGRAM = """
@@ -32,18 +34,7 @@ def test_installed_wheel_finds_its_assets(tmp_path: Path) -> None:
     (wheel,) = tmp_path.glob("*.whl")
     assert wheel.stat().st_size < 48 * 2**20
     home = tmp_path / "site"
-    install = [
-        sys.executable,
-        "-m",
-        "pip",
-        "install",
-        "--quiet",
-        "--no-deps",
-        "--no-compile",
-        "--target",
-        str(home),
-    ]
-    subprocess.run([*install, str(wheel)], check=True)
+    pip_install(home, wheel, "--no-compile")
     environment = os.environ | {"PYTHONPATH": str(home), "OMP_NUM_THREADS": "1"}
     run = [sys.executable, "-c", PROGRAM, str(home)]
     done = subprocess.run(run, cwd=tmp_path, env=environment, capture_output=True, text=True)

@@ -6,10 +6,10 @@ import math
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from ..core.full_precision import full_precision
+from .classification import unit_features
 
 Direction = Literal["paper", "released"]
 
@@ -57,11 +57,10 @@ def log_similarity_distribution(
         >>> log_similarity_distribution(patches, text, torch.tensor([0]), temperature=1.0).exp()
         tensor([[0.7311, 0.2689]])
     """
-    patches, text = F.normalize(patches, dim=-1), F.normalize(text, dim=-1)
+    patches, text = unit_features(patches), unit_features(text)
     if subtract_class_mean:
-        text = text - text.mean(
-            dim=0
-        )  # [C, d]; the same as subtracting the mean cosine, which is linear in the text
+        # The same as subtracting the mean cosine, which is linear in the text.
+        text = text - text.mean(dim=0)  # [C, d]
     if labels is None:
         return (text @ patches.transpose(1, 2) / temperature).log_softmax(dim=-1)  # [B, C, M]
     cosine = (patches @ text[labels].unsqueeze(-1)).squeeze(-1)  # [B, M, d] @ [B, d, 1] -> [B, M]

@@ -51,7 +51,7 @@ def cosine_logits(image: Tensor, text: Tensor, scale: float | Tensor) -> Tensor:
 @full_precision
 def class_similarity(text: Tensor) -> Tensor:
     """Return S = T T^T, the cosines between class texts: [C, d] -> [C, C]."""
-    text = F.normalize(text, dim=-1)
+    text = unit_features(text)
     return text @ text.T
 
 
@@ -175,5 +175,5 @@ def margin_logits(
         >>> margin_logits(torch.tensor([[1.0, 0.0]]), text, torch.tensor([0]), scale=100.0, margin=0.3)
         tensor([[70.,  0.]])
     """
-    image, text = F.normalize(image, dim=-1), F.normalize(text, dim=-1)
+    image, text = unit_features(image), unit_features(text)
     return scale * (image - margin * text[labels]) @ text.T  # [B, d] @ [d, C] -> [B, C]

@@ -269,7 +269,7 @@ class AlignClip(Erm[AlignClipConfig]):
         return guide
 
     def map_settings(self) -> MapSettings:
-        mean = F.normalize(self.text, dim=-1).mean(dim=0) if self.config.subtract_class_mean else None  # [d]
+        mean = losses.unit_features(self.text).mean(dim=0) if self.config.subtract_class_mean else None  # [d]
         return MapSettings(
             self.layers,
             self.variant.dual_blocks,

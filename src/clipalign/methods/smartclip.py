@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from .. import losses
 from ..backbone.text.features import length_batches
@@ -119,7 +118,7 @@ class SmartClip(CaptionMethod[SmartClipConfig]):
         ids = tokens.ids[rows]  # [B, L]
         features, states = self.backbone.text_states(ids)  # [B, d], [B, L, W]
         logits = self.network(states, self.backbone.text_lengths(ids))  # [B, d]
-        return F.normalize(features.float(), dim=-1), logits.float()
+        return losses.unit_features(features), logits.float()
 
     def mask(self, logits: Tensor) -> Tensor:
         """Return the hard or soft masks of mask logits."""

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from ..backbone.text.features import DEFAULT_TEMPLATES
 from ..data.published.declarations import SHIFT, SHIFT_MEMBERS, image_sets
 from ..evaluation.metrics import METRICS
+from ..evaluation.metrics.harmonic_mean import harmonic_mean
 from ..methods import get_method, list_methods
 from .result_table import Cell
 from .rows import ReportRow, by_task, is_retrieval, label_rows
@@ -173,7 +174,7 @@ def _over_targets(single: Sequence[Measurement]) -> list[Measurement]:
     for group in groups.values():
         declared = image_sets().get(group[0].data)
         if declared and {m.target for m in group} == set(declared.domains):
-            means += _mean(group, target=MEAN)
+            means += average(group, target=MEAN)
     return means
 
 
@@ -184,7 +185,7 @@ def _over_variants(single: Sequence[Measurement]) -> list[Measurement]:
         if m.data == SHIFT and m.protocol == SHIFT and not m.target and m.test in SHIFT_MEMBERS[1:]:
             groups.setdefault((m.label, m.backbone, m.metric, m.template, m.shots), []).append(m)
     complete = [group for group in groups.values() if len(group) == len(SHIFT_MEMBERS) - 1]
-    return [mean for group in complete for mean in _mean(group, test=VARIANTS)]
+    return [mean for group in complete for mean in average(group, test=VARIANTS)]
 
 
 def _over_data(found: Sequence[Measurement]) -> list[Measurement]:
@@ -200,7 +201,7 @@ def _over_data(found: Sequence[Measurement]) -> list[Measurement]:
                     groups.setdefault(key, []).append(m)
             for group in groups.values():
                 if {m.data for m in group} == set(members):
-                    means += _mean(group, data=name)
+                    means += average(group, data=name)
     return means
 
 
@@ -213,12 +214,12 @@ def _h_of_means(over_data: Sequence[Measurement]) -> list[Measurement]:
         for new in over_data:
             if replace(base, test="new", values={}, settings={}) == replace(new, values={}, settings={}):
                 both = base.values.keys() & new.values.keys()
-                values = {s: statistics.harmonic_mean((base.values[s], new.values[s])) for s in sorted(both)}
+                values = {s: harmonic_mean(base.values[s], new.values[s]) for s in sorted(both)}
                 found += [replace(base, test="", metric="h_of_means", values=values)] if values else []
     return found
 
 
-def _mean(group: Sequence[Measurement], **change: str) -> list[Measurement]:
+def average(group: Sequence[Measurement], **change: str) -> list[Measurement]:
     """Average measurements within each seed that all of them have; none if there is no such seed."""
     seeds = set.intersection(*(set(m.values) for m in group))
     shared = {

@@ -77,6 +77,11 @@ class PublishedNumber:
         return f"{self.source}, {self.table}" + (f"; {self.note}" if self.note else "")
 
     @property
+    def task(self) -> str:
+        """Data, protocol and target."""
+        return f"{self.data}, {self.protocol}" + (f", {self.target}" if self.target else "")
+
+    @property
     def values(self) -> dict[str, Any]:
         """Options as values of YAML.
 
@@ -185,8 +190,7 @@ def published_sections(rows: Sequence[ReportRow]) -> list[Part]:
     accuracies: list[tuple[str, ...]] = []
     recalls: list[tuple[str, ...]] = []
     for measured, number, difference in matches(measurements(rows)):
-        task = f"{number.data}, {number.protocol}" + (f", {number.target}" if number.target else "")
-        names = (task, measured.test, measured.label, measured.backbone)
+        names = (number.task, measured.test, measured.label, measured.backbone)
         values = (_metric_title(number.metric), str(measured.cell), str(number), difference, number.origin)
         (recalls if number.protocol == RETRIEVAL else accuracies).append((*names, *values))
     heads = ("task", "test", "method", "backbone", "metric", "measured", "published", "difference", "source")

@@ -18,7 +18,7 @@ from typing import Literal
 
 from ..data.published.declarations import SHIFT, SHIFT_MEMBERS, caption_sets, image_sets
 from .document import Bullets, Grid, Heading, Paragraph, Part
-from .measurements import MEAN, MEANS_OVER_DATA, Measurement
+from .measurements import MEAN, MEANS_OVER_DATA, Measurement, average
 from .published import PublishedNumber, differences
 from .rows import ReportRow
 from .sections import signed
@@ -129,12 +129,7 @@ def on_other_data(
     for m in found:
         if m.data == data and m.target:
             lines.setdefault((m.label, m.protocol, m.test, m.metric, m.backbone), []).append(m)
-    averages = []
-    for line in lines.values():
-        seeds = sorted(set.intersection(*(set(m.values) for m in line)))
-        if seeds:
-            values = {seed: fmean(m.values[seed] for m in line) for seed in seeds}
-            averages.append(replace(line[0], target=MEAN, values=values))
+    averages = [mean for line in lines.values() for mean in average(line, target=MEAN)]
     return means, [*found, *averages]
 
 
@@ -230,8 +225,4 @@ def _line(cell: ComparedCell) -> tuple[str, ...]:
         difference = signed(100 * own.mean - float(number.percent))
         values = (str(own), str(own.seeds), str(number), difference)
     method = number.method + (f" ({number.options})" if number.options else "")
-    return (_task(number), number.test or number.metric, method, *values, cell.text)
-
-
-def _task(number: PublishedNumber) -> str:
-    return f"{number.data}, {number.protocol}" + (f", {number.target}" if number.target else "")
+    return (number.task, number.test or number.metric, method, *values, cell.text)

@@ -19,9 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from ..core.errors import UserError
+from ..core.yaml_files import read_yaml
 
 COMMON, PUBLISHED = "common", "published"
 Options = dict[str, Any]
@@ -101,9 +100,9 @@ def read_recipe(path: Path) -> dict[str, Any]:
     Raises:
         UserError: a key that no section has, or a value that is not a mapping.
     """
-    content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    content = read_yaml(path)
     _check(content, str(path))
-    return _mapping(content, str(path))
+    return content
 
 
 def _check(section: object, where: str) -> None:

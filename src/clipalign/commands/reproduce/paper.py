@@ -61,8 +61,9 @@ def read_paper(name: str) -> Paper:
     Raises:
         UserError: an unknown name, or an invalid file.
     """
-    if name not in list_papers():
-        near = difflib.get_close_matches(name, list_papers(), n=1)
+    names = list_papers()
+    if name not in names:
+        near = difflib.get_close_matches(name, names, n=1)
         hint = f"did you mean {near[0]}?" if near else "`clipalign reproduce --list` prints them"
         raise UserError(f'reproduce: no table "{name}"; {hint}')
     path = shipped_folder("papers") / f"{name}.yaml"

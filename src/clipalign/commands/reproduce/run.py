@@ -6,6 +6,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from ...core.checkpoint import write_text
 from ...core.errors import UserError
@@ -112,9 +113,7 @@ def print_commands(config: ReproduceConfig) -> None:
     """Print the command of every run and evaluation."""
     paper = read_paper(str(config.name))
     out = _folder(config)
-    # The study needs a file; nothing is to remain of a dry run.
-    from tempfile import TemporaryDirectory
-
+    # The study needs a file; a dry run leaves none behind.
     with TemporaryDirectory() as folder:
         jobs = read_study(_write_study(paper, config, Path(folder)))
     for job in jobs:

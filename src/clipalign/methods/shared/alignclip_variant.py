@@ -6,6 +6,7 @@ from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Literal
 
 from ... import losses
+from ...backbone.attention import AttentionOver
 from ...backbone.text.features import class_text_features
 from ...core.errors import UserError
 
@@ -18,7 +19,6 @@ PUBLISHED_SHARPNESS = 35.0
 PACS = ("dog", "elephant", "giraffe", "guitar", "horse", "house", "person")
 PACS_MASS = 0.044  # mean share of other classes in the heat map of the released code, for ViT-B/16
 
-AttentionOver = Literal["patches", "tokens"]
 Smoothing = Literal["paper", "paper-raw", "released", "uniform", "none"]
 Classes = Literal["true", "sum", "mean"]
 

@@ -12,7 +12,6 @@ from typing import Any, ClassVar
 
 import open_clip
 import torch
-import torch.nn.functional as F
 from open_clip.pretrained import download_pretrained_from_hf
 from open_clip.transformer import QuickGELU
 from torch import Tensor
@@ -21,6 +20,7 @@ from ...backbone import Backbone, pocket
 from ...backbone.loading import split_size
 from ...core.errors import UserError
 from ...core.types import Preprocess
+from ...losses import unit_features
 from ...methods import Method
 
 TOLERANCE = 1e-3  # on entries of L2-normalised features; float32 sums in another order differ by about 1e-6
@@ -62,8 +62,8 @@ class Features:
     @classmethod
     def of(cls, images: Tensor | None, texts: Tensor, states: Tensor | None = None) -> Features:
         """Normalise the features of towers."""
-        images = None if images is None else F.normalize(images.float(), dim=-1)
-        return cls(images, F.normalize(texts.float(), dim=-1), states)
+        images = None if images is None else unit_features(images)
+        return cls(images, unit_features(texts), states)
 
     def difference(self, other: Features) -> dict[str, float]:
         """Return the largest absolute difference of "images" and "texts".
