@@ -65,7 +65,7 @@ def test_explain_draws_a_run_and_its_backbone(done: Path, tmp_path: Path, image_
     assert [file.name for file in files] == ["explain.png", "maps.npz"]
     with np.load(files[1]) as maps:
         assert maps["texts"].tolist() == ["a bell", "a tent"]
-        assert maps["zero-shot_guide"].shape == maps["alignclip_guide"].shape == (2, 8, 8)
+        assert maps["zero-shot_guide"].shape == maps["alignclip_guide"].shape == (2, 12, 12)
         assert np.isclose(maps["alignclip_attention"].sum(), 1, atol=1e-4)
 
 
