@@ -43,7 +43,7 @@ def test_pocket_is_registered_with_open_clip() -> None:
         49408,
         192,
     )
-    assert model.text_projection.shape == (128, 128)
+    assert model.text_projection.shape == (192, 256)
     assert type(block.mlp.gelu) is nn.GELU and block.mlp.gelu.approximate == "none"
 
 
