@@ -1,4 +1,4 @@
-"""Typed option groups: data, split, model, recipe, optimiser, schedule, average, evaluation and run.
+"""Typed option groups: data, split, model, recipe, optimiser, schedule, average, evaluation, metrics and run.
 
 One field is one command-line flag, one line of a YAML file and one keyword of the Python API. The docstring below
 a field is its help text; `--help` prints its first sentence. Facts that a type cannot express (unit, range, the
@@ -247,6 +247,28 @@ class EvaluationOptions(Options):
 
 
 @dataclass(frozen=True, kw_only=True)
+class MetricOptions(Options):
+    """Metrics beyond accuracy."""
+
+    metrics: tuple[str, ...] = field(default=(), metadata=facts(unit="NAME", affects_result=False))
+    """attention, calibration, ood, severity, stability, or all. Groups of metrics, which cost further passes over the
+    test images; docs/measures.md defines them. all: those that apply to the model and the data."""
+    class_tree: Path | None = field(
+        default=None, metadata=facts(unit="FILE", unset="the data set's", affects_result=False)
+    )
+    """Hierarchy of classes for severity. Lines of a name, a tab and the name of its parent."""
+    object_masks: Path | None = field(
+        default=None, metadata=facts(unit="DIR", unset="the data set's", affects_result=False)
+    )
+    """Masks for attention. An image per test image, of its size, with its path and any suffix; white is the object."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        names = tuple(name for text in self.metrics for name in text.replace(",", " ").split())
+        object.__setattr__(self, "metrics", tuple(dict.fromkeys(names)))
+
+
+@dataclass(frozen=True, kw_only=True)
 class RunOptions(Options):
     """Run."""
 
@@ -292,6 +314,7 @@ class TrainConfig:
     schedule: ScheduleOptions = field(default_factory=ScheduleOptions)
     average: AverageOptions = field(default_factory=AverageOptions)
     evaluation: EvaluationOptions = field(default_factory=EvaluationOptions)
+    measures: MetricOptions = field(default_factory=MetricOptions)
     run: RunOptions
 
 

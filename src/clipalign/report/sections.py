@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+from ..evaluation.bootstrap import POWER
 from ..evaluation.metrics import arrange, measured_fields, row_cells
 from ..explain.figures import save
 from ..runs.folder import MetricLine
 from ..runs.options import is_pocket
-from .bootstrap import POWER
 from .collect import StoredRun
 from .comparison import Difference
 from .curves import plot_curves
