@@ -38,7 +38,7 @@ VALUES = (  # with an interval each
     Field(
         MASS_RATIO,
         "mass ratio",
-        unit="x area",
+        unit="",
         digits=2,
         note="Mass ratio: share of the class token's attention on the object, divided by the object's share of the "
         "area; 1 if uniform.",
@@ -78,7 +78,7 @@ class Attention(ModelMetric):
         *(Field(f"{f.name}_interval", f.title, by="bound", tag=f.name, unit=f.unit) for f in VALUES),
         *(
             Field(f"{name}_by_layer", title, by="layer", tag=f"{name}/layer", unit=unit)
-            for name, title, unit in ((MASS_RATIO, "mass ratio", "x area"), (POINTING, "pointing", "%"))
+            for name, title, unit in ((MASS_RATIO, "mass ratio", ""), (POINTING, "pointing", "%"))
         ),
         *(
             Field(f"{name}_by_structure", title, by="structure", tag=f"{name}/structure")

@@ -71,6 +71,15 @@ class Field:
         """Factor between stored and printed values."""
         return printed_scale(self.unit)
 
+    def labelled(self, value: float) -> str:
+        """Format a value with title, variant and unit.
+
+        >>> Field("fpr95", "FPR95", variant="MSP").labelled(0.5)
+        'FPR95 (MSP) 50.0 %'
+        """
+        variant = f" ({self.variant})" if self.variant else ""
+        return f"{self.title}{variant} {self.format(value)} {self.unit}".rstrip()
+
     def format(self, value: float | None) -> str:
         """Format a value without its unit; an empty text if there is none.
 

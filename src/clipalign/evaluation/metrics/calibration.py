@@ -35,7 +35,7 @@ def _fields(variant: str = "") -> tuple[Field, ...]:
         Field(
             f"brier{end}",
             "Brier",
-            unit="squared error",
+            unit="",
             digits=3,
             higher_is_better=False,
             variant=variant,
@@ -67,7 +67,7 @@ class Calibration(ModelMetric):
         Field(
             "temperature",
             "temperature",
-            unit="factor",
+            unit="",
             digits=3,
             higher_is_better=None,
             note="Temperature: divisor of the logits that minimises the NLL on source validation; above 1 the model is "

@@ -35,7 +35,7 @@ class Severity(ModelMetric):
         Field(
             "text_rank_correlation",
             "text rank",
-            unit="correlation",
+            unit="",
             digits=3,
             note="Text rank: Spearman correlation of the logits of the wrong classes with the similarity of their "
             "names to the true name, under the text tower before training.",

@@ -22,14 +22,14 @@ class Stability(ModelMetric):
             "cka",
             "CKA",
             digits=3,
-            unit="similarity",
+            unit="",
             note="CKA: linear CKA of test features, 1 if unchanged.",
         ),
         Field(
             "feature_cosine",
             "feature cosine",
             digits=3,
-            unit="similarity",
+            unit="",
             note="Feature cosine: mean cosine of a test image's features before and after.",
         ),
         Field(
