@@ -27,10 +27,10 @@ def _fields(variant: str = "") -> tuple[Field, ...]:
         ),
         Field(
             f"ece_mass{end}",
-            "ECE, equal mass",
+            "equal-mass ECE",
             higher_is_better=False,
             variant=variant,
-            note="Equal mass: as many images in each bin.",
+            note="Equal-mass ECE: as many images in each bin.",
         ),
         Field(
             f"brier{end}",
