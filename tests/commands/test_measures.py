@@ -216,4 +216,4 @@ def test_study_passes_metrics_to_every_run(tmp_path: Path) -> None:
     jobs = read_study(path)
     assert [job.method for job in jobs] == ["zeroshot", "erm"]
     for job in jobs:
-        assert job.check(tmp_path).config.measures.metrics == ("ood", "severity")
+        assert job.check(tmp_path).config.evaluation.metrics == ("ood", "severity")

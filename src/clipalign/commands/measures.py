@@ -36,9 +36,9 @@ def measures_of_run(run: PreparedRun, report: Report) -> Measures | None:
         UserError: an unknown metric, or one that is undefined for the run.
     """
     config = run.options.config
-    if not config.measures.metrics:
+    if not config.evaluation.metrics:
         return None
-    _check_classes(run.episode, config.measures)
+    _check_classes(run.episode, config.evaluation)
     episode = run.episode
     context = MetricContext(
         run.loader,
@@ -49,7 +49,7 @@ def measures_of_run(run: PreparedRun, report: Report) -> Measures | None:
         episode.train_classes,
         episode.validation_rows,
         _before(config.model, run.templates, run.ranks.device, config.model.cache_dir),
-        config.measures,
+        config.evaluation,
     )
     return applicable(context, report), context
 

@@ -1,4 +1,4 @@
-"""Typed option groups: data, split, model, recipe, optimiser, schedule, average, evaluation, metrics and run.
+"""Typed option groups: data, split, model, recipe, optimiser, schedule, average, evaluation and run.
 
 One field is one command-line flag, one line of a YAML file and one keyword of the Python API. The docstring below
 a field is its help text; `--help` prints its first sentence. Facts that a type cannot express (unit, range, the
@@ -71,7 +71,7 @@ class DataOptions(Options):
     """Settings of the data set. For example background_bias=0.5 for pictograms; label=species names a table's
     column."""
     layout: Literal["auto", "class", "domain", "split"] = "auto"
-    """First folder level: auto, class, domain or split. class: classes; domain: domains; split: train,
+    """First level: auto, class, domain or split. Level of folders. class: classes; domain: domains; split: train,
     validation and test; auto: detect it."""
     class_names: Path | None = field(default=None, metadata=facts(unit="FILE"))
     """Display names of classes. JSON, or lines of label and name."""
@@ -95,7 +95,7 @@ class SplitOptions(Options):
     target: str | None = field(default=None, metadata=facts(unit="DOMAIN"))
     """Domain left out of training, and tested. Required by domain-shift and in-the-wild."""
     target_split: Literal["all", "in", "out"] | None = field(default=None, metadata=facts(unset="all"))
-    """Part of the target domain to test: all, in or out. Used by domain-shift. in: the 80 % that DomainBed
+    """Part of the target to test: all, in or out. Used by domain-shift. in: the 80 % that DomainBed
     tests; out: the 20 % that CLIPood and AlignCLIP test."""
     shots: int | None = field(default=None, metadata=facts(unit="IMAGES", at_least=1))
     """Training images per class. Sampled as in CoOp; used by few-shot and imagenet-shift (default 16) and by
@@ -231,28 +231,13 @@ class AverageOptions(Options):
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluationOptions(Options):
-    """Evaluation."""
-
-    eval_batch_size: int = field(default=256, metadata=facts(unit="IMAGES", at_least=1, affects_result=False))
-    """Images per forward pass."""
-    keep_views: float = field(default=1.0, metadata=facts(unit="GB", at_least=0, affects_result=False))
-    """Memory for decoded evaluation images. Each process keeps them for all validations and test sets of a
-    run, and for all runs of a sweep; 0 keeps none."""
-    validate_every: int | None = field(
-        default=None, metadata=facts(unit="STEPS", unset="5 times", at_least=0, affects_result=False)
-    )
-    """Steps between validations. They use source domains only; 0: one at the end. Default: a fifth of
-    --steps, a fiftieth with --average swad."""
-
-
-@dataclass(frozen=True, kw_only=True)
 class MetricOptions(Options):
     """Metrics beyond accuracy."""
 
     metrics: tuple[str, ...] = field(default=(), metadata=facts(unit="NAME", affects_result=False))
-    """attention, calibration, ood, severity, stability, or all. Groups of metrics, which cost further passes over the
-    test images; docs/measures.md defines them. all: those that apply to the model and the data."""
+    """Groups of metrics beyond accuracy. attention, calibration, ood, severity, stability, or all (those that apply to
+    the model and the data), separated by commas or spaces. They cost further passes over the test images and are
+    defined in docs/measures.md."""
     class_tree: Path | None = field(
         default=None, metadata=facts(unit="FILE", unset="the data set's", affects_result=False)
     )
@@ -266,6 +251,22 @@ class MetricOptions(Options):
         super().__post_init__()
         names = tuple(name for text in self.metrics for name in text.replace(",", " ").split())
         object.__setattr__(self, "metrics", tuple(dict.fromkeys(names)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationOptions(MetricOptions):
+    """Evaluation."""
+
+    eval_batch_size: int = field(default=256, metadata=facts(unit="IMAGES", at_least=1, affects_result=False))
+    """Images per forward pass."""
+    keep_views: float = field(default=1.0, metadata=facts(unit="GB", at_least=0, affects_result=False))
+    """Memory for decoded evaluation images. Each process keeps them for all validations and test sets of a
+    run, and for all runs of a sweep; 0 keeps none."""
+    validate_every: int | None = field(
+        default=None, metadata=facts(unit="STEPS", unset="5 times", at_least=0, affects_result=False)
+    )
+    """Steps between validations. They use source domains only; 0: one at the end. Default: a fifth of
+    --steps, a fiftieth with --average swad."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -314,7 +315,6 @@ class TrainConfig:
     schedule: ScheduleOptions = field(default_factory=ScheduleOptions)
     average: AverageOptions = field(default_factory=AverageOptions)
     evaluation: EvaluationOptions = field(default_factory=EvaluationOptions)
-    measures: MetricOptions = field(default_factory=MetricOptions)
     run: RunOptions
 
 
