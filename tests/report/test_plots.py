@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 
-from clipalign.report.bootstrap import Estimate
+from clipalign.evaluation.bootstrap import Estimate
 from clipalign.report.comparison import LineAccuracy
 from clipalign.report.curves import plot_curves
 from clipalign.report.plots import bars, base_new, contour_levels, shift

@@ -13,8 +13,8 @@ import yaml
 
 from clipalign.commands.report import write_report
 from clipalign.core.errors import UserError
+from clipalign.evaluation.bootstrap import Estimate, UnitValues, bootstrap
 from clipalign.evaluation.results import ResultRow, write_results
-from clipalign.report.bootstrap import Estimate, UnitValues, bootstrap
 from clipalign.report.collect import find_runs
 from clipalign.report.comparison import Difference, differences, differences_csv, line_accuracies
 from clipalign.report.document import Grid

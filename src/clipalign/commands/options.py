@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from ..core.config import DataOptions, NameRule, Options, SplitOptions, facts
+from ..core.config import DataOptions, MetricOptions, NameRule, Options, SplitOptions, facts
 from ..core.errors import UserError
 
 
@@ -63,6 +63,7 @@ class EvalConfig(Options):
     """Replace the results in --out."""
     data: DataOptions = field(default_factory=DataOptions)
     split: SplitOptions = field(default_factory=SplitOptions)
+    measures: MetricOptions = field(default_factory=MetricOptions)
 
 
 @dataclass(frozen=True)

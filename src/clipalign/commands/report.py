@@ -13,7 +13,7 @@ from ..report.collect import find_runs
 from ..report.comparison import differences, differences_csv
 from ..report.html import to_html
 from ..report.markdown import to_markdown
-from ..report.metric_table import metric_section, metric_tables
+from ..report.metric_table import beyond_section, beyond_tables, metric_section, metric_tables
 from ..report.pictures import picture_section
 from ..report.plots import plots
 from ..report.published import published_sections
@@ -86,12 +86,14 @@ def report(config: ReportConfig) -> Report:
     rows = [row for run in runs for row in run.rows()]
     accuracy_rows = [row for row in rows if not is_retrieval(row)]
     accuracies, further, recalls = accuracy_tables(rows), metric_tables(rows), recall_tables(rows)
+    beyond = beyond_tables(rows)
     figures, styles = out / "pictures", report_styles(rows)
     found = differences(runs, config.baseline)
     parts = [
         *summary(runs),
         *accuracy_section(accuracies),
         *metric_section(further),
+        *beyond_section(beyond),
         *recall_section(recalls),
         *difference_section(found),
         *published_sections(rows),
@@ -108,6 +110,6 @@ def report(config: ReportConfig) -> Report:
     files = Report(out / "report.md", out / "report.html", out / "tables.csv", out / "differences.csv")
     write_text(files.markdown, to_markdown(config.title, parts, out))
     write_text(files.html, to_html(config.title, parts))
-    write_text(files.csv, tables_csv([*accuracies, *further, *recalls]))
+    write_text(files.csv, tables_csv([*accuracies, *further, *beyond, *recalls]))
     write_text(files.differences, differences_csv(found))
     return files

@@ -17,7 +17,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from ..core.errors import UserError
-from .bootstrap import Estimate, UnitValues, bootstrap
+from ..evaluation.bootstrap import Estimate, UnitValues, bootstrap
 from .collect import StoredRun
 from .rows import ReportRow, Task, by_task, label_rows, method_of, order_labels
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from ..evaluation.metrics import arrange, measured_fields, row_cells
+from ..evaluation.bootstrap import POWER
+from ..evaluation.metrics import ROW_KINDS, arrange, measured_fields, row_cells
 from ..explain.figures import save
 from ..runs.folder import MetricLine
 from ..runs.options import is_pocket
-from .bootstrap import POWER
 from .collect import StoredRun
 from .comparison import Difference
 from .curves import plot_curves
@@ -135,7 +135,7 @@ def row_section(rows: Sequence[ReportRow]) -> list[Part]:
     """Return every result row, and accuracy by domain for test sets of several domains."""
     if not rows:
         return []
-    fields = measured_fields(row.result for row in rows)
+    fields = measured_fields((row.result for row in rows), ROW_KINDS)
     heads = ("run", "target", "test", "seed", "steps", "n", *arrange(fields)[0], "seconds")
     lines = []
     for row in rows:
