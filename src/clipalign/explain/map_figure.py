@@ -29,6 +29,8 @@ BAR, TICKS, GAP, EDGE = (
 )  # inches: colour bar, its numbers, between cells, around the figure
 VALUES, DIFFERENCES = "inferno", "RdBu_r"  # differences diverge from white at 0
 FRAME = "#ffd400"
+LEAST = 1e-4  # extent of the scale of differences, as a share of that of the maps
+ZERO = 1e-11  # smaller values are written as 0; no scale has less extent
 
 
 def map_figure(
@@ -100,7 +102,8 @@ def map_figure(
         colour_bar(lefts[-1] + wide, y, low, high, VALUES)
         if differs:
             difference = maps[1] - maps[0]
-            most = max(float(np.abs(difference).max()), 1e-12)
+            # Rounding errors of equal maps must not fill the scale.
+            most = max(float(np.abs(difference).max()), LEAST * (high - low))
             cell(extra, y, overlay(photo, 0.5 + difference / (2 * most), colours=DIFFERENCES))
             colour_bar(extra + wide, y, -most, most, DIFFERENCES)
     footer = "One colour scale per row."
@@ -119,7 +122,7 @@ def pixel_map(values: Tensor, shape: tuple[int, ...]) -> np.ndarray:
 def scale_of(maps: Sequence[np.ndarray]) -> tuple[float, float]:
     """Return the lowest and the highest value of maps that share a colour scale; they differ."""
     low, high = min(float(each.min()) for each in maps), max(float(each.max()) for each in maps)
-    return (low, high) if high > low else (low, low + 1e-12)
+    return (low, high) if high > low else (low, low + ZERO / 2)
 
 
 def frame(axes: Any, photo: np.ndarray, explanation: Explanation) -> None:
@@ -139,7 +142,7 @@ def number(value: float) -> str:
     >>> number(0.012345), number(0.5), number(-1e-13)
     ('0.0123', '0.5', '0')
     """
-    return "0" if abs(value) < 1e-12 else f"{value:.3g}"
+    return "0" if abs(value) < ZERO else f"{value:.3g}"
 
 
 def signed(value: float) -> str:
@@ -148,7 +151,7 @@ def signed(value: float) -> str:
     >>> signed(0.25), signed(-0.25), signed(0.0)
     ('+0.25', '-0.25', '0')
     """
-    return "0" if abs(value) < 1e-12 else f"{value:+.3g}"
+    return "0" if abs(value) < ZERO else f"{value:+.3g}"
 
 
 def colour_table(name: str) -> np.ndarray:

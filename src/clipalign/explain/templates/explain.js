@@ -81,7 +81,9 @@ function draw() {
     scale(low, high, values);
   } else if (mode === "difference") {
     const change = maps[1].map((value, i) => value - maps[0][i]);
-    const most = Math.max(...extent(change).map(Math.abs), 1e-12);
+    const [low, high] = extent([...maps.map(extent)].flat());
+    // Rounding errors of equal maps must not fill the scale.
+    const most = Math.max(...extent(change).map(Math.abs), 1e-4 * (high - low), 1e-12);
     colour(image, change, -most, most, differences, 0, width);
     scale(-most, most, differences);
   }
