@@ -163,11 +163,36 @@ class ExplainConfig(Options):
 
     model: str = field(metadata=facts(positional=True))
     """Run folder, or a backbone as in `clipalign train`."""
-    image: Path | None = field(default=None, metadata=facts(positional=True))
-    """Image file, with --text. PNG, JPEG, WebP, GIF, BMP or TIFF."""
+    images: tuple[Path, ...] = field(default=(), metadata=facts(positional=True))
+    """Image files and folders, with --text. PNG, JPEG, WebP, GIF, BMP and TIFF; folders are searched at any depth."""
+    compare: tuple[str, ...] = field(default=(), metadata=facts(unit="MODEL"))
+    """Further runs or backbones, drawn beside the first. The maps of two models are also subtracted. Runs are drawn
+    next to the backbone they started from."""
     text: tuple[str, ...] = field(default=(), metadata=facts(unit="TEXT"))
-    """Texts to find, such as "a dog" "grass". One row of the picture each. They are encoded without a template;
-    prompt learners put their learned context around them, as around class names."""
+    """Texts to find, such as "a dog" "grass". Rows of the picture. They are encoded without a template; prompt
+    learners put their learned context around them, as around class names."""
+    structure: tuple[str, ...] = field(
+        default=(), metadata=facts(unit="NAME", unset="the run's guide, or dv")
+    )
+    """Attention structures of the similarity maps: qkv, vvv, dv, qqv, kkv, ... Three of q, k, v: softmax(XY)Z; or d
+    and one of them: identity attention."""
+    layers: tuple[int, ...] = field(
+        default=(), metadata=facts(unit="LAYER", unset="those the run aligns, and the last half")
+    )
+    """Layers of all maps, from 0; negative: from the end. Attention is averaged over them, and similarity maps have
+    the structure in them."""
+    heads: tuple[int, ...] = field(default=(), metadata=facts(unit="HEAD", unset="all"))
+    """Attention heads of all maps, from 0; negative: from the end."""
+    rollout: bool = False
+    """Draw the attention rollout too. It multiplies the attention of all layers (Abnar and Zuidema, 2020)."""
+    redundancy_removal: bool = False
+    """Subtract from each similarity what all texts share. As CLIP Surgery; needs at least two texts."""
+    view: Literal["whole", "centre"] = "whole"
+    """Part of a photo to draw: whole or centre. whole: overlapping windows cover it, and a frame marks what
+    predictions see; centre: only that part."""
+    html: bool = False
+    """Write a page too, explain.html. It has a slider between two models, and pickers of image, text, structure and
+    layer; it works offline."""
     masks: tuple[str, ...] = field(default=(), metadata=facts(unit="TEXT"))
     """Texts whose masks are drawn. A mask is the set of dimensions that a text opens; their overlap is drawn too. For
     methods with masks, such as smartclip."""
@@ -175,8 +200,8 @@ class ExplainConfig(Options):
     """Measure disentanglement on Pictograms. Compares masks of related and unrelated concepts, and unions and
     intersections of masks with the masks of joined texts."""
     out: Path = field(default=Path("clipalign-explain"), metadata=facts(unit="DIR"))
-    """Folder to write. Gets explain.png and maps.npz; masks.png and masks.json; disentanglement.json. Must be new or
-    empty without --overwrite."""
+    """Folder to write. Gets explain.png and maps.npz, in a folder per image if there are several; explain.html;
+    masks.png and masks.json; disentanglement.json. Must be new or empty without --overwrite."""
     cache_dir: str | None = field(default=None, metadata=facts(unit="DIR", unset="Hugging Face cache"))
     """Downloaded weights."""
     device: str = field(default="auto", metadata=facts(unit="DEVICE"))
@@ -190,11 +215,12 @@ class ExplainConfig(Options):
             for i, text in enumerate(texts):
                 if not text.strip():
                     raise UserError(f"{name}: text number {i + 1} is empty; give words, or leave it out")
-        without_image = self.image is None and (self.masks or self.disentanglement)
-        if not self.text and not without_image:
+        if not self.text and (self.images or not (self.masks or self.disentanglement)):
             raise UserError('--text: give at least one text to look for, such as --text "a dog"')
-        if self.text and self.image is None:
+        if self.text and not self.images:
             raise UserError("explain needs an image file to look for --text in; give it after the model")
+        if self.redundancy_removal and len(dict.fromkeys(self.text)) < 2:
+            raise UserError("--redundancy-removal subtracts what all texts share; give at least two --text")
 
 
 @dataclass(frozen=True)
