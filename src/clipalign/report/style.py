@@ -6,8 +6,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from .rows import ReportRow, by_task, label_rows, method_of, order_labels
 
@@ -59,6 +61,11 @@ def new_figure(width: float, height: float, columns: int = 1) -> tuple[Figure, l
         for side in ("top", "right"):
             one.spines[side].set_visible(False)
     return figure, axes
+
+
+def percent_ticks(axis: Axis) -> None:
+    """Place ticks of a percentage at round values, never at 9.45 or 65.25."""
+    axis.set_major_locator(MaxNLocator(nbins=6, steps=[1, 2, 5, 10]))
 
 
 def legend_above(axes: Axes) -> None:
