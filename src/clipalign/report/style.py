@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
 from matplotlib.ticker import MaxNLocator
 
 from .rows import ReportRow, by_task, label_rows, method_of, order_labels
@@ -71,3 +73,31 @@ def percent_ticks(axis: Axis) -> None:
 def legend_above(axes: Axes) -> None:
     """Draw the legend above the axes, where it covers no data."""
     axes.legend(fontsize=8, frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=6)
+
+
+def matrix_axes(
+    axes: Axes,
+    values: np.ndarray,
+    rows: Sequence[str],
+    columns: Sequence[str],
+    colours: str,
+    limits: tuple[float, float] | None = None,
+) -> AxesImage:
+    """Draw a matrix with names beside its rows and below its columns; NaN is grey.
+
+    Args:
+        axes: where to draw.
+        values: [rows, columns].
+        rows, columns: names; none are written if empty.
+        colours: name of a colour map.
+        limits: values of the first and the last colour; None for the range of the values.
+    """
+    axes.grid(visible=False)
+    axes.set_facecolor(FAINT)
+    low, high = limits or (None, None)
+    picture = axes.imshow(values, cmap=colours, vmin=low, vmax=high, interpolation="nearest", aspect="equal")
+    axes.set_xticks(range(len(columns)), columns, rotation=90, fontsize=6)
+    axes.set_yticks(range(len(rows)), rows, fontsize=6)
+    for side in axes.spines.values():
+        side.set_visible(False)
+    return picture
