@@ -188,5 +188,5 @@ def test_report_has_the_section_on_classes(tmp_path: Path, stored: bool) -> None
 
 
 def test_negative_sharpness_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="--sharpness: -1.0 must be between 0 and 1000"):
+    with pytest.raises(UserError, match=r"--sharpness: -1\.0 must be between 0 and 1000"):
         write_report(tmp_path, sharpness=(-1.0,))
