@@ -133,11 +133,10 @@ def _compare(
     for number, target in enumerate(targets):
         ours = hits.get(LineKey(label, target, test))
         theirs = hits.get(LineKey(baseline, target, test))
-        if ours is None or theirs is None or not np.array_equal(ours.units, theirs.units):
-            continue
-        # Images of different targets are different images, even if their row numbers agree.
-        units = ours.units if unit == "concepts" else ours.units + number * 10**9
-        parts[target] = UnitValues(units, ours.right - theirs.right, ours.views)
+        if ours is not None and theirs is not None:
+            part = paired_part(ours, theirs, number, unit)
+            if part is not None:
+                parts[target] = part
     groups = {target: [part] for target, part in parts.items()}
     if len(targets) > 1 and len(parts) == len(targets):
         groups[MEAN] = list(parts.values())
@@ -145,6 +144,21 @@ def _compare(
         count = len(np.unique(np.concatenate([part.units for part in group])))
         if count >= MIN_UNITS:
             yield Difference(task, target, test, label, baseline, bootstrap(group), count, unit)
+
+
+def paired_part(ours: Hits, theirs: Hits, number: int, unit: str) -> UnitValues | None:
+    """Return the differences of two lines on one target, by unit; None if they were tested on different units.
+
+    Args:
+        ours, theirs: hits of the two lines.
+        number: number of the target among those of the task.
+        unit: kind of the units.
+    """
+    if not np.array_equal(ours.units, theirs.units):
+        return None
+    # Images of different targets are different images, even if their row numbers agree.
+    units = ours.units if unit == "concepts" else ours.units + number * 10**9
+    return UnitValues(units, ours.right - theirs.right, ours.views)
 
 
 def line_accuracies(runs: Sequence[StoredRun]) -> list[LineAccuracy]:

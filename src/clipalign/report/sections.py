@@ -83,14 +83,14 @@ def _difference(difference: Difference) -> tuple[str, ...]:
     return (*facts, "yes" if e.excludes_zero else "no", f"{100 * e.detectable:.1f}", f"{d.units} {d.unit}")
 
 
-def distinct(low: float, high: float) -> tuple[str, str]:
+def distinct(low: float, high: float, decimals: int = 1) -> tuple[str, str]:
     """Format two ends of an interval with as many decimals as keep them apart, at most 6.
 
     >>> distinct(-0.31, 1.04), distinct(0.011, 0.018), distinct(-0.00002, 0.00001)
     (('-0.3', '+1.0'), ('+0.01', '+0.02'), ('-0.00002', '+0.00001'))
     """
-    for decimals in range(1, 7):
-        ends = signed(low, decimals), signed(high, decimals)
+    for count in range(decimals, 7):
+        ends = signed(low, count), signed(high, count)
         if ends[0] != ends[1]:
             break
     return ends
