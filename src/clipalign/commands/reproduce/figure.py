@@ -275,8 +275,8 @@ def _structures(paper: Paper, runs: Sequence[StoredRun], folder: Path) -> tuple[
     figure = structure_figure(maps, scores, source, views, preprocess, IMAGES)
     text = (
         "Similarity of patches with the name of the true class, by attention structure in the last half of the "
-        f"layers; {len(views.rows)} test images of {source.name} are scored, the first {IMAGES} are drawn. Precision: mean "
-        "average precision as a detector of the object's pixels."
+        f"layers; {len(views.rows)} test images of {source.name} are scored, the first {IMAGES} are drawn. "
+        "Precision: mean average precision as a detector of the object's pixels."
     )
     path = save(figure, folder / f"{paper.name}.png")
     task = "average precision of the map"
