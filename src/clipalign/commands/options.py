@@ -12,6 +12,8 @@ from typing import Literal
 from ..core.config import DataOptions, MetricOptions, NameRule, Options, SplitOptions, facts
 from ..core.errors import UserError
 
+MAX_SHARPNESS = 1000.0  # factor at which the softmax of cosines is a maximum
+
 
 @dataclass(frozen=True)
 class DemoConfig(Options):
@@ -258,16 +260,26 @@ class ReportConfig(Options):
     folder: Path = field(metadata=facts(positional=True))
     """Folder that holds runs, at any depth."""
     out: Path | None = field(default=None, metadata=facts(unit="DIR", unset="FOLDER/report"))
-    """Folder of the report. Gets report.md, report.html, tables.csv, differences.csv and pictures. Must be new or empty
-    without --overwrite."""
+    """Folder of the report. Gets report.md, report.html, tables.csv, differences.csv, classes.csv and pictures. Must be
+    new or empty without --overwrite."""
     baseline: str | None = field(default=None, metadata=facts(unit="NAME", unset="erm, or zeroshot"))
     """Method or table row that others are compared with."""
     title: str = field(default="Fine-tuning report", metadata=facts(unit="TEXT"))
     """First heading."""
     pictures: int = field(default=6, metadata=facts(unit="COUNT", at_least=0))
-    """Test images with maps; 0: none. Each is drawn before and after training; 0 opens no model."""
+    """Test images with maps; 0: none. Each is drawn before and after training, and as many that changed from right to
+    wrong and back; 0 opens no model."""
+    sharpness: tuple[float, ...] = field(
+        default=(), metadata=facts(unit="FACTOR", unset="1 and the released code's")
+    )
+    """Factors on class similarities in the heat map."""
     overwrite: bool = False
     """Replace the report in --out."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if reject := [value for value in self.sharpness if not 0 <= value <= MAX_SHARPNESS]:
+            raise UserError(f"--sharpness: {reject[0]} must be between 0 and {MAX_SHARPNESS:g}")
 
 
 @dataclass(frozen=True)

@@ -168,9 +168,9 @@ def domain_tests(source: Source) -> list[TestSet]:
 def write_predictions(path: Path, scores: Sequence[Score]) -> None:
     """Write the predictions on every view, from which reports compare runs image by image.
 
-    The file is an .npz without pickles. For each test set NAME it holds NAME/rows [n], NAME/labels [n] and NAME/ranked
-    [n, min(5, C)], the classes in order of falling logits. Labels and classes are positions in the source's class
-    names.
+    The file is an .npz without pickles. For each test set NAME it holds NAME/rows [n], NAME/labels [n], NAME/ranked
+    [n, min(5, C)], the classes in order of falling logits, and NAME/probabilities [n, min(5, C)], their softmax
+    probabilities in half precision. Labels and classes are positions in the source's class names.
     """
     arrays: dict[str, Any] = {}
     for one in scores:
@@ -180,5 +180,6 @@ def write_predictions(path: Path, scores: Sequence[Score]) -> None:
         arrays[f"{one.test.name}/rows"] = one.outputs.rows.astype(np.int32)  # [n]
         arrays[f"{one.test.name}/labels"] = classes[one.outputs.labels].astype(np.int32)  # [n]
         arrays[f"{one.test.name}/ranked"] = classes[one.outputs.ranked].astype(np.int32)  # [n, 5]
+        arrays[f"{one.test.name}/probabilities"] = one.outputs.probabilities.astype(np.float16)  # [n, 5]
     with replacing(path) as temporary, temporary.open("wb") as file:
         np.savez_compressed(file, allow_pickle=False, **arrays)
