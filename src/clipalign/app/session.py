@@ -15,6 +15,7 @@ from ..backbone.text.features import fill_templates
 from ..core.errors import UserError
 from ..explain.masks import mask_figure, view_masks
 from ..methods import SupportsMasks
+from ..methods.base import Classifier
 from . import alpha, looks
 from .answers import Answer, classify, make_classifier, top
 from .inputs import Photo, read_photo
@@ -127,7 +128,7 @@ class Session:
     def _photo(self, path: str) -> Photo:
         return read_photo(path, dict.fromkeys(model.preprocess for model in self.models))
 
-    def _make_classifier(self, title: str, names: tuple[str, ...]) -> object:
+    def _make_classifier(self, title: str, names: tuple[str, ...]) -> Classifier | str:
         return make_classifier(self.by_title[title], names)
 
     def _make_maps(self, path: str, title: str, names: tuple[str, ...], structure: str, layer: str) -> Tensor:
