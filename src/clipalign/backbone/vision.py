@@ -12,6 +12,7 @@ from ..core.errors import UserError
 from . import resnet, vit
 from .dense import DenseFeatures, DenseOptions
 from .hooks import Hooks
+from .trace import Trace
 
 Kind = Literal["vit", "resnet"]
 
@@ -26,6 +27,8 @@ class VisionModule(Protocol):
     def encode(self, visual: Any, images: Tensor, hooks: Hooks) -> Tensor: ...
 
     def dense(self, visual: Any, images: Tensor, options: DenseOptions, hooks: Hooks) -> DenseFeatures: ...
+
+    def trace(self, visual: Any, images: Tensor, hooks: Hooks) -> Trace: ...
 
 
 MODULES: dict[Kind, VisionModule] = {"vit": vit, "resnet": resnet}

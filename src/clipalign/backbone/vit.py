@@ -12,6 +12,7 @@ identity structure costs one output projection per block.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import nullcontext
 
 import torch
@@ -24,6 +25,7 @@ from .attention import class_attention_row, class_scores, merge_heads, project, 
 from .dense import DenseFeatures, DenseOptions
 from .hooks import Hooks, before, run_block
 from .towers import Block, VisionTransformer, differs
+from .trace import Trace
 
 
 def check(visual: VisionTransformer) -> None:
@@ -118,7 +120,9 @@ def dense(visual: VisionTransformer, images: Tensor, options: DenseOptions, hook
                 scores = class_scores(q, k)[..., : 1 + patches]  # [B, H, 1 + M], without prompts
                 attention[i] = class_attention_row(scores, options.attention_over)
             if second is not None:
-                second = _second_path(block, second, (q, k, v), options)
+                assert options.guide is not None
+                with torch.no_grad() if options.detach_guide else nullcontext():
+                    second = _second_path(block, second, (q, k, v), options.guide, options.keep_mlp)
         if hooks.tap is not None:
             hooks.tap("vision", i, x)
 
@@ -136,17 +140,45 @@ def dense(visual: VisionTransformer, images: Tensor, options: DenseOptions, hook
     )
 
 
+def trace(visual: VisionTransformer, images: Tensor, hooks: Hooks) -> Trace:
+    """Compute `Backbone.trace` in one pass through the tower."""
+    x, patches = embed(visual, images, hooks)
+    blocks = visual.transformer.resblocks
+    entering, projected = [], []  # per block: patch tokens [B, M, W]; queries, keys and values
+    for i, block in enumerate(blocks):
+        x = before(hooks.vision, i, x)
+        entering.append(x[:, 1 : 1 + patches])
+        x, q, k, v = run_with_heads(block, x)
+        projected.append((q, k, v))
+        if hooks.tap is not None:
+            hooks.tap("vision", i, x)
+
+    def second_path(
+        structure: str, layers: Sequence[int], heads: Sequence[int] | None, keep_mlp: bool
+    ) -> Tensor:
+        second = entering[layers[0]]  # [B, M, W]
+        for i in layers:
+            second = _second_path(blocks[i], second, projected[i], structure, keep_mlp, heads)
+        return visual.ln_post(second) @ visual.proj  # [B, M, d]
+
+    features = visual.ln_post(x[:, : 1 + patches]) @ visual.proj  # [B, 1 + M, d]
+    return Trace(features[:, 0], features[:, 1:], tuple(projected), second_path)
+
+
 def _second_path(
-    block: Block, x: Tensor, heads: tuple[Tensor, Tensor, Tensor], options: DenseOptions
+    block: Block,
+    x: Tensor,
+    projected: tuple[Tensor, Tensor, Tensor],
+    structure: str,
+    keep_mlp: bool,
+    heads: Sequence[int] | None = None,
 ) -> Tensor:
     """Return the patch tokens [B, M, W] of the second path after one block.
 
     This must run after the original path has used the same weights: autocast caches half-precision copies of weights,
     and a copy made under `no_grad` would cut the gradient of the original path.
     """
-    assert options.guide is not None
-    with torch.no_grad() if options.detach_guide else nullcontext():
-        x = x + block.ls_1(block.attn.out_proj(structured(*heads, options.guide, patches=x.shape[1])))
-        if options.keep_mlp:
-            x = x + block.ls_2(block.mlp(block.ln_2(x)))
+    x = x + block.ls_1(block.attn.out_proj(structured(*projected, structure, x.shape[1], heads)))
+    if keep_mlp:
+        x = x + block.ls_2(block.mlp(block.ln_2(x)))
     return x
