@@ -3,76 +3,91 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import nullcontext
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from ..backbone.attention import STRUCTURES as DENSE
+from ..evaluation.maps import (
+    PATCHES,
+    TracedImages,
+    attention_maps,
+    encode_texts,
+    rollout_maps,
+    similarity_maps,
+)
 from ..explain.figures import overlay
-from ..explain.maps import default_settings, make_maps, settings_of
+from ..explain.maps import default_settings, settings_of
 from ..explain.photo import heat
-from ..methods import SupportsHooks
-from ..methods.capabilities import MapSettings, SupportsExplain
+from ..methods import Method
+from ..methods.capabilities import SupportsExplain
 from .models import PageModel
 
 OPACITY = 0.6  # of maps; the picture below them stays recognisable
-# Structure -> label. "attention" is the class token's and the same for every text.
+ATTENTION, ROLLOUT = "attention", "rollout"  # of the class token, the same for every text
 STRUCTURES = {
-    "dv": "D-V with the text",
-    "vvv": "V-V-V with the text",
-    "qqv": "Q-Q-V with the text",
-    "kkv": "K-K-V with the text",
-    "qkv": "patch tokens (Q-K-V) with the text",
-    "attention": "attention of the class token",
+    **{name: f"{'-'.join(name.upper())}: {text}" for name, text in DENSE.items()},
+    PATCHES: "patch tokens of the last layer",
+    ATTENTION: "attention of the class token (same for all texts)",
+    ROLLOUT: "attention rollout (same for all texts)",
 }
-
-
-PUBLISHED = "as published"  # layers that the method trains with, else those of the publication
+PUBLISHED = "as published"  # layers that the method trains with, else AlignCLIP's
+ALL = "all"
 
 
 def layer_choices(model: PageModel) -> list[str]:
-    """Return the layers to choose from: `PUBLISHED`, then numbers from "0"."""
-    return [PUBLISHED, *map(str, range(model.method.backbone.num_blocks))]
+    """Return the layers to choose from: `PUBLISHED`, `ALL`, then numbers from "0"."""
+    return [PUBLISHED, ALL, *map(str, range(model.method.backbone.num_blocks))]
 
 
 @torch.no_grad()
-def text_maps(model: PageModel, view: Tensor, texts: Sequence[str], structure: str, layer: str) -> Tensor:
+def text_maps(
+    traced: TracedImages, texts: Sequence[str], structure: str, layer: str, *, distinct: bool = False
+) -> Tensor:
     """Return one map per text on the grid of patches.
 
     Args:
-        model: the model, whose hooks and learned prompts apply.
-        view: model input, [1, 3, H, W].
-        texts: T class names, encoded as for its answers.
+        traced: one pass of a method over one image.
+        texts: T class names, encoded as for the method's answers.
         structure: a key of `STRUCTURES`.
-        layer: one of `layer_choices`. Of "attention", the layer; of a second path, the layer in which it begins. "qkv"
-            ignores it: patch tokens are those of the last layer.
+        layer: one of `layer_choices`; no effect on `PATCHES`.
+        distinct: subtract what all texts share, as CLIP Surgery; no effect on a single text.
 
     Returns:
         [T, gh, gw] float32 on the CPU, not scaled for display.
     """
-    method = model.method
-    backbone = method.backbone
-    settings = settings_of(method) or default_settings(backbone.num_blocks)
-    guide = settings.guide if structure in ("attention", "qkv") else structure
-    settings = MapSettings(
-        settings.layers if layer == PUBLISHED else (int(layer),),
-        settings.dual_blocks if layer == PUBLISHED else backbone.num_blocks - int(layer),
-        guide,
-        settings.attention_over,
-        settings.keep_mlp,
-        settings.class_mean if guide == settings.guide else None,
-    )
-    view = view.to(backbone.device)
+    method = traced.model
+    assert isinstance(method, Method)
+    settings = settings_of(method) or default_settings(method.backbone.num_blocks)
+    chosen = None if layer == ALL else (int(layer),) if layer != PUBLISHED else ()
+    if structure == ATTENTION:
+        layers = settings.layers if layer == PUBLISHED else chosen
+        return _repeat(attention_maps(traced, layers=layers, over=settings.attention_over), len(texts))
+    if structure == ROLLOUT:
+        return _repeat(rollout_maps(traced, layers=None if layer == PUBLISHED else chosen), len(texts))
+    blocks = range(method.backbone.num_blocks)
     if isinstance(method, SupportsExplain):
-        text = method.explain_text_features(texts, view)  # [T, d]
+        text = encode_texts(method, texts, traced.images)  # [1, T, d]
     else:
         text = method.text_features(texts)  # [T, d]
-    with method.hooks() if isinstance(method, SupportsHooks) else nullcontext():
-        maps = make_maps(backbone, view, text, settings)
-    if structure == "attention":
-        return maps.attention.expand(len(texts), -1, -1)  # [1, gh, gw] -> [T, gh, gw]
-    return (maps.patches if structure == "qkv" else maps.guide)[0]  # [1, T, gh, gw] -> [T, gh, gw]
+    if structure == settings.guide and settings.class_mean is not None:
+        text = text - text.new_tensor(settings.class_mean)
+    layers = tuple(blocks)[-settings.dual_blocks :] if layer == PUBLISHED else chosen or tuple(blocks)
+    return similarity_maps(
+        traced,
+        None,
+        text,
+        structure,
+        layers=None if structure == PATCHES else layers,
+        keep_mlp=settings.keep_mlp,
+        redundancy_removal=distinct and len(texts) > 1,
+    )[0]  # [1, T, gh, gw] -> [T, gh, gw]
+
+
+def _repeat(maps: Tensor, count: int) -> Tensor:
+    """Return the map of one image once per text: [1, gh, gw] -> [T, gh, gw]."""
+    return maps.expand(count, -1, -1)
 
 
 def draw(visible: np.ndarray, found: Tensor) -> np.ndarray:

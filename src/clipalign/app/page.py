@@ -14,7 +14,7 @@ from .answers import top
 from .examples import Example
 from .inputs import split_captions, split_names
 from .looks import PUBLISHED, STRUCTURES
-from .session import COLUMNS, PHOTO, TOP, Session
+from .session import COLUMNS, PHOTO, TOP, MapView, Session
 
 TITLE = "clipalign"
 START = "Drop a photo, or pick an example."
@@ -170,6 +170,7 @@ class Steps:
         chosen: str | None,
         structure: str,
         layer: str,
+        distinct: bool,
         left: str,
         right: str,
     ) -> tuple[Any, str]:
@@ -179,10 +180,10 @@ class Steps:
                 return None, ""
             names = split_names(text)
             chosen = chosen if chosen in names else names[0]
-            where = (names, chosen, structure, layer)
-            pair = tuple(self.session.picture(path, side, *where) for side in (left, right))
+            view = MapView(structure, layer, distinct)
+            pair = tuple(self.session.picture(path, side, names, chosen, view) for side in (left, right))
             shown = self._shown(path, names, chosen)
-            rows = self.session.map_rows(path, names, shown, structure, layer)
+            rows = self.session.map_rows(path, names, shown, view)
         except UserError:  # `classify` has shown the message
             return None, ""
         return pair, html.map_table(shown, rows)
@@ -228,6 +229,7 @@ def _looks(session: Session) -> tuple[list[Any], list[Any]]:
                 elem_id="structure",
             )
             layer = gr.Dropdown(session.layers, value=PUBLISHED, label="Layer", elem_id="layer")
+            distinct = gr.Checkbox(label="Subtract what all texts share", elem_id="distinct")
             with gr.Row():
                 sides = [
                     gr.Dropdown([PHOTO, *titles], value=value, label=label, min_width=120)
@@ -235,16 +237,20 @@ def _looks(session: Session) -> tuple[list[Any], list[Any]]:
                 ]
             gr.HTML(
                 html.hint(
-                    "Bright is high; each map is scaled to its own range. A layer is the one whose attention is drawn, "
-                    "or in which the second path of tokens (D-V, V-V-V, ...) begins."
+                    "Bright is high; each map is scaled to its own range. D-V, V-V-V and others compare the text with "
+                    "patch tokens of a second path through the chosen layer; subtracting is that of CLIP Surgery."
                 )
             )
         with gr.Column(scale=3, min_width=320):
             slider = gr.ImageSlider(
-                label="Left | right", interactive=False, buttons=["fullscreen"], height=360, elem_id="slider"
+                label="Left | right",
+                interactive=False,
+                buttons=["fullscreen"],
+                max_height=420,
+                elem_id="slider",
             )
     table = gr.HTML(elem_id="maps")
-    return [text, structure, layer, *sides], [slider, table]
+    return [text, structure, layer, distinct, *sides], [slider, table]
 
 
 def _alpha(session: Session) -> tuple[list[Any], list[Any]]:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ..backbone.text.features import fill_templates
 from ..core.errors import UserError
+from ..evaluation.maps import TracedImages, trace
 from ..explain.masks import mask_figure, view_masks
 from ..methods import SupportsMasks
 from ..methods.base import Classifier
@@ -24,6 +25,15 @@ from .models import PageModel
 TOP = 5  # names of an answer
 COLUMNS = 6  # texts whose maps are drawn side by side
 PHOTO = "photo"  # instead of a model's title: the picture without a map
+
+
+@dataclass(frozen=True)
+class MapView:
+    """Choice of maps: the arguments of `looks.text_maps`."""
+
+    structure: str = "dv"
+    layer: str = looks.PUBLISHED
+    distinct: bool = False
 
 
 @dataclass(frozen=True)
@@ -52,6 +62,7 @@ class Session:
         self._lock = threading.RLock()
         self.photo = lru_cache(8)(self._photo)
         self._classifier = lru_cache(64)(self._make_classifier)
+        self._trace = lru_cache(2 * len(self.models))(self._make_trace)
         self._maps = lru_cache(64)(self._make_maps)
         self._path = lru_cache(4)(self._make_path)
 
@@ -86,24 +97,22 @@ class Session:
             counts.append(method.backbone.tokenize([prompt for (prompt,) in prompts]).num_truncated)
         return max(counts)
 
-    def picture(
-        self, path: str, title: str, names: tuple[str, ...], text: str, structure: str, layer: str
-    ) -> np.ndarray:
+    def picture(self, path: str, title: str, names: tuple[str, ...], text: str, view: MapView) -> np.ndarray:
         """Return the map of one text over the photo, or the photo itself for `PHOTO`: [H, W, 3] uint8."""
         photo = self.photo(path)
         if title == PHOTO:
             return looks.to_bytes(photo.visible)
-        maps = self._maps(path, title, names, structure, layer)  # [T, gh, gw]
+        maps = self._maps(path, title, names, view)  # [T, gh, gw]
         return looks.draw(photo.visible, maps[names.index(text)])
 
     def map_rows(
-        self, path: str, names: tuple[str, ...], shown: Sequence[str], structure: str, layer: str
+        self, path: str, names: tuple[str, ...], shown: Sequence[str], view: MapView
     ) -> list[MapRow]:
         """Return the maps of every model for some of the names."""
         return [
             MapRow(
                 model.title,
-                tuple(self.picture(path, model.title, names, text, structure, layer) for text in shown),
+                tuple(self.picture(path, model.title, names, text, view) for text in shown),
             )
             for model in self.models
         ]
@@ -131,11 +140,14 @@ class Session:
     def _make_classifier(self, title: str, names: tuple[str, ...]) -> Classifier | str:
         return make_classifier(self.by_title[title], names)
 
-    def _make_maps(self, path: str, title: str, names: tuple[str, ...], structure: str, layer: str) -> Tensor:
+    def _make_trace(self, path: str, title: str) -> TracedImages:
         model = self.by_title[title]
-        view = self.photo(path).views[model.preprocess]
+        return trace(model.method, self.photo(path).views[model.preprocess])
+
+    def _make_maps(self, path: str, title: str, names: tuple[str, ...], view: MapView) -> Tensor:
         with self._lock:
-            return looks.text_maps(model, view, names, structure, layer)
+            traced = self._trace(path, title)
+            return looks.text_maps(traced, names, view.structure, view.layer, distinct=view.distinct)
 
     def _make_path(self, title: str) -> alpha.WeightPath:
         return alpha.WeightPath(self.by_title[title])
