@@ -9,6 +9,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from ..backbone import Backbone, stretch_positions
 from ..core.weights import interpolate
 from ..losses import cosine_logits, unit_features
 from ..methods import Method, SupportsHooks
@@ -27,10 +28,23 @@ def why_not(model: PageModel) -> str:
         return "a backbone has no fine-tuned weights"
     if type(method).classifier is not Method.classifier or isinstance(method, SupportsHooks):
         return f"{method.name} predicts with more than the two towers (trained: {method.trains})"
-    before, after = (each.backbone.model.state_dict() for each in (model.start.method, method))
+    before = start_weights(model.start.method.backbone, method)
+    after = method.backbone.model.state_dict()
     if all(torch.equal(tensor, after[name]) for name, tensor in before.items()):
         return f"{method.name} leaves the weights of the towers as they were"
     return ""
+
+
+def start_weights(start: Backbone, method: Method) -> dict[str, Tensor]:
+    """Return the weights of a backbone, its positions stretched if the method stretched its own.
+
+    Methods for long captions do so before they train; the first positions, which class prompts use, stay the same.
+    """
+    length = method.backbone.context_length
+    if start.context_length != length:
+        start = copy.deepcopy(start)
+        stretch_positions(start, length, method.config.keep_positions)
+    return start.model.state_dict()
 
 
 class WeightPath:
@@ -45,8 +59,7 @@ class WeightPath:
 
     def __init__(self, model: PageModel) -> None:
         assert model.start is not None
-        self.method = model.method
-        self.before = model.start.method.backbone.model.state_dict()
+        self.before = start_weights(model.start.method.backbone, model.method)
         self.after = model.method.backbone.model.state_dict()
         self.text_moves = any(
             not torch.equal(tensor, self.after[name])

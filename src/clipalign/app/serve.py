@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 from collections.abc import Sequence
 from pathlib import Path
@@ -47,6 +48,7 @@ def serve(models: Sequence[PageModel], host: str, port: int) -> None:
             prevent_thread_lock=True,
         )
         shown = "127.0.0.1" if host == "0.0.0.0" else host
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl+C, so that uploads are deleted
         print(f"Open http://{shown}:{port} (Ctrl+C to stop)", flush=True)
         try:
             page.block_thread()
