@@ -142,16 +142,16 @@ class Steps:
         """Return the answers, or a message about invalid input, and the choice among the texts to draw maps of."""
         try:
             if path is None:
-                return html.hint(START), gr.Dropdown(choices=[], value=None)
+                return html.hint(START), gr.update(choices=[], value=None)
             self.session.photo(path)
             names = split_names(text)
             answers = self.session.answers(path, names)
             remarks = self._remarks(path, names)
         except UserError as error:
-            return html.problem(str(error)), gr.Dropdown(choices=[], value=None)
+            return html.problem(str(error)), gr.update(choices=[], value=None)
         best = next((answer.names[0] for answer in answers if answer.names), names[0])
         choice = chosen if chosen in names else best
-        return html.answer_bars(answers) + remarks, gr.Dropdown(choices=list(names), value=choice)
+        return html.answer_bars(answers) + remarks, gr.update(choices=list(names), value=choice)
 
     def _remarks(self, path: str, names: tuple[str, ...]) -> str:
         remarks = []

@@ -22,12 +22,11 @@ def serve(models: Sequence[PageModel], host: str, port: int) -> None:
     Args:
         models: models from left to right.
         host: address to listen on.
-        port: port; 0 for any free one.
+        port: port, see `free_port`.
 
     Raises:
-        UserError: Gradio is not installed, or the address is not available.
+        UserError: Gradio is not installed.
     """
-    port = free_port(host, port)
     with TemporaryDirectory(prefix="clipalign-app-") as folder:
         os.environ |= {"GRADIO_ANALYTICS_ENABLED": "False", "GRADIO_TEMP_DIR": folder}
         page_module = import_page()
