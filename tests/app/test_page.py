@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,20 @@ def test_missing_gradio_is_one_line_with_the_command(
     monkeypatch.delattr("clipalign.app.page", raising=False)
     assert main(["app", "--port", "0"]) == 2
     assert capsys.readouterr().err == 'error: clipalign app needs Gradio: pip install "clipalign[app]"\n'
+
+
+def test_help_does_not_import_gradio() -> None:
+    code = (
+        "import contextlib, sys\n"
+        "from clipalign.commands.cli import main\n"
+        "main(['--help'])\n"
+        "with contextlib.suppress(SystemExit):\n"
+        "    main(['app', '--help'])\n"
+        "print({'gradio', 'torch', 'open_clip'} & set(sys.modules))\n"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "try models on photos in a browser" in result.stdout and "--port" in result.stdout
+    assert result.stdout.splitlines()[-1] == "set()"
 
 
 @pytest.mark.parametrize(
