@@ -6,8 +6,10 @@ import os
 import signal
 import socket
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from threading import Event
 
 from ..core.errors import UserError
 from .examples import write_examples
@@ -49,10 +51,9 @@ def serve(models: Sequence[PageModel], host: str, port: int) -> None:
         shown = "127.0.0.1" if host == "0.0.0.0" else host
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl+C, so that uploads are deleted
         print(f"Open http://{shown}:{port} (Ctrl+C to stop)", flush=True)
-        try:
-            page.block_thread()
-        finally:
-            page.close(verbose=False)
+        # Not `page.close`, which waits for the connections of open tabs; the server's threads end with the process.
+        with suppress(KeyboardInterrupt):
+            Event().wait()
 
 
 def import_page():  # type: ignore[no-untyped-def]
