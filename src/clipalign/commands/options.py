@@ -226,6 +226,24 @@ class ExplainConfig(Options):
 
 
 @dataclass(frozen=True)
+class AppConfig(Options):
+    """Serve a page to try models on photos: answers, maps, weights between zero-shot and fine-tuned, masks of texts."""
+
+    models: tuple[str, ...] = field(default=("pocket",), metadata=facts(positional=True))
+    """Run folders, or backbones as in `clipalign train`. Shown side by side, each run after the backbone it started
+    from."""
+    host: str = field(default="127.0.0.1", metadata=facts(unit="ADDRESS"))
+    """Address to listen on. 127.0.0.1: only this machine; 0.0.0.0: everybody who can reach this machine, without a
+    password."""
+    port: int = field(default=7860, metadata=facts(unit="PORT", at_least=0, at_most=65535))
+    """Port to listen on; 0: any free one."""
+    cache_dir: str | None = field(default=None, metadata=facts(unit="DIR", unset="Hugging Face cache"))
+    """Downloaded weights."""
+    device: str = field(default="auto", metadata=facts(unit="DEVICE"))
+    """auto, cpu, cuda or cuda:N."""
+
+
+@dataclass(frozen=True)
 class ExportConfig(Options):
     """Write a model in the format of another library, load it again with that library, and compare features."""
 
