@@ -9,7 +9,7 @@ from typing import Literal
 
 import numpy as np
 
-from .bootstrap import Estimate, UnitValues, bootstrap
+from ..evaluation.bootstrap import Estimate, UnitValues, bootstrap
 from .comparison import MIN_UNITS, Hits, paired_part
 from .document import Grid
 from .sections import distinct, signed
