@@ -12,10 +12,10 @@ import csv
 import io
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import mean, stdev
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 
@@ -41,12 +41,24 @@ class ExportConfig:
 
     folders: Annotated[tuple[Path, ...], tyro.conf.Positional]
     out: Path
-    baseline: str = "erm (average none)"
+    baseline: str = "erm"
 
 
-def label(run: StoredRun) -> str:
-    """Return the name that the study file gives to a method; runs are in DATA/PROTOCOL/TARGET/NAME/SEED."""
-    return run.folder.path.parent.name
+class StudyRun(StoredRun):
+    """A run that is labelled as the study file names it, instead of by its method and options."""
+
+    @property
+    def options(self) -> dict[str, Any]:  # type: ignore[override]
+        """No options, which a label would list."""
+        return {}
+
+
+def study_run(run: StoredRun) -> StudyRun:
+    """Return a run in DATA/PROTOCOL/TARGET/NAME/SEED with the method NAME."""
+    label = run.folder.path.parent.name
+    return StudyRun(
+        run.name, run.folder, tuple(replace(row, method=label, average=None) for row in run.results)
+    )
 
 
 def rows(runs: Iterable[StoredRun]) -> list[Row]:
@@ -57,7 +69,7 @@ def rows(runs: Iterable[StoredRun]) -> list[Row]:
         for result in run.results:
             h = "" if result.h is None else f"{result.h:.5f}"
             values = (
-                label(run),
+                result.method,
                 data,
                 result.protocol,
                 result.target or "",
@@ -89,22 +101,25 @@ def merge(path: Path, new: Sequence[Row]) -> list[Row]:
     return [merged[key] for key in sorted(merged)]
 
 
-def table(all_rows: Sequence[Row], data: str, protocol: str) -> str:
-    """Return accuracies in percent, mean over targets, ± over seeds.
-
-    Targets that fewer than half of the methods have are left out, and so are methods that lack one of the others.
-    """
-    kept = [r for r in all_rows if r["data"] == data and r["protocol"] == protocol]
-    tests = list(dict.fromkeys(r["test"] for r in kept))
+def complete_targets(all_rows: Sequence[Row], data: str, protocol: str) -> tuple[list[str], list[str]]:
+    """Return the targets that at least half of the methods have, and the methods that have all of those."""
     targets: dict[str, set[str]] = defaultdict(set)
-    for row in kept:
-        targets[row["method"]].add(row["target"])
-    common = {
-        t for t in set.union(*targets.values()) if 2 * sum(t in of for of in targets.values()) >= len(targets)
-    }
-    lines = [f"{data}, {protocol}: {', '.join(sorted(common)) or 'no target'}", ""]
+    for row in all_rows:
+        if (row["data"], row["protocol"]) == (data, protocol):
+            targets[row["method"]].add(row["target"])
+    every = set.union(*targets.values())
+    common = {t for t in every if 2 * sum(t in of for of in targets.values()) >= len(targets)}
+    return sorted(common), [method for method, of in targets.items() if common <= of]
+
+
+def table(all_rows: Sequence[Row], data: str, protocol: str) -> str:
+    """Return accuracies in percent, mean over the complete targets, ± over seeds."""
+    common, methods = complete_targets(all_rows, data, protocol)
+    kept = [r for r in all_rows if (r["data"], r["protocol"]) == (data, protocol)]
+    tests = list(dict.fromkeys(r["test"] for r in kept))
+    lines = [f"{data}, {protocol}: {', '.join(common) or 'no target'}", ""]
     lines += ["| method | " + " | ".join([*tests, "h"]) + " | seeds |", "|---" * (len(tests) + 3) + "|"]
-    for method in dict.fromkeys(r["method"] for r in kept if common <= targets[r["method"]]):
+    for method in methods:
         of = [r for r in kept if r["method"] == method and r["target"] in common]
         seeds = sorted({r["seed"] for r in of})
         cells = [
@@ -116,19 +131,34 @@ def table(all_rows: Sequence[Row], data: str, protocol: str) -> str:
     return "\n".join(lines)
 
 
-def difference_table(runs: Sequence[StoredRun], baseline: str) -> str:
-    """Return paired differences to the baseline, mean over targets, with intervals over concepts."""
+def difference_table(all_rows: Sequence[Row], runs: Sequence[StoredRun], baseline: str) -> str:
+    """Return paired differences to the baseline, mean over the complete targets, with intervals over concepts."""
     lines = [
-        "| task | test | method | difference | 95 % interval | detectable |",
+        "| protocol | test | method | difference | 95 % interval | detectable |",
         "|---|---|---|---|---|---|",
     ]
-    for d in differences(runs, baseline):
-        if d.target in (MEAN, ""):
-            e = d.estimate
-            interval = f"{100 * e.low:+.1f} to {100 * e.high:+.1f}"
-            lines.append(
-                f"| {d.task} | {d.test} | `{d.label}` | {100 * e.value:+.1f} | {interval} | {100 * e.detectable:.1f} |"
-            )
+    for data, protocol in dict.fromkeys((r["data"], r["protocol"]) for r in all_rows):
+        targets, methods = complete_targets(all_rows, data, protocol)
+        kept = [
+            run
+            for run in runs
+            if run.results[0].protocol == protocol
+            and run.method in methods
+            and (run.results[0].target or "") in targets
+        ]
+        for d in differences(kept, baseline):
+            if d.target in (MEAN, ""):
+                e = d.estimate
+                interval = f"{100 * e.low:+.1f} to {100 * e.high:+.1f}"
+                cells = (
+                    protocol,
+                    d.test,
+                    f"`{d.label}`",
+                    f"{100 * e.value:+.1f}",
+                    interval,
+                    f"{100 * e.detectable:.1f}",
+                )
+                lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
@@ -144,7 +174,7 @@ def _cell(values: Sequence[float]) -> str:
 
 def main(config: ExportConfig) -> None:
     """Write the CSV file, and print the tables."""
-    runs = [run for folder in config.folders for run in find_runs(folder)]
+    runs = [study_run(run) for folder in config.folders for run in find_runs(folder)]
     all_rows = merge(config.out, rows(runs))
     text = io.StringIO()
     writer = csv.DictWriter(text, HEADS, lineterminator="\n")
@@ -154,7 +184,7 @@ def main(config: ExportConfig) -> None:
     write_text(config.out, text.getvalue())
     for data, protocol in dict.fromkeys((r["data"], r["protocol"]) for r in all_rows):
         print(table(all_rows, data, protocol), end="\n\n")
-    print(difference_table(runs, config.baseline))
+    print(difference_table(all_rows, runs, config.baseline))
 
 
 if __name__ == "__main__":
