@@ -112,7 +112,7 @@ def check_structure(structure: str) -> str:
     )
 
 
-def structured(q: Tensor, k: Tensor, v: Tensor, structure: str, patches: int) -> Tensor:
+def structured(q: Tensor, k: Tensor, v: Tensor, structure: str, patches: int, first: int = 1) -> Tensor:
     """Return the patches' X-Y-Z attention, softmax(X Y^T / sqrt(W/H)) Z per head; D-Z is Z itself.
 
     Patch tokens match text if X and Y are equal, or the attention is the identity, and Z is V.
@@ -122,6 +122,7 @@ def structured(q: Tensor, k: Tensor, v: Tensor, structure: str, patches: int) ->
             tokens are keys and values.
         structure: as returned by `check_structure`.
         patches: M.
+        first: position of the first patch; 0 without a class token.
 
     Returns:
         [B, M, W], before the output projection.
@@ -131,6 +132,6 @@ def structured(q: Tensor, k: Tensor, v: Tensor, structure: str, patches: int) ->
     by_name = {"q": q, "k": k, "v": v}
     values = by_name[structure[-1]]
     if structure[0] == "d":
-        return merge_heads(values[:, :, 1 : 1 + patches])  # [B, H, M, W/H] -> [B, M, W]
-    queries, keys = by_name[structure[0]][:, :, 1 : 1 + patches], by_name[structure[1]]
+        return merge_heads(values[:, :, first : first + patches])  # [B, H, M, W/H] -> [B, M, W]
+    queries, keys = by_name[structure[0]][:, :, first : first + patches], by_name[structure[1]]
     return merge_heads(F.scaled_dot_product_attention(queries, keys, values))  # [B, H, M, W/H] -> [B, M, W]
