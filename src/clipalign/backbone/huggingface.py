@@ -75,6 +75,18 @@ def load(
         return complete(spec, model, tokenizer, folder, state)
 
 
+def open_clip_config(spec: str, location: str, cache_dir: str | None) -> dict[str, Any]:
+    """Return the configuration with which open_clip builds a CLIP of transformers; arguments as `load`.
+
+    Raises:
+        UserError: as `load`; a SigLIP, whose image tower open_clip builds by the name of a published one only.
+    """
+    config = read_config(spec, _folder(spec, location, cache_dir, pretrained=False))
+    if config.model_type == "siglip":
+        raise UserError(f"open_clip's configuration cannot describe the image tower of --backbone {spec}")
+    return model_config(spec, config)
+
+
 def _folder(spec: str, location: str, cache_dir: str | None, pretrained: bool) -> Path:
     """Return the local folder, or the repository's in the cache, downloaded if needed."""
     folder = Path(location).expanduser()
