@@ -19,8 +19,10 @@ from torch import nn
 
 from clipalign.backbone import load
 
-WORDS = "a an the photo of cat dog red blue green yellow square grey kite snow old boat rust tea it is number".split()
-WORDS += [str(n) for n in range(100)] + [".", ","]
+TEXT_WORDS = (
+    "a an the photo of cat dog red blue green yellow square grey kite snow old boat rust tea it is number"
+)
+WORDS = TEXT_WORDS.split(" ") + [str(n) for n in range(100)] + [".", ","]
 
 VIT = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 3, "num_heads": 2}
 

@@ -1,4 +1,4 @@
-"""Every method on a backbone of every family: it trains and classifies, or names the towers that offer what it needs."""
+"""Every method on a backbone of every family: it trains and classifies, or names the towers that it needs."""
 
 from __future__ import annotations
 
