@@ -27,7 +27,7 @@ def test_siglip_trains_evaluates_and_exports(
         main(["export", str(tmp_path / "erm"), "--to", "open_clip", "--out", str(tmp_path / "exported")]) == 0
     )
     for model in (str(tmp_path / "alignclip"), f"local-dir:{tmp_path / 'exported'}"):
-        assert main(["eval", model, *data, "--out", str(tmp_path / "scores" / model[-8:])]) == 0
+        assert main(["eval", model, *data[:2], "--out", str(tmp_path / "scores" / model[-8:])]) == 0
     capsys.readouterr()
     assert (
         main(["train", *data, "--method", "maple", "--backbone", siglip, "--out", str(tmp_path / "no")]) == 2
