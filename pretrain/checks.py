@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from clipalign.backbone.model import Backbone
+from clipalign.explain.mosaic import quadrant_mass, text_maps
 
 from . import layout
 from .atlas import Atlas
@@ -119,24 +120,17 @@ def localise(backbone: Backbone, atlas: Atlas) -> dict[str, float]:
     mass on the quadrant with the right text minus the mass there with the text of another of the four.
     """
     images, masks, things, members = _scenes(atlas, 98, mosaic=True)
-    guide = backbone.dense(_normalised(backbone, images), guide="dv").guide
-    assert guide is not None
-    patches = F.normalize(guide.float(), dim=-1)  # [B, M, d]
-    cells = torch.arange(GRID * GRID)
-    quadrant = ((cells // GRID) // (GRID // 2)) * 2 + (cells % GRID) // (GRID // 2)  # [M]
-    inside, on_object, wrong = [], [], []
-    for b, seen in enumerate(things):
-        texts = _text(backbone, [f"a photo of a {t.name}." for t in seen])  # [4, d]
-        maps = (backbone.logit_scale * patches[b] @ texts.T).softmax(0).T.cpu()  # [4, M]
-        for k in range(4):
-            place = quadrant == k
-            inside.append(float(maps[k, place].sum()))
-            wrong.append(float(maps[(k + 1) % 4, place].sum()))
-            on_object.append(float((maps[k] * masks[members[b][k]].clamp(max=1)).sum()))
+    named = [f"a photo of a {thing.name}." for seen in things for thing in seen]
+    texts = _text(backbone, named).unflatten(0, (len(things), 4))  # [B, 4, d]
+    maps = text_maps(backbone, _normalised(backbone, images), texts)  # [B, 4, g, g]
+    mass = quadrant_mass(maps)  # [B, 4 texts, 4 quadrants]
+    inside = mass.diagonal(dim1=1, dim2=2)  # [B, 4]
+    wrong = mass.roll(-1, dims=1).diagonal(dim1=1, dim2=2)  # [B, 4], the text of another of the four
+    on_object = (maps.flatten(2) * masks[torch.tensor(members)].clamp(max=1)).sum(-1)  # [B, 4]
     return {
-        "mosaic_mass": float(np.mean(inside)),
-        "mosaic_object_mass": float(np.mean(on_object)),
-        "mosaic_difference": float(np.mean(inside) - np.mean(wrong)),
+        "mosaic_mass": float(inside.mean()),
+        "mosaic_object_mass": float(on_object.mean()),
+        "mosaic_difference": float(inside.mean() - wrong.mean()),
     }
 
 

@@ -68,6 +68,19 @@ def squares(squares_folder: Path) -> ImageFolder:
 
 
 @pytest.fixture(scope="session")
+def square_masks(squares_folder: Path) -> Path:
+    """Write a mask of each square: white where the image has another colour than its corner."""
+    root = squares_folder.parent / "masks"
+    for path in squares_folder.rglob("*.png"):
+        pixels = np.asarray(Image.open(path)).astype(int)  # [H, W, 3]
+        mask = (pixels != pixels[0, 0]).any(axis=2)  # [H, W]
+        file = root / path.relative_to(squares_folder)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray((255 * mask).astype(np.uint8)).save(file)
+    return root
+
+
+@pytest.fixture(scope="session")
 def captions_csv(squares_folder: Path) -> Path:
     """Write a table of the coloured squares with captions of one to three sentences.
 

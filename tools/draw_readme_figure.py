@@ -76,7 +76,7 @@ def choose_rows(runs: Path, target: str, count: int, seed: int) -> list[int]:
 
 def ask(model: str | Path, image: Path, class_names: Sequence[str], label: str, scratch: Path) -> Answer:
     """Return a model's attention on an image file and its prediction among all class names."""
-    files = clipalign.explain_image(model, image, [label], out=scratch, overwrite=True)
+    files = clipalign.explain_image(model, [image], [label], out=scratch, overwrite=True)
     with np.load(next(file for file in files if file.name == "maps.npz")) as maps:
         # A run is explained next to its backbone, whose maps come first.
         attention = maps[[key for key in maps.files if key.endswith("_attention")][-1]]

@@ -34,17 +34,17 @@ def test_pocket_is_registered_with_open_clip() -> None:
     model = open_clip.create_model("clipalign-pocket")
     block = model.visual.transformer.resblocks[0]
     assert (model.visual.image_size, model.visual.grid_size, len(model.visual.transformer.resblocks)) == (
-        (64, 64),
-        (8, 8),
+        (96, 96),
+        (12, 12),
         6,
     )
-    assert block.attn.num_heads == 4 and block.attn.embed_dim == 128 and block.mlp.c_fc.out_features == 512
-    assert len(model.transformer.resblocks) == 4 and model.transformer.resblocks[0].attn.num_heads == 4
-    assert model.positional_embedding.shape == (77, 128) and model.token_embedding.weight.shape == (
+    assert block.attn.num_heads == 3 and block.attn.embed_dim == 192 and block.mlp.c_fc.out_features == 768
+    assert len(model.transformer.resblocks) == 4 and model.transformer.resblocks[0].attn.num_heads == 3
+    assert model.positional_embedding.shape == (77, 192) and model.token_embedding.weight.shape == (
         49408,
-        128,
+        192,
     )
-    assert model.text_projection.shape == (128, 128)
+    assert model.text_projection.shape == (192, 256)
     assert type(block.mlp.gelu) is nn.GELU and block.mlp.gelu.approximate == "none"
 
 
@@ -65,7 +65,7 @@ def test_pocket_weights_in_float16_are_loaded_as_float32(
     save_file(state, pocket.WEIGHTS)
     backbone = load("pocket")
     assert_has_weights(backbone, state)
-    assert not backbone.training and backbone.image_size == (64, 64) and backbone.embed_dim == 128
+    assert not backbone.training and backbone.image_size == (96, 96) and backbone.embed_dim == 256
     assert backbone.mean == open_clip.OPENAI_DATASET_MEAN and backbone.std == open_clip.OPENAI_DATASET_STD
     assert_has_weights(load(f"pocket:{pocket.WEIGHTS}"), state)
 
@@ -80,7 +80,7 @@ def test_random_weights_are_seeded_without_changing_the_global_rng() -> None:
         load("pocket:random", seed=1),
     )
     assert torch.equal(torch.rand(3), expected)
-    images = torch.rand(1, 3, 64, 64)
+    images = torch.rand(1, 3, 96, 96)
     assert torch.equal(first.encode_image(images), again.encode_image(images))
     assert not torch.allclose(first.encode_image(images), other.encode_image(images))
 

@@ -61,11 +61,12 @@ def test_demo_in_a_used_folder_is_an_error(done: Path) -> None:
 
 
 def test_explain_draws_a_run_and_its_backbone(done: Path, tmp_path: Path, image_file: Path) -> None:
-    files = explain(done / "runs" / "alignclip", image_file, ["a bell", "a tent"], out=tmp_path / "maps")
+    files = explain(done / "runs" / "alignclip", [image_file], ["a bell", "a tent"], out=tmp_path / "maps")
     assert [file.name for file in files] == ["explain.png", "maps.npz"]
     with np.load(files[1]) as maps:
         assert maps["texts"].tolist() == ["a bell", "a tent"]
-        assert maps["zero-shot_guide"].shape == maps["alignclip_guide"].shape == (2, 8, 8)
+        # 40 x 36 pixels: the height fits the grid of the backbone, the width has a patch more.
+        assert maps["zero-shot_guide"].shape == maps["alignclip_guide"].shape == (2, 12, 13)
         assert np.isclose(maps["alignclip_attention"].sum(), 1, atol=1e-4)
 
 

@@ -119,3 +119,13 @@ def test_auto_precision_on_a_cpu_is_fp32_and_missing_devices_raise() -> None:
         select_device("tpu7")
     with pytest.raises(UserError, match="--device"):
         select_device("cuda:99")
+
+
+def test_bf16_on_a_cpu_runs_attention_as_matrix_products(tiny: Backbone) -> None:
+    images = torch.randn(2, 3, 32, 32)
+    with torch.profiler.profile() as profile, Precision("bf16", CPU).autocast():
+        features = tiny.encode_image(images)
+    kernels = {event.key for event in profile.key_averages()}
+    assert "aten::_scaled_dot_product_flash_attention_for_cpu" not in kernels
+    assert {"aten::bmm", "aten::addmm"} & kernels
+    torch.testing.assert_close(features.float(), tiny.encode_image(images), rtol=0.05, atol=0.05)

@@ -91,7 +91,7 @@ def test_masks_with_image_and_disentanglement_write_all_files(
 ) -> None:
     image = squares_folder / "dark" / "red_square" / "0.png"
     options: dict[str, Any] = {"masks": ["a red apple"], "disentanglement": True, "device": "cpu"}
-    files = explain(tiny_spec, image, ["red"], out=tmp_path / "out", **options)
+    files = explain(tiny_spec, [image], ["red"], out=tmp_path / "out", **options)
     assert [path.name for path in files] == [
         "explain.png",
         "maps.npz",
@@ -110,7 +110,7 @@ def test_method_without_masks_raises_and_writes_nothing(
     image = squares_folder / "dark" / "red_square" / "0.png"
     for given in ({"masks": ["a dog"]}, {"disentanglement": True}):
         with pytest.raises(UserError, match="zeroshot has no masks"):
-            explain(tiny_spec, image, ["red"], out=tmp_path / "out", **given)
+            explain(tiny_spec, [image], ["red"], out=tmp_path / "out", **given)
     assert not (tmp_path / "out").exists()
 
 

@@ -12,9 +12,9 @@ from clipalign.backbone.text.features import text_features
 from clipalign.commands.explain import explain, run_explain
 from clipalign.commands.train import run_training
 from clipalign.core.errors import UserError
-from clipalign.core.types import Preprocess
 from clipalign.data.decode import evaluation_view, read_image
-from clipalign.explain.photo import heat, visible_part
+from clipalign.explain.photo import heat, on_screen
+from clipalign.explain.windows import Box
 from clipalign.runs.run import open_run
 
 
@@ -23,32 +23,12 @@ def image_file(squares_folder: Path) -> Path:
     return squares_folder / "dark" / "red_square" / "0.png"
 
 
-def preprocess(height: int, width: int) -> Preprocess:
-    return Preprocess((height, width), (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
-
-
 @pytest.mark.parametrize(
-    ("image", "model", "shape"),
-    [
-        ((90, 60), (64, 64), (60, 60)),  # width x height: the central square
-        ((60, 90), (64, 64), (60, 60)),
-        ((90, 60), (32, 64), (30, 60)),  # a wide model sees a wide part
-        ((4000, 3000), (64, 64), (640, 640)),
-        ((1, 1), (64, 64), (1, 1)),
-    ],
+    ("size", "shape"), [((4000, 3000), (480, 640)), ((1, 1), (320, 320)), ((500, 400), (400, 500))]
 )
-def test_visible_part_has_the_shape_of_the_model_input(
-    image: tuple[int, int], model: tuple[int, int], shape: tuple[int, int]
-) -> None:
-    part = visible_part(Image.new("RGB", image, "white"), preprocess(*model))
-    assert part.shape == (*shape, 3)
-    assert part.min() > 0.99  # nothing from outside the image
-
-
-def test_visible_part_is_the_centre() -> None:
-    pixels = np.zeros((40, 100, 3), np.uint8)
-    pixels[:, 30:70] = 255
-    assert visible_part(Image.fromarray(pixels), preprocess(64, 64)).mean() > 0.95
+def test_photos_on_screen_have_readable_size(size: tuple[int, int], shape: tuple[int, int]) -> None:
+    pixels = on_screen(Image.new("RGB", size, "white"), Box(0, 0, 1, 1))
+    assert pixels.shape == (*shape, 3) and pixels.min() > 0.99
 
 
 def test_heat_spans_zero_to_one() -> None:
@@ -64,7 +44,7 @@ def test_backbone_is_explained_without_a_second_model(
     with np.load(files[1]) as maps:
         assert set(maps) == {"texts", "zero-shot_attention", "zero-shot_patches", "zero-shot_guide"}
     with Image.open(files[0]) as picture:
-        assert picture.width > picture.height > 100
+        assert picture.height > picture.width > 100  # three rows, two columns
 
 
 def test_run_is_explained_with_its_own_layers_and_guide(
@@ -73,7 +53,7 @@ def test_run_is_explained_with_its_own_layers_and_guide(
     arguments = ["--data", str(squares_folder), "--target", "grey", "--backbone", tiny_spec, "--steps", "1"]
     arguments += ["--guide", "vvv", "--dual-blocks", "2", "--first-aligned-layer", "2", "--batch-size", "4"]
     run_training([*arguments, "--out", str(tmp_path / "run")])
-    files = explain(tmp_path / "run", image_file, ["a bell"], out=tmp_path / "maps")
+    files = explain(tmp_path / "run", [image_file], ["a bell"], view="centre", out=tmp_path / "maps")
     run = open_run(tmp_path / "run")
     preprocess = preprocess_for(run.backbone)
     images = preprocess.normalise(evaluation_view(read_image(image_file), preprocess)[None])
@@ -94,8 +74,15 @@ def test_run_is_explained_with_its_own_layers_and_guide(
     [
         ({"text": []}, "--text"),
         ({"text": [" "]}, "--text"),
-        ({"image": "nowhere.png"}, "no image file"),
-        ({"image": "text.png"}, "does not decode"),
+        ({"images": "nowhere.png"}, "no image file"),
+        ({"images": "text.png"}, "does not decode"),
+        ({"images": "empty"}, "no images in"),
+        ({"images": "line.png"}, "line.png: the image has 600 x 2 pixels, .*--view centre"),
+        ({"structure": ["xyz"]}, 'structure "xyz"'),
+        ({"layers": [3]}, r"--layers \[3\]: this backbone has 3"),
+        ({"heads": [2]}, r"heads \[2\]: this backbone has 2"),
+        ({"redundancy_removal": True}, "--redundancy-removal"),
+        ({"compare": ["nope"]}, "nope"),
         ({"model": "small"}, "--backbone"),
         ({"out": "full"}, "--out"),
     ],
@@ -105,10 +92,13 @@ def test_invalid_options_raise(
 ) -> None:
     (tmp_path / "text.png").write_text("not an image", encoding="utf-8")
     (tmp_path / "full").mkdir()
+    (tmp_path / "empty").mkdir()
+    Image.new("RGB", (600, 2)).save(tmp_path / "line.png")
     (tmp_path / "full" / "precious").touch()
-    given = {"model": tiny_spec, "image": image_file, "text": ["a bell"], "out": "maps"} | change
-    for name in ("image", "out"):
+    given = {"model": tiny_spec, "images": image_file, "text": ["a bell"], "out": "maps"} | change
+    for name in ("images", "out"):
         given[name] = tmp_path / given[name]
+    given["images"] = [given["images"]]
     with pytest.raises(UserError, match=message):
         explain(**given)
     assert not (tmp_path / "maps").exists()

@@ -2,9 +2,10 @@ from __future__ import annotations
 
 import itertools
 
+import numpy as np
 import pytest
 
-from clipalign.report.bootstrap import Estimate
+from clipalign.evaluation.bootstrap import Estimate
 from clipalign.report.comparison import LineAccuracy
 from clipalign.report.curves import plot_curves
 from clipalign.report.plots import bars, base_new, contour_levels, shift
@@ -76,3 +77,27 @@ def test_step_axis_has_integer_ticks_only(steps: tuple[int, ...]) -> None:
         low, high = axes.get_xlim()
         ticks = [tick for tick in axes.get_xticks() if low <= tick <= high]
         assert ticks and all(tick == round(tick) for tick in ticks)
+
+
+@pytest.mark.parametrize("spread", [0.5, 0.1, 0.01, 0.0004, 0.0])
+def test_percent_axes_have_round_ticks(spread: float) -> None:
+    styles = line_styles(LABELS)
+    metrics = [{"step": s, "loss": 1.0, "validation_accuracy": 0.65 + spread * s / 40} for s in (4, 8, 12)]
+    curves = plot_curves({"erm": [metrics]}, styles)
+    assert curves is not None
+    figures = base_new(lines(spread=spread), styles), shift(lines(spread=spread), styles)
+    axes = [axis for figure in figures for axis in (figure.axes[0].xaxis, figure.axes[0].yaxis)]
+    for axis in (*axes[:2], *axes[2:], curves.axes[1].yaxis):
+        steps = np.diff(axis.get_majorticklocs())
+        digit = f"{steps[0]:e}"[0]
+        assert np.allclose(steps, steps[0]) and digit in "125" and f"{steps[0]:.0e}"[0] == digit
+    for axis in axes:
+        low, high = axis.get_view_interval()
+        assert high - low >= 1
+
+
+def test_curves_have_one_legend_with_each_line_once() -> None:
+    metrics = [{"step": step, "loss": 1.0, "validation_accuracy": 0.5} for step in (1, 2)]
+    figure = plot_curves({label: [metrics] for label in ("erm", "coral")}, line_styles(["erm", "coral"]), 0.4)
+    assert figure is not None and not any(axes.get_legend() for axes in figure.axes)
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["erm", "coral", "zeroshot"]

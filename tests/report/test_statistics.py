@@ -13,11 +13,13 @@ import yaml
 
 from clipalign.commands.report import write_report
 from clipalign.core.errors import UserError
+from clipalign.evaluation.bootstrap import Estimate, UnitValues, bootstrap
 from clipalign.evaluation.results import ResultRow, write_results
-from clipalign.report.bootstrap import Estimate, UnitValues, bootstrap
 from clipalign.report.collect import find_runs
 from clipalign.report.comparison import Difference, differences, differences_csv, line_accuracies
 from clipalign.report.document import Grid
+from clipalign.report.html import to_html
+from clipalign.report.markdown import to_markdown
 from clipalign.report.published import published_sections
 from clipalign.report.rows import ReportRow
 from clipalign.report.sections import difference_section
@@ -143,7 +145,7 @@ def test_published_numbers_are_listed_but_enter_no_table(tmp_path: Path) -> None
     text = report.markdown.read_text()
     assert "| vlcs, domain-shift, SUN09 | all | alignclip | ViT-B-16:openai |" in text
     assert "| 80.9 | target split all instead of out |" in text and "80.9" not in report.csv.read_text()
-    assert "## Differences" in text and "alignclip - erm" in text
+    assert "## Differences" in text and ": method minus erm" in text
     assert report.differences.read_text().count("\n") == 2
     assert (tmp_path / "report" / "pictures" / "bars-1.png").is_file()
     assert (tmp_path / "report" / "pictures" / "shift-1.png").is_file()
@@ -176,4 +178,24 @@ def test_difference_of_zero_is_printed_without_sign() -> None:
     assert difference(0, 0, 0) == ("0.0", "equal on all units", "no")
     assert difference(-0.0004, -0.02, 0.0002) == ("0.0", "-2.0 to 0.0", "no")
     assert difference(0.0003, 0.0001, 0.0004) == ("0.0", "+0.01 to +0.04", "yes")
+    assert difference(0.00002, 0.00001, 0.00003) == ("0.0", "+0.001 to +0.003", "yes")
     assert difference(0.05, 0.01, 0.09) == ("+5.0", "+1.0 to +9.0", "yes")
+
+
+def test_bold_marks_only_differences_whose_interval_excludes_zero() -> None:
+    estimates = {
+        "a": (0.02, 0.01, 0.03),
+        "b": (0.02, -0.01, 0.05),
+        "c": (0.0, 0.0, 0.0),
+        "d": (-0.1, -0.2, -0.05),
+    }
+    found = [
+        Difference("task", "", "all", label, "erm", Estimate(*ends, 0.01), 40, "images")
+        for label, ends in estimates.items()
+    ]
+    grid = difference_section(found)[1]
+    assert isinstance(grid, Grid)
+    assert {grid.lines[i][2] for i, _ in grid.bold} == {"a", "d"}
+    assert "| **+2.0** | **+1.0 to +3.0** |" in to_markdown("", [grid], Path())
+    page = to_html("", [grid])
+    assert page.count('class="number best"') == 4 and page.count("-0.0") == 0

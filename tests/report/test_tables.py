@@ -376,3 +376,9 @@ def test_zero_shot_rows_with_different_interpolation_get_separate_lines() -> Non
     assert {line.labels[1] for line in table.lines} == expected
     (table,) = accuracy_tables([rows[0], replace(rows[0], result=replace(rows[0].result, recipe="common"))])
     assert [line.labels[1] for line in table.lines] == ["zeroshot"]
+
+
+def test_single_seed_of_a_metric_without_sampling_error_is_not_bold() -> None:
+    cells = Cell(4.0, None, 1, unit="dims"), Cell(9.0, None, 1, unit="dims")
+    assert not cells[1].exceeds(cells[0]) and not cells[0].exceeds(cells[1])
+    assert Cell(9.0, 0.1, 3).exceeds(Cell(4.0, 0.1, 3)) and not Cell(9.0, 0.1, 3).exceeds(Cell(4.0, None, 1))

@@ -71,12 +71,12 @@ def test_common_recipe_gives_all_methods_the_same_training_options_on_the_pocket
     )
     config = options.config
     assert (config.schedule.steps, config.schedule.schedule, config.schedule.warmup_steps) == (
-        600,
+        150,
         "cosine",
         0,
     )
     o = config.optimiser
-    assert (o.optimizer, o.lr, o.weight_decay, o.batch_size) == ("adamw", 1e-4, 0.1, 36)
+    assert (o.optimizer, o.lr, o.weight_decay, o.batch_size) == ("adamw", 3e-4, 0.1, 36)
     assert (config.recipe.augment, config.recipe.select, config.data.interpolation) == (
         "clip-crop",
         "last",
@@ -158,7 +158,7 @@ def test_measured_values_of_the_pocket_model_override_the_published_recipe_only(
     assert published.origins["lr"] == "configs/pocket/erm.yaml"
     assert published.recipe_changes == ("lr", "steps")
     common = train_options(["--method", "erm", "--recipe", "common", "--out", "x"])
-    assert common.origins["lr"] == "common, pocket" and common.config.optimiser.lr == 1e-4
+    assert common.origins["lr"] == "common, pocket" and common.config.optimiser.lr == 3e-4
 
 
 def test_command_line_and_config_file_override_a_recipe(tmp_path: Path) -> None:

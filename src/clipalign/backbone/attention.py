@@ -6,6 +6,7 @@ class token's row is a single query against all keys. In shapes, H is heads, N t
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -16,6 +17,26 @@ from ..core.errors import UserError
 from .towers import Attention
 
 AttentionOver = Literal["patches", "tokens"]
+
+# Attention structures X-Y-Z by name: softmax(X Y^T / sqrt(W/H)) Z per head, or Z itself (D-Z, identity attention).
+# AlignCLIP, appendix B.4, figures 7 and 8: patches match texts if X and Y are equal, or the attention is the identity,
+# and Z is V. `check_structure` also accepts every other combination.
+STRUCTURES: dict[str, str] = {
+    "qkv": "ordinary attention (figure 7)",
+    "vvv": "values attend to values, as in CLIP Surgery (figure 8)",
+    "qqv": "queries attend to queries (figure 8)",
+    "kkv": "keys attend to keys (figure 8)",
+    "dv": "identity attention, AlignCLIP's choice (figure 8)",
+    "qqq": "equal pair, but values are queries (figure 7)",
+    "kkk": "equal pair, but values are keys (figure 7)",
+    "qkk": "unequal pair, and values are keys (figure 7)",
+    "qkq": "unequal pair, and values are queries (figure 7)",
+    "kqv": "ordinary attention, transposed",
+    "vvq": "equal pair, but values are queries",
+    "vvk": "equal pair, but values are keys",
+    "dq": "identity attention, but values are queries",
+    "dk": "identity attention, but values are keys",
+}
 
 
 def project(attention: Attention, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -62,7 +83,7 @@ def class_scores(q: Tensor, k: Tensor) -> Tensor:
         return scores.squeeze(2) * q.shape[-1] ** -0.5  # [B, H, N]
 
 
-def class_attention_row(scores: Tensor, over: AttentionOver) -> Tensor:
+def class_attention_row(scores: Tensor, over: AttentionOver, first: int = 1) -> Tensor:
     """Return the class token's attention over the patches, averaged over heads.
 
     Args:
@@ -71,6 +92,7 @@ def class_attention_row(scores: Tensor, over: AttentionOver) -> Tensor:
             then the mean over heads. "tokens" is its released code: softmax over all tokens, mean over heads, the
             class token's entry dropped, and the rest divided by its sum; heads that attend to the class token itself
             have less weight.
+        first: position of the first patch; 0 without a class token, where both choices are equal.
 
     Returns:
         [B, M], rows summing to 1.
@@ -84,9 +106,9 @@ def class_attention_row(scores: Tensor, over: AttentionOver) -> Tensor:
         (tensor([[0.3096, 0.6904]]), tensor([[0.4987, 0.5013]]))
     """
     if over == "patches":
-        return scores[..., 1:].softmax(dim=-1).mean(dim=1)  # [B, H, M] -> [B, M]
+        return scores[..., first:].softmax(dim=-1).mean(dim=1)  # [B, H, M] -> [B, M]
     if over == "tokens":
-        row = scores.softmax(dim=-1).mean(dim=1)[:, 1:]  # [B, H, 1 + M] -> [B, M]
+        row = scores.softmax(dim=-1).mean(dim=1)[:, first:]  # [B, H, first + M] -> [B, M]
         return row / row.sum(dim=-1, keepdim=True).clamp_min(1e-12)
     raise UserError(f'attention over "{over}": choose "patches" or "tokens"')
 
@@ -112,7 +134,16 @@ def check_structure(structure: str) -> str:
     )
 
 
-def structured(q: Tensor, k: Tensor, v: Tensor, structure: str, patches: int, first: int = 1) -> Tensor:
+def structured(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    structure: str,
+    patches: int,
+    *,
+    first: int = 1,
+    heads: Sequence[int] | None = None,
+) -> Tensor:
     """Return the patches' X-Y-Z attention, softmax(X Y^T / sqrt(W/H)) Z per head; D-Z is Z itself.
 
     Patch tokens match text if X and Y are equal, or the attention is the identity, and Z is V.
@@ -123,6 +154,7 @@ def structured(q: Tensor, k: Tensor, v: Tensor, structure: str, patches: int, fi
         structure: as returned by `check_structure`.
         patches: M.
         first: position of the first patch; 0 without a class token.
+        heads: heads to keep, from 0; the output of the others is zero. None for all.
 
     Returns:
         [B, M, W], before the output projection.
@@ -130,8 +162,40 @@ def structured(q: Tensor, k: Tensor, v: Tensor, structure: str, patches: int, fi
     Source: AlignCLIP, equation (5) and appendix B.4.
     """
     by_name = {"q": q, "k": k, "v": v}
-    values = by_name[structure[-1]]
+    output = by_name[structure[-1]]
     if structure[0] == "d":
-        return merge_heads(values[:, :, first : first + patches])  # [B, H, M, W/H] -> [B, M, W]
-    queries, keys = by_name[structure[0]][:, :, first : first + patches], by_name[structure[1]]
-    return merge_heads(F.scaled_dot_product_attention(queries, keys, values))  # [B, H, M, W/H] -> [B, M, W]
+        output = output[:, :, first : first + patches]  # [B, H, M, W/H]
+    else:
+        queries, keys = by_name[structure[0]][:, :, first : first + patches], by_name[structure[1]]
+        output = F.scaled_dot_product_attention(queries, keys, output)  # [B, H, M, W/H]
+    if heads is not None:
+        kept = torch.zeros(q.shape[1], 1, 1, dtype=output.dtype, device=output.device)  # [H, 1, 1]
+        kept[list(heads)] = 1
+        output = output * kept
+    return merge_heads(output)  # [B, H, M, W/H] -> [B, M, W]
+
+
+def rollout(attention: Sequence[Tensor]) -> Tensor:
+    """Return how much each patch contributes to the class token through several layers (attention rollout).
+
+    Each layer passes on half of a token and half of what it attends to: the product of (A + I) / 2 over the layers.
+
+    Args:
+        attention: per layer from first to last, [B, N, N], rows summing to 1, the class token at position 0.
+
+    Returns:
+        [B, M], the class token's row over the patches, divided by its sum.
+
+    Source: Abnar and Zuidema, Quantifying Attention Flow in Transformers, ACL 2020.
+
+    Example:
+        >>> layer = torch.tensor([[[0.2, 0.6, 0.2], [0.0, 1.0, 0.0], [0.0, 0.5, 0.5]]])
+        >>> rollout([layer])
+        tensor([[0.7500, 0.2500]])
+    """
+    row = torch.zeros_like(attention[0][:, :1])  # [B, 1, N], the class token as a sum of tokens
+    row[..., 0] = 1
+    for layer in reversed(attention):
+        row = (row + row @ layer) / 2  # [B, 1, N] @ [B, N, N]; only the class token's row is needed
+    patches = row[:, 0, 1:]  # [B, M]
+    return patches / patches.sum(dim=-1, keepdim=True).clamp_min(1e-12)

@@ -23,6 +23,7 @@ from torch.utils.checkpoint import checkpoint
 from .attention import class_attention_row, class_scores, structured
 from .dense import DenseFeatures, DenseOptions
 from .hooks import Hooks, before
+from .trace import Trace
 
 
 class Parts(Protocol):
@@ -103,7 +104,9 @@ def dense_class_token(parts: Parts, images: Tensor, options: DenseOptions, hooks
                 scores = class_scores(q, k)[..., : 1 + patches]  # [B, H, 1 + M], without prompts
                 attention[i] = class_attention_row(scores, options.attention_over)
             if second is not None:
-                second = _second_path(parts, block, second, (q, k, v), options)
+                assert options.guide is not None
+                with torch.no_grad() if options.detach_guide else nullcontext():
+                    second = _second_path(parts, block, second, (q, k, v), options.guide, options.keep_mlp)
         if hooks.tap is not None:
             hooks.tap("vision", i, x)
 
@@ -121,17 +124,45 @@ def dense_class_token(parts: Parts, images: Tensor, options: DenseOptions, hooks
     )
 
 
+def trace_class_token(parts: Parts, images: Tensor, hooks: Hooks) -> Trace:
+    """Compute `Backbone.trace` in one pass through a tower that reads its class token."""
+    x, patches = parts.embed(images, hooks)
+    entering, projected = [], []  # per block: patch tokens [B, M, W]; queries, keys and values
+    for i, block in enumerate(parts.blocks):
+        x = before(hooks.vision, i, x)
+        entering.append(x[:, 1 : 1 + patches])
+        x, q, k, v = parts.run_with_heads(block, x)
+        projected.append((q, k, v))
+        if hooks.tap is not None:
+            hooks.tap("vision", i, x)
+
+    def second_path(
+        structure: str, layers: Sequence[int], heads: Sequence[int] | None, keep_mlp: bool
+    ) -> Tensor:
+        second = entering[layers[0]]  # [B, M, W]
+        for i in layers:
+            second = _second_path(parts, parts.blocks[i], second, projected[i], structure, keep_mlp, heads)
+        return parts.project(second)  # [B, M, d]
+
+    features = parts.project(x[:, : 1 + patches])  # [B, 1 + M, d]
+    return Trace(features[:, 0], features[:, 1:], tuple(projected), second_path)
+
+
 def _second_path(
-    parts: Parts, block: Any, x: Tensor, heads: tuple[Tensor, Tensor, Tensor], options: DenseOptions
+    parts: Parts,
+    block: Any,
+    x: Tensor,
+    projected: tuple[Tensor, Tensor, Tensor],
+    structure: str,
+    keep_mlp: bool,
+    heads: Sequence[int] | None = None,
 ) -> Tensor:
     """Return the patch tokens [B, M, W] of the second path after one block.
 
     This must run after the original path has used the same weights: autocast caches half-precision copies of weights,
     and a copy made under `no_grad` would cut the gradient of the original path.
     """
-    assert options.guide is not None
-    with torch.no_grad() if options.detach_guide else nullcontext():
-        x = x + parts.attention_output(block, structured(*heads, options.guide, patches=x.shape[1]))
-        if options.keep_mlp:
-            x = x + parts.mlp_output(block, x)
+    x = x + parts.attention_output(block, structured(*projected, structure, x.shape[1], heads=heads))
+    if keep_mlp:
+        x = x + parts.mlp_output(block, x)
     return x

@@ -55,12 +55,7 @@ def check_options(
     Raises:
         UserError: a layer or a number of dual blocks that the tower does not have; an unknown structure or choice.
     """
-    layers = tuple(i + num_blocks if i < 0 else i for i in attention_layers)
-    if any(not 0 <= i < num_blocks for i in layers):
-        raise UserError(
-            f"attention layers {list(attention_layers)}: this backbone has {num_blocks} "
-            f"(0 to {num_blocks - 1}, or negative from the end)"
-        )
+    layers = check_indices("attention layers", attention_layers, num_blocks)
     if attention_over not in ("patches", "tokens"):
         raise UserError(f'attention over "{attention_over}": choose "patches" or "tokens"')
     dual = max(1, num_blocks // 2) if dual_blocks is None else dual_blocks
@@ -68,3 +63,21 @@ def check_options(
         raise UserError(f"dual blocks {dual}: this backbone allows 1 to {num_blocks}")
     structure = None if guide is None else check_structure(guide)
     return DenseOptions(layers, attention_over, structure, dual, detach_guide, keep_mlp)
+
+
+def check_indices(what: str, indices: Sequence[int], count: int) -> tuple[int, ...]:
+    """Return indices counted from 0, negative ones from the end.
+
+    Raises:
+        UserError: an index out of range; `what` starts the message.
+
+    Example:
+        >>> check_indices("layers", [0, -1], 12)
+        (0, 11)
+    """
+    found = tuple(i + count if i < 0 else i for i in indices)
+    if any(not 0 <= i < count for i in found):
+        raise UserError(
+            f"{what} {list(indices)}: this backbone has {count} (0 to {count - 1}, or negative from the end)"
+        )
+    return found

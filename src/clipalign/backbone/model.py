@@ -21,6 +21,7 @@ from .positions import can_stretch
 from .text.encoder import TextEncoder
 from .text.tokens import Tokenizer
 from .text.tower import text_tower
+from .trace import Trace
 from .vision import VisionModule, embed_dim, kind_of, vision_module
 
 NOT_OF_FEATURES = ("text_decoder.", "logit_bias")  # of CoCa and SigLIP
@@ -188,6 +189,32 @@ class Backbone(TextEncoder):
         dense = self._vision.dense(self.model.visual, images, options, self._hooks)
         # [B, M, d] -> [B, d]; the projection is linear, so its order with the mean does not matter.
         return replace(dense, image=dense.patches.mean(dim=1)) if self.pooling == "patches" else dense
+
+    def trace(self, images: Tensor) -> Trace:
+        """Run the vision tower once and keep the queries, keys and values of every layer.
+
+        `dense` keeps only what a loss needs; a trace gives the attention and the second path of any structure, layers
+        and heads without another pass.
+
+        Args:
+            images: [B, 3, H, W].
+
+        Raises:
+            UserError: the tower has no image tokens; images of another size.
+
+        Example:
+            >>> from clipalign.backbone import load
+            >>> backbone = load("pocket")
+            >>> with torch.no_grad():
+            ...     trace = backbone.trace(torch.zeros(2, 3, *backbone.image_size))
+            >>> trace.patch_features("dv", layers=[-1]).shape == trace.patches.shape
+            True
+        """
+        self.check_offers(["image tokens"], "an attention map or patch feature")
+        self._check_size(images)
+        trace = self._vision.trace(self.model.visual, images, self._hooks)
+        # [B, M, d] -> [B, d]
+        return replace(trace, image=trace.patches.mean(dim=1)) if self.pooling == "patches" else trace
 
     def configure(self, options: ModelOptions) -> Backbone:
         """Set `names` and `pooling` to those of a run; returns this backbone.

@@ -11,6 +11,7 @@ from ..core.errors import UserError
 from .dense import DenseFeatures, DenseOptions
 from .families import FAMILIES, Capability
 from .hooks import Hooks
+from .trace import Trace
 
 
 def check(visual: Any) -> None:
@@ -77,4 +78,9 @@ def encode(visual: Any, images: Tensor, hooks: Hooks) -> Tensor:
 
 def dense(visual: Any, images: Tensor, options: DenseOptions, hooks: Hooks) -> DenseFeatures:
     """Raise: `Backbone.dense` refuses such towers first."""
+    raise UserError("this image tower has no image tokens")
+
+
+def trace(visual: Any, images: Tensor, hooks: Hooks) -> Trace:
+    """Raise: `Backbone.trace` refuses such towers first."""
     raise UserError("this image tower has no image tokens")

@@ -9,6 +9,7 @@ pool, so guides with "q" do not exist.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import nullcontext
 from typing import Any
 
@@ -26,6 +27,7 @@ from .families import FAMILIES, Capability
 from .hooks import Hooks
 from .timm_vit import TimmParts, check_blocks
 from .towers import differs
+from .trace import Trace
 from .vit import OpenClipParts
 
 
@@ -169,11 +171,8 @@ def dense(visual: Any, images: Tensor, options: DenseOptions, hooks: Hooks) -> D
     Raises:
         UserError: a guide structure with queries.
     """
-    if options.guide is not None and "q" in options.guide:
-        raise UserError(
-            f'guide structure "{options.guide}": the attention pool of this tower has one query and none per patch; '
-            'use structures of k and v, such as "dv" or "kkv"'
-        )
+    if options.guide is not None:
+        _check_structure(options.guide)
     reader = pool_of(visual)
     x = reader.tokens(images, hooks)
     q, k, v = reader.heads(x)
@@ -183,17 +182,46 @@ def dense(visual: Any, images: Tensor, options: DenseOptions, hooks: Hooks) -> D
     features = reader.output(merge_heads(v[:, :, first:]))  # [B, M, d]
     attention = image.new_zeros((0, len(x), patches))
     if options.attention_layers:
-        scores = class_scores(q, k)  # [B, H, first + M]
-        row = scores.softmax(dim=-1).mean(dim=1)  # [B, M]
-        if first:  # else the patches are the only keys, and both choices of `attention_over` are the same
-            row = class_attention_row(scores, options.attention_over)  # [B, M]
+        row = class_attention_row(class_scores(q, k), options.attention_over, first)  # [B, M]
         attention = row.expand(len(options.attention_layers), -1, -1)  # [L, B, M]
     guide = None
     if options.guide is not None:
         with torch.no_grad() if options.detach_guide else nullcontext():
-            # Queries are never read, so keys take their place.
-            guide = reader.output(structured(k, k, v, options.guide, patches, first))  # [B, M, d]
+            guide = _patch_features(reader, k, v, options.guide)
     return DenseFeatures(image=image, patches=features, cls_attention=attention, guide=guide)
+
+
+def trace(visual: Any, images: Tensor, hooks: Hooks) -> Trace:
+    """Compute `Backbone.trace` from the attention pool, which has no residual connection; its MLP always applies."""
+    reader = pool_of(visual)
+    q, k, v = reader.heads(reader.tokens(images, hooks))
+    image = reader.output(merge_heads(F.scaled_dot_product_attention(q, k, v)))[:, 0]  # [B, d]
+    patches = reader.output(merge_heads(v[:, :, reader.prefix :]))  # [B, M, d]
+
+    def second_path(
+        structure: str, layers: Sequence[int], heads: Sequence[int] | None, keep_mlp: bool
+    ) -> Tensor:
+        _check_structure(structure)
+        return _patch_features(reader, k, v, structure, heads)
+
+    return Trace(image, patches, ((q, k, v),), second_path, reader.prefix)
+
+
+def _check_structure(structure: str) -> None:
+    if "q" in structure:
+        raise UserError(
+            f'guide structure "{structure}": the attention pool of this tower has one query and none per patch; '
+            'use structures of k and v, such as "dv" or "kkv"'
+        )
+
+
+def _patch_features(
+    reader: TimmPool | CoCaPool, k: Tensor, v: Tensor, structure: str, heads: Sequence[int] | None = None
+) -> Tensor:
+    """Return the features [B, M, d] that a structure of keys and values gives."""
+    first = reader.prefix
+    # Queries are never read, so keys take their place.
+    return reader.output(structured(k, k, v, structure, k.shape[2] - first, first=first, heads=heads))
 
 
 def _attend(reader: TimmPool | CoCaPool, x: Tensor) -> Tensor:

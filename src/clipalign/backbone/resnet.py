@@ -6,6 +6,7 @@ token; the cells take that of patches. The layer has neither an MLP nor a residu
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import nullcontext
 
 import torch
@@ -18,6 +19,7 @@ from .dense import DenseFeatures, DenseOptions
 from .families import FAMILIES, Capability
 from .hooks import Hooks, before
 from .towers import AttentionPool, ModifiedResNet, differs
+from .trace import Trace
 
 
 def check(visual: ModifiedResNet) -> None:
@@ -89,6 +91,21 @@ def dense(visual: ModifiedResNet, images: Tensor, options: DenseOptions, hooks: 
         cls_attention=attention,
         guide=guide,
     )
+
+
+def trace(visual: ModifiedResNet, images: Tensor, hooks: Hooks) -> Trace:
+    """Compute `Backbone.trace` from the attention pool, which has neither a residual connection nor an MLP."""
+    pool = visual.attnpool
+    q, k, v = _project(pool, _feature_map(visual, images, hooks))
+    features = _pool_all(pool, q, k, v)  # [B, 1 + M, d]
+    patches = features.shape[1] - 1
+
+    def second_path(
+        structure: str, layers: Sequence[int], heads: Sequence[int] | None, keep_mlp: bool
+    ) -> Tensor:
+        return pool.c_proj(structured(q, k, v, structure, patches, heads=heads))  # [B, M, d]
+
+    return Trace(features[:, 0], features[:, 1:], ((q, k, v),), second_path)
 
 
 def _feature_map(visual: ModifiedResNet, images: Tensor, hooks: Hooks) -> Tensor:

@@ -19,11 +19,12 @@ from torch.utils.checkpoint import checkpoint
 
 from ..core.errors import UserError
 from .attention import merge_heads
-from .blocks import dense_class_token, encode_class_token
+from .blocks import dense_class_token, encode_class_token, trace_class_token
 from .dense import DenseFeatures, DenseOptions
 from .families import FAMILIES, Capability
 from .hooks import Hooks
 from .towers import differs
+from .trace import Trace
 
 
 class TimmParts:
@@ -212,3 +213,8 @@ def encode(visual: Any, images: Tensor, hooks: Hooks) -> Tensor:
 def dense(visual: Any, images: Tensor, options: DenseOptions, hooks: Hooks) -> DenseFeatures:
     """Compute `Backbone.dense` in one pass through the tower."""
     return dense_class_token(TimmParts(visual), images, options, hooks)
+
+
+def trace(visual: Any, images: Tensor, hooks: Hooks) -> Trace:
+    """Compute `Backbone.trace` in one pass through the tower."""
+    return trace_class_token(TimmParts(visual), images, hooks)

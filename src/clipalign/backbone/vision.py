@@ -14,6 +14,7 @@ from . import other, resnet, vit
 from .dense import DenseFeatures, DenseOptions
 from .families import Capability, Kind
 from .hooks import Hooks
+from .trace import Trace
 
 
 class VisionModule(Protocol):
@@ -32,6 +33,8 @@ class VisionModule(Protocol):
     def encode(self, visual: Any, images: Tensor, hooks: Hooks) -> Tensor: ...
 
     def dense(self, visual: Any, images: Tensor, options: DenseOptions, hooks: Hooks) -> DenseFeatures: ...
+
+    def trace(self, visual: Any, images: Tensor, hooks: Hooks) -> Trace: ...
 
 
 def vision_module(kind: Kind) -> VisionModule:

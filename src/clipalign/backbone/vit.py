@@ -11,11 +11,12 @@ from torch import Tensor
 
 from ..core.errors import UserError
 from .attention import merge_heads, project
-from .blocks import dense_class_token, encode_class_token
+from .blocks import dense_class_token, encode_class_token, trace_class_token
 from .dense import DenseFeatures, DenseOptions
 from .families import FAMILIES, Capability
 from .hooks import Hooks, run_block
 from .towers import Block, VisionTransformer, differs
+from .trace import Trace
 
 
 class OpenClipParts:
@@ -126,3 +127,8 @@ def encode(visual: VisionTransformer, images: Tensor, hooks: Hooks) -> Tensor:
 def dense(visual: VisionTransformer, images: Tensor, options: DenseOptions, hooks: Hooks) -> DenseFeatures:
     """Compute `Backbone.dense` in one pass through the tower."""
     return dense_class_token(OpenClipParts(visual), images, options, hooks)
+
+
+def trace(visual: VisionTransformer, images: Tensor, hooks: Hooks) -> Trace:
+    """Compute `Backbone.trace` in one pass through the tower."""
+    return trace_class_token(OpenClipParts(visual), images, hooks)

@@ -51,6 +51,7 @@ COMMANDS = {
     "data": Command("check data before training; lay out published sets", "data:run_data", members=DATA),
     "predict": Command("classify images", "predict:run_prediction", "options:PredictConfig"),
     "explain": Command("draw where a model looks", "explain:run_explain", "options:ExplainConfig"),
+    "app": Command("try models on photos in a browser", "app:run_app", "options:AppConfig"),
     "sweep": Command(
         "run a study, several runs at a time, and resume it", "sweep:run_sweep", "study_options:SweepConfig"
     ),

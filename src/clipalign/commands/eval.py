@@ -24,11 +24,12 @@ from ..engine.progress import Reporter
 from ..evaluation import EvalLoader
 from ..evaluation.results import FILE, ResultRow, write_results
 from ..evaluation.retrieval import retrieval_outputs, retrieval_rows
-from ..evaluation.scoring import domain_tests, result_rows, score, write_predictions
+from ..evaluation.scoring import domain_tests, result_rows, score, with_measures, write_predictions
 from ..methods import check_template
 from ..protocols import RETRIEVAL, episode_from
 from ..runs.folder import check_out
 from ..runs.opening import OpenedModel, open_model
+from .measures import measures_of_model
 from .options import EvalConfig
 
 
@@ -57,6 +58,9 @@ def evaluate(
     device: str = "auto",
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto",
     eval_batch_size: int = 256,
+    metrics: Sequence[str] = (),
+    class_tree: str | Path | None = None,
+    object_masks: str | Path | None = None,
     overwrite: bool = False,
 ) -> list[ResultRow]:
     """Score a model, as `clipalign eval` does.
@@ -119,20 +123,23 @@ def score_model(config: EvalConfig, command: str, source: Source | None = None) 
     if method.backbone.names != "paper":
         extra["names"] = method.backbone.names
     facts |= {"data": config.data.data, "extra": extra}
+    reporter = Reporter()
+    tests = domain_tests(source) if episode is None else episode.tests
+    measures = measures_of_model(config, opened_model, loader, tests, templates, episode, reporter.info)
     if episode is not None and episode.caption_tests:
         outputs = retrieval_outputs(loader, method, episode.caption_tests, "test")
         rows = retrieval_rows(episode.caption_tests, outputs, facts)
         config.out.mkdir(parents=True, exist_ok=True)
     else:
-        tests = domain_tests(source) if episode is None else episode.tests
         scores = score(loader, lambda names: method.classifier(names, templates), tests)
         if all(one.outputs is None for one in scores):
             raise UserError(f"MODEL {config.model}: {scores[0].reason}")
+        if measures is not None:
+            scores = with_measures(scores, *measures)
         rows = result_rows(scores, source, facts)
         config.out.mkdir(parents=True, exist_ok=True)
         write_predictions(config.out / "predictions.npz", scores)
     write_results(config.out, rows)
-    reporter = Reporter()
     for line in result_lines(rows):
         reporter.result(line)
     reporter.info(f"rows in {config.out / FILE}")

@@ -9,8 +9,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from ..core.config import DataOptions, NameRule, Options, SplitOptions, facts
+from ..core.config import DataOptions, MetricOptions, NameRule, Options, SplitOptions, facts
 from ..core.errors import UserError
+
+MAX_SHARPNESS = 1000.0  # factor at which the softmax of cosines is a maximum
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,7 @@ class EvalConfig(Options):
     """Replace the results in --out."""
     data: DataOptions = field(default_factory=DataOptions)
     split: SplitOptions = field(default_factory=SplitOptions)
+    measures: MetricOptions = field(default_factory=MetricOptions)
 
 
 @dataclass(frozen=True)
@@ -162,11 +165,36 @@ class ExplainConfig(Options):
 
     model: str = field(metadata=facts(positional=True))
     """Run folder, or a backbone as in `clipalign train`."""
-    image: Path | None = field(default=None, metadata=facts(positional=True))
-    """Image file, with --text. PNG, JPEG, WebP, GIF, BMP or TIFF."""
+    images: tuple[Path, ...] = field(default=(), metadata=facts(positional=True))
+    """Image files and folders, with --text. PNG, JPEG, WebP, GIF, BMP and TIFF; folders are searched at any depth."""
+    compare: tuple[str, ...] = field(default=(), metadata=facts(unit="MODEL"))
+    """Further runs or backbones, drawn beside the first. The maps of two models are also subtracted. Runs are drawn
+    next to the backbone they started from."""
     text: tuple[str, ...] = field(default=(), metadata=facts(unit="TEXT"))
-    """Texts to find, such as "a dog" "grass". One row of the picture each. They are encoded without a template;
-    prompt learners put their learned context around them, as around class names."""
+    """Texts to find, such as "a dog" "grass". Rows of the picture. They are encoded without a template; prompt
+    learners put their learned context around them, as around class names."""
+    structure: tuple[str, ...] = field(
+        default=(), metadata=facts(unit="NAME", unset="the run's guide, or dv")
+    )
+    """Attention structures of the similarity maps: qkv, vvv, dv, qqv, kkv, ... Three of q, k, v: softmax(XY)Z; or d
+    and one of them: identity attention."""
+    layers: tuple[int, ...] = field(
+        default=(), metadata=facts(unit="LAYER", unset="those the run aligns, and the last half")
+    )
+    """Layers of all maps, from 0; negative: from the end. Attention is averaged over them, and similarity maps have
+    the structure in them."""
+    heads: tuple[int, ...] = field(default=(), metadata=facts(unit="HEAD", unset="all"))
+    """Attention heads of all maps, from 0; negative: from the end."""
+    rollout: bool = False
+    """Draw the attention rollout too. It multiplies the attention of all layers (Abnar and Zuidema, 2020)."""
+    redundancy_removal: bool = False
+    """Subtract from each similarity what all texts share. As CLIP Surgery; needs at least two texts."""
+    view: Literal["whole", "centre"] = "whole"
+    """Part of a photo to draw: whole or centre. whole: overlapping windows cover it, and a frame marks what
+    predictions see; centre: only that part."""
+    html: bool = False
+    """Write a page too, explain.html. It has a slider between two models, and pickers of image, text, structure and
+    layer; it works offline."""
     masks: tuple[str, ...] = field(default=(), metadata=facts(unit="TEXT"))
     """Texts whose masks are drawn. A mask is the set of dimensions that a text opens; their overlap is drawn too. For
     methods with masks, such as smartclip."""
@@ -174,8 +202,8 @@ class ExplainConfig(Options):
     """Measure disentanglement on Pictograms. Compares masks of related and unrelated concepts, and unions and
     intersections of masks with the masks of joined texts."""
     out: Path = field(default=Path("clipalign-explain"), metadata=facts(unit="DIR"))
-    """Folder to write. Gets explain.png and maps.npz; masks.png and masks.json; disentanglement.json. Must be new or
-    empty without --overwrite."""
+    """Folder to write. Gets explain.png and maps.npz, in a folder per image if there are several; explain.html;
+    masks.png and masks.json; disentanglement.json. Must be new or empty without --overwrite."""
     cache_dir: str | None = field(default=None, metadata=facts(unit="DIR", unset="Hugging Face cache"))
     """Downloaded weights."""
     device: str = field(default="auto", metadata=facts(unit="DEVICE"))
@@ -189,11 +217,30 @@ class ExplainConfig(Options):
             for i, text in enumerate(texts):
                 if not text.strip():
                     raise UserError(f"{name}: text number {i + 1} is empty; give words, or leave it out")
-        without_image = self.image is None and (self.masks or self.disentanglement)
-        if not self.text and not without_image:
+        if not self.text and (self.images or not (self.masks or self.disentanglement)):
             raise UserError('--text: give at least one text to look for, such as --text "a dog"')
-        if self.text and self.image is None:
+        if self.text and not self.images:
             raise UserError("explain needs an image file to look for --text in; give it after the model")
+        if self.redundancy_removal and len(dict.fromkeys(self.text)) < 2:
+            raise UserError("--redundancy-removal subtracts what all texts share; give at least two --text")
+
+
+@dataclass(frozen=True)
+class AppConfig(Options):
+    """Serve a page to try models on photos: answers, maps, weights between zero-shot and fine-tuned, masks of texts."""
+
+    models: tuple[str, ...] = field(default=("pocket",), metadata=facts(positional=True))
+    """Run folders, or backbones as in `clipalign train`. Shown side by side, each run after the backbone it started
+    from."""
+    host: str = field(default="127.0.0.1", metadata=facts(unit="ADDRESS"))
+    """Address to listen on. 127.0.0.1: only this machine; 0.0.0.0: everybody who can reach this machine, without a
+    password."""
+    port: int = field(default=7860, metadata=facts(unit="PORT", at_least=0, at_most=65535))
+    """Port to listen on; 0: any free one."""
+    cache_dir: str | None = field(default=None, metadata=facts(unit="DIR", unset="Hugging Face cache"))
+    """Downloaded weights."""
+    device: str = field(default="auto", metadata=facts(unit="DEVICE"))
+    """auto, cpu, cuda or cuda:N."""
 
 
 @dataclass(frozen=True)
@@ -231,16 +278,26 @@ class ReportConfig(Options):
     folder: Path = field(metadata=facts(positional=True))
     """Folder that holds runs, at any depth."""
     out: Path | None = field(default=None, metadata=facts(unit="DIR", unset="FOLDER/report"))
-    """Folder of the report. Gets report.md, report.html, tables.csv, differences.csv and pictures. Must be new or empty
-    without --overwrite."""
+    """Folder of the report. Gets report.md, report.html, tables.csv, differences.csv, classes.csv and pictures. Must be
+    new or empty without --overwrite."""
     baseline: str | None = field(default=None, metadata=facts(unit="NAME", unset="erm, or zeroshot"))
     """Method or table row that others are compared with."""
     title: str = field(default="Fine-tuning report", metadata=facts(unit="TEXT"))
     """First heading."""
     pictures: int = field(default=6, metadata=facts(unit="COUNT", at_least=0))
-    """Test images with maps; 0: none. Each is drawn before and after training; 0 opens no model."""
+    """Test images with maps; 0: none. Each is drawn before and after training, and as many that changed from right to
+    wrong and back; 0 opens no model."""
+    sharpness: tuple[float, ...] = field(
+        default=(), metadata=facts(unit="FACTOR", unset="1 and the released code's")
+    )
+    """Factors on class similarities in the heat map."""
     overwrite: bool = False
     """Replace the report in --out."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if reject := [value for value in self.sharpness if not 0 <= value <= MAX_SHARPNESS]:
+            raise UserError(f"--sharpness: {reject[0]} must be between 0 and {MAX_SHARPNESS:g}")
 
 
 @dataclass(frozen=True)

@@ -9,11 +9,13 @@ from pathlib import Path
 from ..core.checkpoint import write_text
 from ..core.parsing import make_config, parse_config
 from ..report.accuracy import accuracy_tables
+from ..report.class_section import class_section
+from ..report.class_table import classes_csv
 from ..report.collect import find_runs
 from ..report.comparison import differences, differences_csv
 from ..report.html import to_html
 from ..report.markdown import to_markdown
-from ..report.metric_table import metric_section, metric_tables
+from ..report.metric_table import beyond_section, beyond_tables, metric_section, metric_tables
 from ..report.pictures import picture_section
 from ..report.plots import plots
 from ..report.published import published_sections
@@ -44,6 +46,7 @@ class Report:
     html: Path
     csv: Path
     differences: Path
+    classes: Path
 
 
 def write_report(
@@ -53,6 +56,7 @@ def write_report(
     baseline: str | None = None,
     title: str = "Fine-tuning report",
     pictures: int = 6,
+    sharpness: Sequence[float] = (),
     overwrite: bool = False,
 ) -> Report:
     """Write a report of all runs in a folder, as `clipalign report` does.
@@ -86,28 +90,35 @@ def report(config: ReportConfig) -> Report:
     rows = [row for run in runs for row in run.rows()]
     accuracy_rows = [row for row in rows if not is_retrieval(row)]
     accuracies, further, recalls = accuracy_tables(rows), metric_tables(rows), recall_tables(rows)
+    beyond = beyond_tables(rows)
     figures, styles = out / "pictures", report_styles(rows)
     found = differences(runs, config.baseline)
+    pictured = [run for run in runs if not run.retrieval]
+    classes = class_section(pictured, figures, styles, config.baseline, config.pictures, config.sharpness)
     parts = [
         *summary(runs),
         *accuracy_section(accuracies),
         *metric_section(further),
+        *beyond_section(beyond),
         *recall_section(recalls),
         *difference_section(found),
         *published_sections(rows),
         *plots(runs, figures, styles),
+        *classes.parts,
         *forgetting_section(rows),
         *curve_section(runs, figures, styles),
-        *picture_section([run for run in runs if not run.retrieval], figures, config.pictures),
+        *picture_section(pictured, figures, config.pictures),
         *row_section(accuracy_rows),
         *recall_rows_section(rows),
         *command_section(runs),
         *caveat_section(rows),
     ]
     out.mkdir(parents=True, exist_ok=True)
-    files = Report(out / "report.md", out / "report.html", out / "tables.csv", out / "differences.csv")
+    names = ("report.md", "report.html", "tables.csv", "differences.csv", "classes.csv")
+    files = Report(*(out / name for name in names))
     write_text(files.markdown, to_markdown(config.title, parts, out))
     write_text(files.html, to_html(config.title, parts))
-    write_text(files.csv, tables_csv([*accuracies, *further, *recalls]))
+    write_text(files.csv, tables_csv([*accuracies, *further, *beyond, *recalls]))
     write_text(files.differences, differences_csv(found))
+    write_text(files.classes, classes_csv(classes.tables))
     return files

@@ -35,6 +35,7 @@ from ..runs.folder import RunFolder, check_out, check_same, write_config
 from ..runs.options import TrainOptions, train_command, train_options, train_options_from
 from ..runs.record import RunRecord
 from ..runs.run import Run, open_run
+from .measures import Measures, measures_of_run
 
 
 def train(
@@ -93,6 +94,9 @@ def train(
     eval_batch_size: int = DEFAULT,
     keep_views: float = DEFAULT,
     validate_every: int | None = DEFAULT,
+    metrics: Sequence[str] = DEFAULT,
+    class_tree: str | Path | None = DEFAULT,
+    object_masks: str | Path | None = DEFAULT,
     # Run
     seed: int = DEFAULT,
     device: str = DEFAULT,
@@ -167,10 +171,11 @@ def run_options(
             Reporter(ranks.is_main).info(f"{config.out} is finished")
             return read_results(folder.path)
         run = prepare(options, ranks, cache or RunCache(), source)
+        measures = measures_of_run(run, Reporter(ranks.is_main).info)
         ranks.barrier()  # no process writes before all have valid input
         if ranks.is_main and not resuming:
             begin(folder, run, command)
-        rows = train_and_evaluate(run, folder, command)
+        rows = train_and_evaluate(run, folder, command, measures)
         ranks.barrier()
         return rows
     finally:
@@ -187,7 +192,9 @@ def begin(folder: RunFolder, run: PreparedRun, command: str) -> None:
     write_skipped(folder.skipped, episode)
 
 
-def train_and_evaluate(run: PreparedRun, folder: RunFolder, command: str) -> list[ResultRow]:
+def train_and_evaluate(
+    run: PreparedRun, folder: RunFolder, command: str, measures: Measures | None = None
+) -> list[ResultRow]:
     """Train, score the tests, and write weights, model card and result rows."""
     is_main = run.ranks.is_main
     log_to = run.options.config.run.log_to if is_main else ()
@@ -208,6 +215,7 @@ def train_and_evaluate(run: PreparedRun, folder: RunFolder, command: str) -> lis
             fields,
             run.zero_shot,
             folder.predictions if is_main else None,
+            measures,
         )
         if is_main:
             save_weights(folder.model, run.method.state_dict())

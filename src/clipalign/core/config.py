@@ -71,7 +71,7 @@ class DataOptions(Options):
     """Settings of the data set. For example background_bias=0.5 for pictograms; label=species names a table's
     column."""
     layout: Literal["auto", "class", "domain", "split"] = "auto"
-    """First folder level: auto, class, domain or split. class: classes; domain: domains; split: train,
+    """First level: auto, class, domain or split. Level of folders. class: classes; domain: domains; split: train,
     validation and test; auto: detect it."""
     class_names: Path | None = field(default=None, metadata=facts(unit="FILE"))
     """Display names of classes. JSON, or lines of label and name."""
@@ -95,7 +95,7 @@ class SplitOptions(Options):
     target: str | None = field(default=None, metadata=facts(unit="DOMAIN"))
     """Domain left out of training, and tested. Required by domain-shift and in-the-wild."""
     target_split: Literal["all", "in", "out"] | None = field(default=None, metadata=facts(unset="all"))
-    """Part of the target domain to test: all, in or out. Used by domain-shift. in: the 80 % that DomainBed
+    """Part of the target to test: all, in or out. Used by domain-shift. in: the 80 % that DomainBed
     tests; out: the 20 % that CLIPood and AlignCLIP test."""
     shots: int | None = field(default=None, metadata=facts(unit="IMAGES", at_least=1))
     """Training images per class. Sampled as in CoOp; used by few-shot and imagenet-shift (default 16) and by
@@ -231,7 +231,30 @@ class AverageOptions(Options):
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluationOptions(Options):
+class MetricOptions(Options):
+    """Metrics beyond accuracy."""
+
+    metrics: tuple[str, ...] = field(default=(), metadata=facts(unit="NAME", affects_result=False))
+    """Groups of metrics beyond accuracy. attention, calibration, ood, severity, stability, or all (those that apply to
+    the model and the data), separated by commas or spaces. They cost further passes over the test images and are
+    defined in docs/measures.md."""
+    class_tree: Path | None = field(
+        default=None, metadata=facts(unit="FILE", unset="the data set's", affects_result=False)
+    )
+    """Hierarchy of classes for severity. Lines of a name, a tab and the name of its parent."""
+    object_masks: Path | None = field(
+        default=None, metadata=facts(unit="DIR", unset="the data set's", affects_result=False)
+    )
+    """Masks for attention. An image per test image, of its size, with its path and any suffix; white is the object."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        names = tuple(name for text in self.metrics for name in text.replace(",", " ").split())
+        object.__setattr__(self, "metrics", tuple(dict.fromkeys(names)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationOptions(MetricOptions):
     """Evaluation."""
 
     eval_batch_size: int = field(default=256, metadata=facts(unit="IMAGES", at_least=1, affects_result=False))

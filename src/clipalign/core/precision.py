@@ -8,11 +8,12 @@ spacing of float16 values (7.6e-6 for weights between 1/64 and 1/32) are lost; s
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from .errors import UserError
 
@@ -70,11 +71,21 @@ class Precision:
         """Return the context of a forward pass."""
         if self.name == "fp32" or (self.name == "released-fp16" and self.device.type == "cpu"):
             return nullcontext()
+        if self.device.type == "cpu":
+            return _cpu_autocast(TYPES[self.name])
         return torch.autocast(self.device.type, TYPES[self.name])
 
     def half_parameters(self, model: nn.Module) -> list[nn.Parameter]:
         """Return the trained weights to round to float16 after each step; empty unless "released-fp16"."""
         return [p for p in half_weights(model) if p.requires_grad] if self.name == "released-fp16" else []
+
+
+@contextmanager
+def _cpu_autocast(dtype: torch.dtype) -> Iterator[None]:
+    # The backward pass of the CPU's flash attention takes 40 % of a bfloat16 step with 145 tokens; matrix products,
+    # for which AMX has instructions, make the step 1.3 times faster (docs/precision.md).
+    with torch.autocast("cpu", dtype), sdpa_kernel(SDPBackend.MATH):
+        yield
 
 
 def half_weights(model: nn.Module) -> list[nn.Parameter]:

@@ -134,6 +134,7 @@ class Source(ABC):
         captions: one text per row for methods that train on classes and captions, if any.
         interpolation: how images are resized; None: the backbone's default.
         paper_templates: templates of the AlignCLIP paper, if they differ from `templates`.
+        class_groups: groups of each class, from the narrowest to the widest, if the classes form a hierarchy.
         augments: whether training views depend on `Preprocess.augment`; False for data that render their own.
     """
 
@@ -149,6 +150,7 @@ class Source(ABC):
     captions: Sequence[str] | None = None
     interpolation: Interpolation | None = None
     paper_templates: tuple[str, ...] | None = None
+    class_groups: Sequence[tuple[str, ...]] | None = None
     augments: bool = False
 
     def __len__(self) -> int:

@@ -7,7 +7,7 @@ from typing import Any
 
 from ..core.types import Episode
 from ..data.batches import CaptionTrainBatches
-from ..evaluation.metrics import headline
+from ..evaluation.metrics import headline, model_values
 from ..evaluation.results import ResultRow
 from .setup import PreparedRun
 
@@ -85,6 +85,8 @@ def result_lines(rows: Sequence[ResultRow]) -> Iterator[str]:
         )
         among = f"{row.classes} classes" if row.classes is not None else f"{row.extra['texts']} texts"
         yield f"{row.test}: {values}; {row.n} images, {among}"
+        for group, found in model_values(row).items():
+            yield f"{row.test}, {group}: {', '.join(field.labelled(value) for field, value in found)}"
     for row in rows:
         if row.zeroshot is not None and row.accuracy is not None:
             change = 100 * (row.accuracy - row.zeroshot)

@@ -133,7 +133,9 @@ def result_scalars(rows: Sequence[ResultRow]) -> dict[str, float]:
         for field in metric_fields():
             value = values.get(field.name)
             if isinstance(value, Mapping):
-                tagged |= {f"{here}/{field.by}/{group}": number for group, number in value.items()}
+                tagged |= {
+                    f"{here}/{field.tag or field.by}/{group}": number for group, number in value.items()
+                }
             else:
                 tagged[f"{here}/{field.name}"] = value
         tagged[f"{here}/zeroshot"] = row.zeroshot

@@ -43,6 +43,13 @@ class Outputs:
         return np.argsort(-self.logits, axis=1, kind="stable")[:, :5]  # [n, 5]
 
     @cached_property
+    def probabilities(self) -> np.ndarray:
+        """[n, min(5, C)] float32, softmax probabilities of `ranked`, among all C classes."""
+        exponentials = np.exp(self.logits - self.logits.max(axis=1, keepdims=True))  # [n, C]
+        shares = exponentials / exponentials.sum(axis=1, keepdims=True)  # [n, C]
+        return np.take_along_axis(shares, self.ranked, axis=1)  # [n, 5]
+
+    @cached_property
     def correct(self) -> np.ndarray:
         """[n] bool, whether the class with the highest logit is right."""
         return self.ranked[:, 0] == self.labels  # [n]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,8 +13,10 @@ import numpy as np
 from ..core.checkpoint import replacing
 from ..core.errors import UnseenClasses
 from ..core.types import Episode, Source, TestSet
+from .context import MetricContext
 from .loader import EvalLoader, class_names, outputs_by_test
-from .metrics import METRICS, ClassificationMetric, EpisodeMetric, MetricValue, compute
+from .measuring import measure
+from .metrics import METRICS, ClassificationMetric, EpisodeMetric, MetricValue, ModelMetric, compute
 from .outputs import ClassifierFactory, Outputs
 from .results import ResultRow, make_row
 from .retrieval import retrieval_outputs, retrieval_rows
@@ -52,6 +54,7 @@ def evaluate_episode(
     facts: Mapping[str, Any],
     zeroshot: Mapping[str, float] | None = None,
     predictions: Path | None = None,
+    measures: tuple[Sequence[ModelMetric], MetricContext] | None = None,
 ) -> list[ResultRow]:
     """Score a method on all tests of an episode: retrieval for captions, else classification.
 
@@ -62,11 +65,14 @@ def evaluate_episode(
         facts: fields of `ResultRow` that all rows share.
         zeroshot: accuracy before training, by name of the test set.
         predictions: file for the predicted classes of each view; None writes none.
+        measures: metrics of `--metrics` for a classifier, and what they need.
     """
     if episode.caption_tests:
         outputs = retrieval_outputs(loader, method, episode.caption_tests, "test")
         return retrieval_rows(episode.caption_tests, outputs, facts)
     scores = score(loader, method.classifier, episode.tests)
+    if measures is not None:
+        scores = with_measures(scores, *measures)
     if predictions is not None:
         write_predictions(predictions, scores)
     return result_rows(scores, episode.source, facts, zeroshot)
@@ -100,6 +106,15 @@ def score(
         else:
             scores.append(Score(test, out, compute(of_test, out) | shared))
     return scores
+
+
+def with_measures(
+    scores: Sequence[Score], metrics: Sequence[ModelMetric], context: MetricContext
+) -> list[Score]:
+    """Add the values of metrics of the whole model to its scores."""
+    outputs = {one.test.name: one.outputs for one in scores if one.outputs is not None}
+    measured = measure(metrics, context, outputs)
+    return [replace(one, values={**one.values, **measured.get(one.test.name, {})}) for one in scores]
 
 
 def result_rows(
@@ -153,9 +168,9 @@ def domain_tests(source: Source) -> list[TestSet]:
 def write_predictions(path: Path, scores: Sequence[Score]) -> None:
     """Write the predictions on every view, from which reports compare runs image by image.
 
-    The file is an .npz without pickles. For each test set NAME it holds NAME/rows [n], NAME/labels [n] and NAME/ranked
-    [n, min(5, C)], the classes in order of falling logits. Labels and classes are positions in the source's class
-    names.
+    The file is an .npz without pickles. For each test set NAME it holds NAME/rows [n], NAME/labels [n], NAME/ranked
+    [n, min(5, C)], the classes in order of falling logits, and NAME/probabilities [n, min(5, C)], their softmax
+    probabilities in half precision. Labels and classes are positions in the source's class names.
     """
     arrays: dict[str, Any] = {}
     for one in scores:
@@ -165,5 +180,6 @@ def write_predictions(path: Path, scores: Sequence[Score]) -> None:
         arrays[f"{one.test.name}/rows"] = one.outputs.rows.astype(np.int32)  # [n]
         arrays[f"{one.test.name}/labels"] = classes[one.outputs.labels].astype(np.int32)  # [n]
         arrays[f"{one.test.name}/ranked"] = classes[one.outputs.ranked].astype(np.int32)  # [n, 5]
+        arrays[f"{one.test.name}/probabilities"] = one.outputs.probabilities.astype(np.float16)  # [n, 5]
     with replacing(path) as temporary, temporary.open("wb") as file:
         np.savez_compressed(file, allow_pickle=False, **arrays)

@@ -48,20 +48,23 @@ class Panel:
     right: bool | None = None
 
 
-def overlay(image: np.ndarray, heat: np.ndarray, strength: float = 0.75) -> np.ndarray:
+def overlay(
+    image: np.ndarray, heat: np.ndarray, strength: float = 0.75, colours: str = "inferno"
+) -> np.ndarray:
     """Draw a heat map over a grey image.
 
     Args:
         image: [H, W, 3] in [0, 1].
         heat: [H, W] in [0, 1].
         strength: opacity of the heat map.
+        colours: colour map of matplotlib.
 
     Returns:
         [H, W, 3] in [0, 1].
     """
     grey = image @ np.array([0.299, 0.587, 0.114])  # [H, W]
     ground = (0.25 + 0.75 * grey)[..., None]  # [H, W, 1]; brighter, so that dark images do not hide the map
-    colour = colormaps["inferno"](heat)[..., :3]  # [H, W, 3]
+    colour = colormaps[colours](heat)[..., :3]  # [H, W, 3]
     return np.clip((1 - strength) * ground + strength * colour, 0, 1)
 
 

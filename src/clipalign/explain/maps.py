@@ -1,4 +1,7 @@
-"""Maps over the patches of an image: class-token attention, and similarity to texts."""
+"""Maps with the settings that a method trains with, and their labels.
+
+Maps of any structure, layers and heads are in `evaluation.maps`, whose functions are also available here.
+"""
 
 from __future__ import annotations
 
@@ -8,12 +11,27 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from ..evaluation.maps import attention_maps, rollout_maps, similarity_maps, trace
 from ..losses import cosine_logits, unit_features
 from ..methods.capabilities import MapSettings, SupportsMapSettings
 
 if TYPE_CHECKING:
     from ..backbone import Backbone
     from ..methods import Method
+
+__all__ = [
+    "Maps",
+    "aligned_layers",
+    "attention_label",
+    "attention_maps",
+    "default_settings",
+    "guide_label",
+    "make_maps",
+    "rollout_maps",
+    "settings_of",
+    "similarity_maps",
+    "trace",
+]
 
 
 @dataclass(frozen=True)

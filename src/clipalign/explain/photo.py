@@ -1,128 +1,140 @@
-"""Maps of one image for texts, before and after fine-tuning."""
+"""Maps of one photo for texts, from one or several models."""
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
-from contextlib import nullcontext
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 
 from ..backbone import preprocess_for
-from ..core.types import Preprocess
-from ..data.decode import evaluation_view, read_image
+from ..evaluation.maps import trace
 from ..losses import cosine_logits, unit_features
-from ..methods import Method, SupportsHooks, explain_text_features
+from ..methods import Method, explain_text_features
 from ..methods.capabilities import MapSettings
-from .figures import Block, Panel, grid_figure, save
-from .maps import Maps, attention_label, default_settings, guide_label, make_maps, settings_of
+from .kinds import MapKind, shares
+from .maps import default_settings, settings_of
 from .scores import min_max, upsample
+from .windows import Box, crop, view_of
 
-LONGEST = 640  # pixels of the longer side in the figure, whose panels show no more detail
+LONGEST, SHORTEST = 640, 320  # pixels of the longer side of a photo on the screen
+BATCH = 8  # windows per forward pass, of which all layers stay in memory
+
+
+@dataclass(frozen=True)
+class NamedModel:
+    """A model to explain.
+
+    Attributes:
+        name: name in files, such as "zero-shot" or the method; unique.
+        title: title of its column, such as "after alignclip"; unique.
+        method: set up, with its weights.
+    """
+
+    name: str
+    title: str
+    method: Method
 
 
 @dataclass(frozen=True)
 class Explanation:
-    """Maps and cosines of one model for an image.
+    """Maps and cosines of one model for a photo.
 
     Attributes:
-        title: "zero-shot" or "after METHOD".
-        maps: maps of the image, with one channel per text.
-        cosines: cosine of the image feature and each text feature.
-        settings: layers and guide of the maps.
+        model: the model.
+        maps: by key of the kind, [T, Gh, Gw], T being 1 for maps without text; float32, not scaled for display.
+        cosines: cosine of the image feature of the centre view and each text feature.
+        covered: part of the photo that the maps cover.
+        centre: part of the photo that predictions see.
     """
 
-    title: str
-    maps: Maps
+    model: NamedModel
+    maps: dict[str, Tensor]
     cosines: tuple[float, ...]
-    settings: MapSettings
+    covered: Box
+    centre: Box
 
 
-def explain_image(
-    models: Sequence[tuple[str, Method]], image: Path, texts: Sequence[str], out: Path
-) -> list[Path]:
-    """Write explain.png and maps.npz; returns their paths.
+def shared_settings(models: Sequence[NamedModel]) -> MapSettings:
+    """Return the layers and the guide of the last model that trains them, else the published ones.
 
-    The maps of all models use the layers and the guide of the last model with `map_settings`, else the published ones.
-
-    Args:
-        models: titles and methods; all methods take images of the same size.
-        image: image file.
-        texts: texts, one row of the figure each.
-        out: folder, created if missing.
+    All models are drawn with the same settings, so that their maps can be compared.
     """
-    picture = read_image(image)
-    trained = [settings for _, method in models if (settings := settings_of(method)) is not None]
-    settings = trained[-1] if trained else default_settings(models[0][1].backbone.num_blocks)
-    explanations = [_explain(title, method, picture, texts, settings) for title, method in models]
-    visible = visible_part(picture, preprocess_for(models[0][1].backbone))
-    out.mkdir(parents=True, exist_ok=True)
-    files = [save(_figure(visible, texts, explanations), out / "explain.png"), out / "maps.npz"]
-    arrays = {}
-    for explanation in explanations:
-        name = explanation.title.split()[-1]
-        for part in ("attention", "patches", "guide"):
-            arrays[f"{name}_{part}"] = getattr(explanation.maps, part)[0].numpy()
-    np.savez_compressed(files[1], texts=np.array(texts), **arrays)
-    return files
+    trained = [settings for model in models if (settings := settings_of(model.method)) is not None]
+    return trained[-1] if trained else default_settings(num_layers(models))
+
+
+def num_layers(models: Sequence[NamedModel]) -> int:
+    """Return the number of attention layers that all models have."""
+    return min(model.method.backbone.num_blocks for model in models)
 
 
 @torch.no_grad()
-def _explain(
-    title: str,
-    method: Method,
+def explain_photo(
+    model: NamedModel,
     picture: Image.Image,
     texts: Sequence[str],
-    settings: MapSettings | None = None,
+    kinds: Sequence[MapKind],
+    *,
+    whole: bool = True,
 ) -> Explanation:
-    backbone = method.backbone
-    settings = settings or default_settings(backbone.num_blocks)
-    preprocess = preprocess_for(backbone)
-    images = preprocess.normalise(evaluation_view(picture, preprocess)[None]).to(backbone.device)
-    text = explain_text_features(method, texts, images)
-    hooks = method.hooks() if isinstance(method, SupportsHooks) else nullcontext()
-    with hooks:  # prompts inside the image tower change its attention
-        feature = unit_features(backbone.encode_image(images))
-        maps = make_maps(backbone, images, text, settings)
-    return Explanation(title, maps, tuple(cosine_logits(feature, text, 1.0)[0].tolist()), settings)
+    """Compute the maps of one model, prompts inside its towers included.
+
+    Args:
+        model: the model.
+        picture: photo.
+        texts: T texts, encoded without a template.
+        kinds: kinds of maps.
+        whole: cover the whole photo with windows; else only the centre view.
+
+    Raises:
+        UserError: an elongated photo (see `view_of`); a layer or head that the tower does not have; removal of
+            redundancy with a single text.
+    """
+    method, backbone = model.method, model.method.backbone
+    view = view_of(picture, preprocess_for(backbone), backbone.grid, whole=whole)
+    text = explain_text_features(method, texts, view.images[:1].to(backbone.device))  # [T, d]
+    parts: dict[str, list[Tensor]] = defaultdict(list)
+    feature: Tensor | None = None
+    for start in range(0, len(view.images), BATCH):
+        traced = trace(method, view.images[start : start + BATCH])
+        if feature is None:
+            feature = traced.trace.image[:1]  # [1, d], of the centre view
+        # Weights of the texts come from the centre view, so that overlapping windows agree.
+        image = feature.expand(len(traced.images), -1)  # [b, d]
+        traced = replace(traced, trace=replace(traced.trace, image=image))
+        for kind in kinds:
+            parts[kind.key].append(kind.compute(traced, text))
+    maps = {kind.key: view.merge(torch.cat(parts[kind.key])) for kind in kinds}  # [T, Gh, Gw]
+    maps |= {kind.key: shares(maps[kind.key]) for kind in kinds if not kind.per_text}
+    assert feature is not None
+    cosines = cosine_logits(unit_features(feature), text, 1.0)[0].tolist()
+    return Explanation(model, maps, tuple(cosines), view.covered, view.centre)
 
 
-def visible_part(picture: Image.Image, preprocess: Preprocess) -> np.ndarray:
-    """Crop an image to the part that `evaluation_view` keeps, at screen resolution: [H, W, 3] in [0, 1]."""
-    tall, wide = preprocess.size
-    scale = min(picture.size) / max(preprocess.size)  # pixels of the image per pixel of the model input
-    box_w, box_h = min(wide * scale, picture.width), min(tall * scale, picture.height)
-    left, top = (picture.width - box_w) / 2, (picture.height - box_h) / 2
-    shrink = min(1.0, LONGEST / max(box_w, box_h))
-    size = (max(1, round(box_w * shrink)), max(1, round(box_h * shrink)))
-    part = picture.resize(size, Image.Resampling.LANCZOS, box=(left, top, left + box_w, top + box_h))
-    return np.asarray(part, dtype=np.float64) / 255
+def raw_maps(explanations: Sequence[Explanation], kinds: Sequence[MapKind]) -> dict[str, np.ndarray]:
+    """Return the maps as arrays for a file: `NAME_KEY`, [Gh, Gw] without text and [T, Gh, Gw] with texts."""
+    return {
+        f"{each.model.name}_{kind.key}": (
+            each.maps[kind.key] if kind.per_text else each.maps[kind.key][0]
+        ).numpy()
+        for each in explanations
+        for kind in kinds
+    }
+
+
+def on_screen(picture: Image.Image, box: Box) -> np.ndarray:
+    """Return a part of a photo at the resolution of a screen: [H, W, 3] in [0, 1]."""
+    part = crop(picture, box)
+    scale = min(1.0, LONGEST / max(part.size)) * max(1.0, SHORTEST / max(part.size))
+    size = (max(1, round(part.width * scale)), max(1, round(part.height * scale)))
+    return np.asarray(part.resize(size, Image.Resampling.LANCZOS), dtype=np.float64) / 255
 
 
 def heat(maps: Tensor, size: tuple[int, int]) -> np.ndarray:
     """Upsample a map [gh, gw] to `size` and scale it to [0, 1]: [H, W]."""
     return min_max(upsample(maps[None], size))[0].numpy().astype(np.float64)
-
-
-def _figure(image: np.ndarray, texts: Sequence[str], explanations: Sequence[Explanation]) -> Figure:
-    size = (image.shape[0], image.shape[1])
-    rows = []
-    for k, text in enumerate(texts):
-        row = [Panel(image, caption=f"“{text}”")]
-        for explanation in explanations:
-            maps = explanation.maps
-            heats = (maps.attention[0], maps.patches[0, k], maps.guide[0, k])
-            caption = f"cosine with the text {explanation.cosines[k]:.3f}"
-            row.append(Panel(image, tuple(heat(each, size) for each in heats), caption))
-        rows.append(row)
-    blocks = [Block("", ("image",))]
-    for explanation in explanations:
-        settings = explanation.settings
-        heads = (attention_label(settings), "patch tokens · text", f"{guide_label(settings)} · text")
-        blocks.append(Block(explanation.title, heads))
-    return grid_figure(blocks, rows, "Each map is scaled to its own range; bright is high.")

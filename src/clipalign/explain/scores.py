@@ -102,6 +102,17 @@ def average_precision(maps: Tensor, masks: Tensor) -> Tensor:
     return torch.tensor(values)
 
 
+def pixel_maps(maps: Tensor, masks: Tensor) -> Tensor:
+    """Interpolate maps [B, gh, gw] to the pixels of masks [B, H, W], rounded to 5 digits: [B, H, W] on the CPU.
+
+    Each map is scaled to integers up to 1e5, which keeps the order of pixels; rounding errors of the interpolation
+    would break ties.
+    """
+    pixels = upsample(maps, (masks.shape[1], masks.shape[2])).cpu()  # [B, H, W]
+    largest = pixels.abs().amax(dim=(1, 2), keepdim=True)  # [B, 1, 1]
+    return (1e5 * pixels / largest.clamp_min(torch.finfo(torch.float32).tiny)).round()
+
+
 @dataclass(frozen=True)
 class MapScores:
     """Scores of one kind of map, averaged over images.
@@ -129,13 +140,8 @@ def score(maps: Tensor, masks: Tensor, *, attention: bool) -> MapScores:
         masks: [B, H, W] in [0, 1].
         attention: whether the maps are non-negative shares of attention, for which lift is defined.
     """
-    pixels = upsample(maps, (masks.shape[1], masks.shape[2])).cpu()  # [B, H, W]
-    # Round to 5 digits: rounding errors of the interpolation would break ties.
-    largest = (
-        pixels.abs().amax(dim=(1, 2), keepdim=True).clamp_min(torch.finfo(torch.float32).tiny)
-    )  # [B, 1, 1]
-    pixels = (1e5 * pixels / largest).round()
     masks = masks.float().cpu()
+    pixels = pixel_maps(maps, masks)
     return MapScores(
         correlation=float(correlation(pixels, masks).nanmean()),
         pointing=float(pointing(pixels, masks).nanmean()),

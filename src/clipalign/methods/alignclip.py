@@ -71,7 +71,7 @@ class AlignClipConfig(Options):
     as_classes: Classes | None = field(default=None, metadata=facts(unset="by variant"))
     """AS: true class, or sum or mean of all. true: paper; sum: released, grows with the number of classes."""
     temperature: float | None = field(default=None, metadata=facts(unit="VALUE", unset="by variant", above=0))
-    """Temperature of similarities over patches. paper: 1 / s, 0.01 for OpenAI's weights; released: 1, which makes
+    """Temperature of patch similarities. paper: 1 / s, 0.01 for OpenAI's weights; released: 1, which makes
     the guide nearly uniform."""
     guide: str = field(default="dv", metadata=facts(unit="NAME"))
     """Guide: attention, dv or three of q, k, v. dv: the identity (published); vvv, qqv, kkv, ...: softmax of the

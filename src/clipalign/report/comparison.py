@@ -12,14 +12,15 @@ import csv
 import io
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import numpy as np
 
 from ..core.errors import UserError
-from .bootstrap import Estimate, UnitValues, bootstrap
+from ..evaluation.bootstrap import Estimate, UnitValues, bootstrap
 from .collect import StoredRun
-from .rows import ReportRow, Task, by_task, label_rows, method_of, order_labels
+from .predictions import LineKey, Predictions, predictions_by_task, rows_by_task
+from .rows import Task, label_rows, method_of, order_labels
 
 Unit = Literal["concepts", "images"]
 
@@ -45,14 +46,6 @@ class Hits:
     units: np.ndarray
     right: np.ndarray
     views: np.ndarray
-
-
-class LineKey(NamedTuple):
-    """A table line on one test set; the target is "" if there is none."""
-
-    label: str
-    target: str
-    test: str
 
 
 @dataclass(frozen=True)
@@ -114,7 +107,7 @@ def differences(runs: Sequence[StoredRun], baseline: str | None = None) -> list[
     for task, unit, hits in _hits_by_task(runs):
         labels = order_labels(key.label for key in hits)
         known |= set(labels)
-        reference = _baseline(labels, baseline)
+        reference = choose_baseline(labels, baseline)
         if reference is None:
             continue
         for test in dict.fromkeys(key.test for key in hits):
@@ -140,11 +133,10 @@ def _compare(
     for number, target in enumerate(targets):
         ours = hits.get(LineKey(label, target, test))
         theirs = hits.get(LineKey(baseline, target, test))
-        if ours is None or theirs is None or not np.array_equal(ours.units, theirs.units):
-            continue
-        # Images of different targets are different images, even if their row numbers agree.
-        units = ours.units if unit == "concepts" else ours.units + number * 10**9
-        parts[target] = UnitValues(units, ours.right - theirs.right, ours.views)
+        if ours is not None and theirs is not None:
+            part = paired_part(ours, theirs, number, unit)
+            if part is not None:
+                parts[target] = part
     groups = {target: [part] for target, part in parts.items()}
     if len(targets) > 1 and len(parts) == len(targets):
         groups[MEAN] = list(parts.values())
@@ -154,10 +146,25 @@ def _compare(
             yield Difference(task, target, test, label, baseline, bootstrap(group), count, unit)
 
 
+def paired_part(ours: Hits, theirs: Hits, number: int, unit: str) -> UnitValues | None:
+    """Return the differences of two lines on one target, by unit; None if they were tested on different units.
+
+    Args:
+        ours, theirs: hits of the two lines.
+        number: number of the target among those of the task.
+        unit: kind of the units.
+    """
+    if not np.array_equal(ours.units, theirs.units):
+        return None
+    # Images of different targets are different images, even if their row numbers agree.
+    units = ours.units if unit == "concepts" else ours.units + number * 10**9
+    return UnitValues(units, ours.right - theirs.right, ours.views)
+
+
 def line_accuracies(runs: Sequence[StoredRun]) -> list[LineAccuracy]:
     """Return the accuracy of every table line on every test set, with its interval."""
     validation: dict[tuple[Task, LineKey], list[float]] = {}
-    for task, rows in _rows_by_task(runs).items():
+    for task, rows in rows_by_task(runs).items():
         for label, row in label_rows(rows):
             if row.result.validation is not None:
                 key = LineKey(label, row.result.target or "", row.result.test)
@@ -185,40 +192,32 @@ def differences_csv(found: Iterable[Difference]) -> str:
     return out.getvalue()
 
 
-def _rows_by_task(runs: Sequence[StoredRun]) -> dict[Task, list[ReportRow]]:
-    return by_task(row for run in runs for row in run.rows())
-
-
 def _hits_by_task(runs: Sequence[StoredRun]) -> Iterator[tuple[Task, Unit, dict[LineKey, Hits]]]:
     """Yield each task with its independent unit and the hits of its lines."""
-    by_name = {run.name: run for run in runs}
-    for task, rows in _rows_by_task(runs).items():
-        unit: Unit = "concepts" if task.data == "pictograms" else "images"
-        seeds: dict[LineKey, list[Hits]] = {}
-        for label, row in label_rows(rows):
-            hits = read_hits(by_name[row.run], row.result.test, unit)
-            if hits is not None:
-                key = LineKey(label, row.result.target or "", row.result.test)
-                seeds.setdefault(key, []).append(hits)
-        yield task, unit, {key: _mean_over_seeds(group) for key, group in seeds.items()}
+    for task, lines in predictions_by_task(runs):
+        unit = unit_of(task.data)
+        yield task, unit, {key: mean_hits(seeds, unit) for key, seeds in lines.items()}
 
 
-def read_hits(run: StoredRun, test: str, unit: Unit) -> Hits | None:
-    """Read the hits of one run on one test set; None if it stored no predictions for it."""
-    path = run.folder.predictions
-    if not path.is_file():
-        return None
-    with np.load(path, allow_pickle=False) as file:
-        if f"{test}/ranked" not in file:
-            return None
-        rows, labels, ranked = (file[f"{test}/{name}"] for name in ("rows", "labels", "ranked"))
-    right = (ranked[:, 0] == labels).astype(float)  # [n]
-    units, at = np.unique(labels if unit == "concepts" else rows, return_inverse=True)  # [u], [n]
+def unit_of(data: str) -> Unit:
+    """Return the independent unit of a data set."""
+    return "concepts" if data == "pictograms" else "images"
+
+
+def hits_of(predictions: Predictions, unit: Unit) -> Hits:
+    """Return the correct predictions of a run by unit."""
+    ids = predictions.labels if unit == "concepts" else predictions.rows
+    units, at = np.unique(ids, return_inverse=True)  # [u], [n]
     return Hits(
         units.astype(np.int64),
-        np.bincount(at, right, len(units)),
+        np.bincount(at, predictions.right.astype(float), len(units)),
         np.bincount(at, minlength=len(units)).astype(float),
     )
+
+
+def mean_hits(seeds: Sequence[Predictions], unit: Unit) -> Hits:
+    """Return the hits of a line, averaged over its seeds."""
+    return _mean_over_seeds([hits_of(one, unit) for one in seeds])
 
 
 def _mean_over_seeds(seeds: Sequence[Hits]) -> Hits:
@@ -232,7 +231,7 @@ def _matches(label: str, baseline: str) -> bool:
     return baseline in (label, method_of(label))
 
 
-def _baseline(labels: Sequence[str], chosen: str | None) -> str | None:
+def choose_baseline(labels: Sequence[str], chosen: str | None) -> str | None:
     """Return the baseline among the labels of a table; None if the table lacks it."""
     if chosen is None:
         return next((name for name in DEFAULT_BASELINES if name in labels), None)

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from ..runs.folder import MetricLine
-from .style import INK, ZEROSHOT_COLOUR, LineStyle, new_figure
+from .style import INK, ZEROSHOT_COLOUR, LineStyle, new_figure, percent_ticks
 
 VALIDATION = ("validation_accuracy", "validation_recall")
 
@@ -92,9 +92,15 @@ def plot_curves(
         validation.axhline(
             100 * zero_shot, color=ZEROSHOT_COLOUR, linestyle=":", linewidth=1.2, label="zeroshot"
         )
-    for axes in (loss, validation):
-        if axes.get_legend_handles_labels()[0]:
-            axes.legend(fontsize=8, frameon=False)
+    percent_ticks(validation.yaxis)
+    entries = {
+        label: handle
+        for axes in (loss, validation)
+        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
+    }
+    figure.legend(
+        entries.values(), entries.keys(), fontsize=8, frameon=False, loc="outside upper center", ncols=4
+    )
     return figure
 
 

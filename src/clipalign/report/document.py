@@ -60,6 +60,7 @@ class Grid:
         note: text below the table.
         labels: number of leading columns that hold names rather than numbers.
         title: heading above the table.
+        bold: (line, column) of the cells printed in bold.
     """
 
     kind: ClassVar[str] = "grid"
@@ -68,6 +69,7 @@ class Grid:
     note: str = ""
     labels: int = 1
     title: str = ""
+    bold: frozenset[tuple[int, int]] = frozenset()
 
 
 @dataclass(frozen=True)

@@ -5,13 +5,13 @@ Templates escape all text: class names, folders and commands come from the files
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment
 
+from ..core.pages import data_uri, page_environment
 from .document import Part
 from .render import cell_text
 from .result_table import ResultTable
@@ -35,17 +35,11 @@ def table_html(table: ResultTable) -> str:
 
 @cache
 def _environment() -> Environment:
-    environment = Environment(
-        loader=PackageLoader(__package__),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"cell": cell_text, "data_uri": data_uri}
+    environment = page_environment(__package__).overlay()
+    environment.filters = environment.filters | {"cell": cell_text, "data_uri": png_uri}
     return environment
 
 
-def data_uri(path: Path) -> str:
+def png_uri(path: Path) -> str:
     """Return a PNG file as a data URI."""
-    return "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode("ascii")
+    return data_uri(path.read_bytes(), "png")

@@ -56,7 +56,11 @@ def table_markdown(table: ResultTable) -> str:
 def _grid(grid: Grid) -> str:
     title = f"### {grid.title}\n\n" if grid.title else ""
     note = f"\n{grid.note}\n" if grid.note else ""
-    return title + pipe_table(grid.heads, grid.lines, grid.labels) + "\n" + note
+    lines = [
+        [f"**{text}**" if (i, j) in grid.bold else text for j, text in enumerate(line)]
+        for i, line in enumerate(grid.lines)
+    ]
+    return title + pipe_table(grid.heads, lines, grid.labels) + "\n" + note
 
 
 def pipe_table(heads: Sequence[str], lines: Sequence[Sequence[str]], labels: int = 1) -> str:

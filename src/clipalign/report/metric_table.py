@@ -6,8 +6,15 @@ import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from ..evaluation.metrics import ClassificationMetric, EpisodeMetric, Field, arrange, measured_fields
-from .document import Heading, Part, Results
+from ..evaluation.metrics import (
+    ClassificationMetric,
+    EpisodeMetric,
+    Field,
+    arrange,
+    measured_fields,
+    metric_groups,
+)
+from .document import Heading, Paragraph, Part, Results
 from .notes import shared_notes, span
 from .result_table import Cell, ResultTable, TableLine, sampling_variance
 from .rows import ReportRow, by_task, is_retrieval, label_rows, order_labels
@@ -36,6 +43,31 @@ def metric_section(tables: Sequence[ResultTable]) -> list[Part]:
     return [Heading("Further metrics"), *(Results(table) for table in tables)] if tables else []
 
 
+def beyond_tables(rows: Iterable[ReportRow]) -> list[ResultTable]:
+    """Return tables of the metrics of `--metrics`, one per task and group."""
+    tables = []
+    for task, group in by_task(row for row in rows if not is_retrieval(row)).items():
+        for name, metric in metric_groups().items():
+            fields = [
+                replace(field, title=f"{field.title} {field.arrow}".rstrip())
+                for field in metric.fields
+                if field.table
+                and not field.by
+                and any(row.result.value(field.name) is not None for row in group)
+            ]
+            if fields:
+                tables.append(metric_table(f"{task.title}: {name}", group, fields))
+    return tables
+
+
+def beyond_section(tables: Sequence[ResultTable]) -> list[Part]:
+    """Return the section of the metrics of `--metrics`."""
+    note = "↑: higher is better; ↓: lower is better. Every metric is defined in docs/measures.md."
+    return (
+        [Heading("Beyond accuracy"), Paragraph(note), *(Results(table) for table in tables)] if tables else []
+    )
+
+
 def metric_table(title: str, rows: Sequence[ReportRow], fields: Sequence[Field]) -> ResultTable:
     """Return means over seeds, with a line per test set, variant of the fields, and method."""
     labelled = label_rows(rows)
@@ -54,7 +86,7 @@ def metric_table(title: str, rows: Sequence[ReportRow], fields: Sequence[Field])
                     lines.append(TableLine((test, label), cells, span(seeds)))
                     used += by_head.values()
     units = {field.title: field.unit for field in fields}
-    columns = tuple(head if units[head] == "%" else f"{head} ({units[head]})" for head in heads)
+    columns = tuple(head if units[head] in ("%", "") else f"{head} ({units[head]})" for head in heads)
     table = ResultTable(title, ("test", "method"), columns, tuple(lines))
     return replace(table, notes=_notes(rows, table, used))
 

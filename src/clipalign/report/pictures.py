@@ -22,11 +22,17 @@ from ..explain.scores import MapScores
 from ..methods import get_method
 from ..protocols import RETRIEVAL, episode_from
 from ..runs.run import open_run, read_options, zeroshot
+from .case_study import case_figure
 from .collect import StoredRun
 from .document import Grid, Heading, Paragraph, Part, Picture
 from .rows import label_rows, order_labels
 
 MAX_MODELS = 4  # of one figure; more columns are too small at the width of a page
+CASES = 2  # images of a case study; new classes if the task has them
+CASE_CAPTION = (
+    "Case study of the last images above. First row: the five most probable classes per model, the true one in green. "
+    "Second row: attention of the class token, and similarity of the guide's tokens with the true class."
+)
 MASKED_IMAGES = 256  # images with masks that maps are scored on
 # Runs that agree in these options can be compared on the same images.
 TASK_OPTIONS = (*options_of(DataOptions, SplitOptions), "backbone", "template")
@@ -78,6 +84,9 @@ def _draw(group: Sequence[StoredRun], folder: Path, count: int, seed: int) -> li
         figure = compare_figure(models, source, test, views, preprocess, notes)
         file = folder / (f"maps-{number}.png" if number > 1 else "maps.png")
         parts.append(Picture(save(figure, file), "Maps of each model", caption))
+        cases = ViewSelection(views.rows[-CASES:], views.draws[-CASES:])
+        figure = case_figure(models, source, test, cases, preprocess, notes[-CASES:])
+        parts.append(Picture(save(figure, folder / f"cases-{number}.png"), "Case study", CASE_CAPTION))
         lines |= score_lines(models, compare_maps(models, source, test, scored, preprocess))
     return [*parts, _score_grid(lines)] if lines else parts
 

@@ -15,10 +15,11 @@ from .collect import StoredRun
 from .comparison import LineAccuracy, line_accuracies
 from .document import Heading, Part, Picture
 from .rows import order_labels
-from .style import INK, LineStyle, legend_above, new_figure
+from .style import INK, LineStyle, legend_above, new_figure, percent_ticks
 
 Styles = Mapping[str, LineStyle]
 GREY = "#8f8f8f"
+MIN_SPAN = 1.0  # points of accuracy on an axis, at least
 CONTOURS = 6  # lines of equal harmonic mean, at most
 
 
@@ -97,6 +98,7 @@ def shift(lines: Sequence[LineAccuracy], styles: Styles) -> Figure:
         _scatter(axes, points, label, styles[label])
     axes.set_xlabel("source validation (%)", fontsize=8)
     axes.set_ylabel("test (%)", fontsize=8)
+    _percentages(axes)
     legend_above(axes)
     return figure
 
@@ -110,6 +112,7 @@ def base_new(lines: Sequence[LineAccuracy], styles: Styles) -> Figure:
     figure, (axes,) = new_figure(4.6, 4.2)
     for label in order_labels(label for label, _ in both):
         _scatter(axes, [point for (name, _), point in both.items() if name == label], label, styles[label])
+    _percentages(axes)
     _harmonic_contours(axes)
     axes.set_xlabel("base classes (%)", fontsize=8)
     axes.set_ylabel("new classes (%)", fontsize=8)
@@ -120,6 +123,18 @@ def base_new(lines: Sequence[LineAccuracy], styles: Styles) -> Figure:
 def _scatter(axes: Axes, points: Sequence[tuple[float, float]], label: str, style: LineStyle) -> None:
     x, y = zip(*points, strict=True)
     axes.plot(x, y, style.marker, color=style.colour, markersize=4.5, label=label)
+
+
+def _percentages(axes: Axes) -> None:
+    """Place round ticks on both axes; spans below one point are widened, since they show rounding only."""
+    for axis, (low, high), limit in (
+        (axes.xaxis, axes.get_xlim(), axes.set_xlim),
+        (axes.yaxis, axes.get_ylim(), axes.set_ylim),
+    ):
+        if high - low < MIN_SPAN:
+            middle = (low + high) / 2
+            limit(middle - MIN_SPAN / 2, middle + MIN_SPAN / 2)
+        percent_ticks(axis)
 
 
 def _harmonic_contours(axes: Axes) -> None:

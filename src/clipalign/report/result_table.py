@@ -51,12 +51,18 @@ class Cell:
         """Squared standard error of the mean, over seeds and over test sets."""
         return (self.std or 0.0) ** 2 / self.seeds + self.sampling
 
+    @property
+    def has_error(self) -> bool:
+        """Whether a standard error is known."""
+        return self.std is not None or self.sampling > 0
+
     def exceeds(self, other: Cell) -> bool:
         """Return whether this mean is better by more than `SIGNIFICANT` standard errors of the difference.
 
-        Both cells are taken as independent. Methods are tested on the same images, so this errs towards False.
+        Both cells are taken as independent. Methods are tested on the same images, so this errs towards False. It is
+        False if the error of either mean is unknown: a single seed of a metric without a sampling variance.
         """
-        if self.higher_is_better is None:
+        if self.higher_is_better is None or not (self.has_error and other.has_error):
             return False
         gain = self.mean - other.mean if self.higher_is_better else other.mean - self.mean
         return gain > SIGNIFICANT * sqrt(self.variance + other.variance)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from ..evaluation.metrics import arrange, measured_fields, row_cells
+from ..evaluation.bootstrap import POWER
+from ..evaluation.metrics import ROW_KINDS, arrange, measured_fields, row_cells
 from ..explain.figures import save
 from ..runs.folder import MetricLine
 from ..runs.options import is_pocket
-from .bootstrap import POWER
 from .collect import StoredRun
 from .comparison import Difference
 from .curves import plot_curves
@@ -56,15 +56,19 @@ def difference_section(differences: Sequence[Difference]) -> list[Part]:
         return []
     note = (
         "In percentage points, on the same images, averaged over seeds. Interval: bootstrap over the n independent "
-        "units; it describes another test set of the same kind, not another seed. Beyond 0: the interval excludes 0, "
-        "which one in twenty does by chance. Detectable: the smallest true difference that a test of this size detects "
-        f"with a power of 80 % ({POWER:.1f} standard errors)."
+        "units; it describes another test set of the same kind, not another seed. Beyond 0, and bold: the "
+        "interval excludes 0, which one in twenty does by chance. Detectable: the smallest true difference that a test "
+        f"of this size detects with a power of 80 % ({POWER:.1f} standard errors)."
     )
-    heads = ("target", "test", "comparison", "difference", "95 % interval", "beyond 0", "detectable", "n")
+    heads = ("target", "test", "method", "difference", "95 % interval", "beyond 0", "detectable", "n")
     grids = []
-    for task in dict.fromkeys(d.task for d in differences):
-        lines = tuple(_difference(d) for d in differences if d.task == task)
-        grids.append(Grid(heads, lines, note, labels=3, title=task))
+    for task, baseline in dict.fromkeys((d.task, d.baseline) for d in differences):
+        found = [d for d in differences if (d.task, d.baseline) == (task, baseline)]
+        lines = tuple(_difference(d) for d in found)
+        bold = frozenset(
+            (i, column) for i, d in enumerate(found) if d.estimate.excludes_zero for column in (3, 4)
+        )
+        grids.append(Grid(heads, lines, note, labels=3, title=f"{task}: method minus {baseline}", bold=bold))
     return [Heading("Differences"), *grids]
 
 
@@ -73,11 +77,23 @@ def _difference(difference: Difference) -> tuple[str, ...]:
     if e.low == e.high == 0:
         interval = "equal on all units"
     else:
-        # Two decimals if one would print both ends alike.
-        decimals = 1 if f"{100 * e.low:.1f}" != f"{100 * e.high:.1f}" else 2
-        interval = f"{signed(100 * e.low, decimals)} to {signed(100 * e.high, decimals)}"
-    facts = (d.target, d.test, f"{d.label} - {d.baseline}", signed(100 * e.value), interval)
+        low, high = distinct(100 * e.low, 100 * e.high)
+        interval = f"{low} to {high}"
+    facts = (d.target, d.test, d.label, signed(100 * e.value), interval)
     return (*facts, "yes" if e.excludes_zero else "no", f"{100 * e.detectable:.1f}", f"{d.units} {d.unit}")
+
+
+def distinct(low: float, high: float, decimals: int = 1) -> tuple[str, str]:
+    """Format two ends of an interval with as many decimals as keep them apart, at most 6.
+
+    >>> distinct(-0.31, 1.04), distinct(0.011, 0.018), distinct(-0.00002, 0.00001)
+    (('-0.3', '+1.0'), ('+0.01', '+0.02'), ('-0.00002', '+0.00001'))
+    """
+    for count in range(decimals, 7):
+        ends = signed(low, count), signed(high, count)
+        if ends[0] != ends[1]:
+            break
+    return ends
 
 
 def signed(value: float, decimals: int = 1) -> str:
@@ -135,7 +151,7 @@ def row_section(rows: Sequence[ReportRow]) -> list[Part]:
     """Return every result row, and accuracy by domain for test sets of several domains."""
     if not rows:
         return []
-    fields = measured_fields(row.result for row in rows)
+    fields = measured_fields((row.result for row in rows), ROW_KINDS)
     heads = ("run", "target", "test", "seed", "steps", "n", *arrange(fields)[0], "seconds")
     lines = []
     for row in rows:

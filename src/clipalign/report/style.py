@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
+from matplotlib.ticker import MaxNLocator
 
 from .rows import ReportRow, by_task, label_rows, method_of, order_labels
 
@@ -61,6 +65,39 @@ def new_figure(width: float, height: float, columns: int = 1) -> tuple[Figure, l
     return figure, axes
 
 
+def percent_ticks(axis: Axis) -> None:
+    """Place ticks of a percentage at round values, never at 9.45 or 65.25."""
+    axis.set_major_locator(MaxNLocator(nbins=6, steps=[1, 2, 5, 10]))
+
+
 def legend_above(axes: Axes) -> None:
     """Draw the legend above the axes, where it covers no data."""
     axes.legend(fontsize=8, frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=6)
+
+
+def matrix_axes(
+    axes: Axes,
+    values: np.ndarray,
+    rows: Sequence[str],
+    columns: Sequence[str],
+    colours: str,
+    limits: tuple[float, float] | None = None,
+) -> AxesImage:
+    """Draw a matrix with names beside its rows and below its columns; NaN is grey.
+
+    Args:
+        axes: where to draw.
+        values: [rows, columns].
+        rows, columns: names; none are written if empty.
+        colours: name of a colour map.
+        limits: values of the first and the last colour; None for the range of the values.
+    """
+    axes.grid(visible=False)
+    axes.set_facecolor(FAINT)
+    low, high = limits or (None, None)
+    picture = axes.imshow(values, cmap=colours, vmin=low, vmax=high, interpolation="nearest", aspect="equal")
+    axes.set_xticks(range(len(columns)), columns, rotation=90, fontsize=6)
+    axes.set_yticks(range(len(rows)), rows, fontsize=6)
+    for side in axes.spines.values():
+        side.set_visible(False)
+    return picture

@@ -185,7 +185,8 @@ def verdict_sections(title: str, cells: Sequence[ComparedCell], notes: Sequence[
     """Return a report: verdicts counted, one table per published table, and notes."""
     counts = Counter(cell.verdict for cell in cells)
     text = ", ".join(f"{count} {verdict}" for verdict, count in counts.most_common())
-    parts: list[Part] = [Paragraph(f"{title}. {len(cells)} published cells: {text}.")]
+    counted = f" {len(cells)} published cells: {text}." if cells else " No published numbers."
+    parts: list[Part] = [Paragraph(f"{title}.{counted}")]
     note = (
         "In percent; measured values are means over seeds, ± their standard deviation. Within spread: the difference "
         f"is at most {SPREADS:g} sqrt(published ±² + measured ±²), plus rounding of the print; without a published ±, "

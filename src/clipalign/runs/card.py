@@ -13,7 +13,7 @@ from ..backbone.loading import split_size
 from ..core.checkpoint import write_text
 from ..data.registry import SOURCES
 from ..data.request import SHIPPED
-from ..evaluation.metrics import METRICS, arrange, measured_fields, row_cells
+from ..evaluation.metrics import METRICS, ROW_KINDS, arrange, measured_fields, metric_groups, row_cells
 from ..evaluation.results import ResultRow
 from ..methods import get_method
 from .folder import RunFolder
@@ -53,6 +53,7 @@ def model_card(record: RunRecord, rows: Sequence[ResultRow]) -> ModelCard:
         class_names=_some(record.class_names, MAX_NAMES, ", "),
         prompts=_some(templates, MAX_PROMPTS, " | "),
         table=result_table(rows),
+        beyond=beyond_table(rows),
         limits=list(limits(rows)),
         licences=licences(record.data, first),
     )
@@ -101,7 +102,7 @@ def _evaluations(record: RunRecord, rows: Sequence[ResultRow], data: str) -> Ite
                     dataset_config=protocol,
                     dataset_split=row.test,
                     metric_type=metrics[field.name],
-                    metric_name=f"{field.name.replace('_', ' ')} ({field.unit})",
+                    metric_name=field.name.replace("_", " ") + (f" ({field.unit})" if field.unit else ""),
                     metric_value=round(field.scale * value, field.digits + 1),
                 )
 
@@ -140,7 +141,7 @@ class CardTable:
 
 def result_table(rows: Sequence[ResultRow]) -> CardTable:
     """Return all metrics of a run."""
-    fields = measured_fields(rows)
+    fields = measured_fields(rows, ROW_KINDS)
     classes, texts = any(row.classes for row in rows), any("texts" in row.extra for row in rows)
     heads = ["test", *arrange(fields)[0], "images"]
     heads += ["class names", "zero-shot before"] if classes else []
@@ -164,6 +165,27 @@ def result_table(rows: Sequence[ResultRow]) -> CardTable:
             "Zero-shot before: accuracy of the backbone before training, on classes that were not trained."
         )
     return CardTable(tuple(heads), tuple(lines), " ".join(notes))
+
+
+def beyond_table(rows: Sequence[ResultRow]) -> CardTable | None:
+    """Return the metrics of `--metrics`, a line each and a column per test set; None without them."""
+    fields = [field for metric in metric_groups().values() for field in metric.fields]
+    measured = [
+        field
+        for field in fields
+        if not field.by and field.table and any(row.value(field.name) is not None for row in rows)
+    ]
+    if not measured:
+        return None
+    lines = []
+    for field in measured:
+        title = f"{field.title}, {field.variant}" if field.variant else field.title
+        unit = "" if field.unit in ("%", "") else f" ({field.unit})"
+        cells = (field.format(row.value(field.name)) or DASH for row in rows)
+        lines.append((f"{title}{unit} {field.arrow}".rstrip(), *cells))
+    notes = ["In percent or the unit of the line. ↑: higher is better; ↓: lower is better."]
+    notes += dict.fromkeys(field.note for field in measured if field.note)
+    return CardTable(("metric", *(_escaped(row.test) for row in rows)), tuple(lines), " ".join(notes))
 
 
 def limits(rows: Sequence[ResultRow]) -> Iterator[str]:

@@ -5,13 +5,17 @@ published: [{source: AlignCLIP, table: table 6}]   # lines of assets/published.c
 study: {methods: ..., data: ...}                   # as for `clipalign sweep`
 evaluate: [urban1k]                                # further data sets on which each run is scored
 notes: [...]                                       # sentences of the report
+statement: ...                                     # what the publication says about the table or figure
+figure: {kind: line, x: aligned layers}            # line, points, similarity, cases or structures
+claims: [{text: ..., higher: [LINE], lower: [LINE]}]  # the statement as comparisons of lines; patterns such as "a-*"
+pictograms: {methods: ..., targets: ..., seeds: ..., options: ...}  # the study with --data pictograms
 """
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import yaml
@@ -19,11 +23,13 @@ import yaml
 from ...core.errors import UserError
 from ...core.parsing import reject_unknown
 from ...core.yaml_files import read_yaml
+from ...report.claims import Claim
 from ...report.published import PublishedNumber, published_numbers
 from ...runs.recipes import shipped_folder
 from ..study_options import ReproduceConfig
 
-KEYS = {"title", "published", "study", "evaluate", "notes"}
+KEYS = {"title", "published", "study", "evaluate", "notes", "statement", "figure", "claims", "pictograms"}
+PICTOGRAMS_KEYS = {"methods", "targets", "seeds", "options", "claims"}
 LEAVE_ONE_OUT = ("domain-shift", "in-the-wild")  # protocols that need targets
 # Keys of a data entry that identify its domains and parts; another data set has other ones.
 OWN_TO_DATA = {"data", "name", "targets"}
@@ -40,6 +46,10 @@ class Paper:
         study: content of a study file.
         evaluate: further data sets on which each run is scored.
         notes: sentences of the report.
+        statement: what the publication says about it.
+        figure: how it is drawn; None for tables without a figure.
+        claims: the statement as comparisons of lines.
+        pictograms: what replaces parts of the study with `--data pictograms`.
     """
 
     name: str
@@ -48,6 +58,10 @@ class Paper:
     study: Mapping[str, Any]
     evaluate: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    statement: str = ""
+    figure: Mapping[str, Any] | None = None
+    claims: tuple[Claim, ...] = ()
+    pictograms: Mapping[str, Any] = field(default_factory=dict)
 
 
 def list_papers() -> list[str]:
@@ -69,6 +83,7 @@ def read_paper(name: str) -> Paper:
     path = shipped_folder("papers") / f"{name}.yaml"
     content = read_yaml(path)
     reject_unknown(content, KEYS, f"{path}: ")
+    reject_unknown(content.get("pictograms", {}), PICTOGRAMS_KEYS, f"{path}: pictograms: ")
     numbers = [number for wanted in content["published"] for number in _select(wanted)]
     return Paper(
         name,
@@ -77,6 +92,22 @@ def read_paper(name: str) -> Paper:
         content["study"],
         tuple(content.get("evaluate", ())),
         tuple(content.get("notes", ())),
+        content.get("statement", ""),
+        content.get("figure"),
+        _claims(content.get("claims", ())),
+        content.get("pictograms", {}),
+    )
+
+
+def claims_of(paper: Paper, data: str | None) -> tuple[Claim, ...]:
+    """Return the comparisons of a table on some data; those on Pictograms may name other lines."""
+    own = paper.pictograms.get("claims", ()) if data == "pictograms" else ()
+    return _claims(own) or paper.claims
+
+
+def _claims(given: Iterable[Mapping[str, Any]]) -> tuple[Claim, ...]:
+    return tuple(
+        Claim(claim["text"], tuple(claim.get("higher", ())), tuple(claim.get("lower", ()))) for claim in given
     )
 
 
@@ -87,13 +118,19 @@ def adapted_study(paper: Paper, config: ReproduceConfig) -> dict[str, Any]:
         UserError: an unknown line, target or option, or data that the protocol does not fit.
     """
     study = dict(paper.study)
+    small = paper.pictograms if config.data == "pictograms" else {}
+    study |= {name: value for name, value in small.items() if name not in ("targets", "claims")}
     study["methods"] = _chosen(_methods(study["methods"]), config.methods, "--methods")
     if config.data is not None:
         study |= _other_data(study, config.data)
     else:
         study["data"] = _only_targets(study["data"], config.targets)
-    if config.targets and config.data is not None:
-        study["data"] = [{**entry, "targets": list(config.targets)} for entry in study["data"]]
+    targets = config.targets or small.get("targets", ())
+    if targets and config.data is not None:
+        study["data"] = [
+            {**entry, "targets": list(targets)} if config.targets or "targets" in entry else entry
+            for entry in study["data"]
+        ]
     if config.seeds is not None:
         study["seeds"] = config.seeds
     changes = replaced_options(config)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -30,7 +30,8 @@ from ..eval import evaluate
 from ..study_options import ReproduceConfig
 from ..sweep import sweep
 from ..sweep.study import Job, read_study
-from .paper import Paper, adapted_study, list_papers, read_paper, replaced_options
+from .figure import figure_sections
+from .paper import Paper, adapted_study, claims_of, list_papers, read_paper, replaced_options
 
 RUNS, EVALUATIONS = "runs", "evaluations"
 
@@ -93,7 +94,11 @@ def reproduce(config: ReproduceConfig) -> Reproduction:
     failed = {**outcome.failed, **_evaluate_all(paper, jobs, config, out)}
     cells = _compare(paper, config, out) if outcome.done else compare_cells(paper.numbers, [])
     notes = [*paper.notes, *(f"Failed: {name}: {error}" for name, error in failed.items())]
-    parts = verdict_sections(paper.title, cells, notes)
+    finished = [run for run in find_runs(out / RUNS) if not run.retrieval] if outcome.done else []
+    lines = {job.label: job for job in jobs}
+    paper = replace(paper, claims=claims_of(paper, config.data))
+    drawn = figure_sections(paper, finished, out / "pictures", lines)
+    parts = [*drawn, *verdict_sections(paper.title, cells, notes)]
     write_text(out / "report.md", to_markdown(paper.title, parts, out))
     write_text(out / "report.html", to_html(paper.title, parts))
     write_text(out / "cells.csv", cells_csv(cells))

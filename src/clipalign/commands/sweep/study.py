@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ...core.config import DataOptions, SplitOptions, TrainConfig
+from ...core.config import DataOptions, MetricOptions, SplitOptions, TrainConfig
 from ...core.errors import UserError
 from ...core.fields import options_of
 from ...core.parsing import make_config, reject_unknown
@@ -37,7 +37,7 @@ RUN_OPTIONS = {"out", "resume", "overwrite", "method", "seed", "config"}
 ZEROSHOT = "zeroshot"
 # Zero-shot runs that agree in these options are the same run.
 ZEROSHOT_OPTIONS = {
-    *options_of(DataOptions, SplitOptions),
+    *options_of(DataOptions, SplitOptions, MetricOptions),
     *("backbone", "template", "names", "pooling", "precision", "recipe"),
 }
 

@@ -87,6 +87,7 @@ class Pictograms(MaskedSource):
         concepts, domains = self.index["concepts"], self.index["domains"]
         self.class_names = tuple(concept["label"] for concept in concepts)
         self.domain_names = tuple(domain["id"] for domain in domains)
+        self.class_groups = tuple((concept["subgroup"], concept["group"]) for concept in concepts)
         self.labels = np.tile(np.arange(len(concepts)), len(domains))  # [N]
         self.domains = np.repeat(np.arange(len(domains)), len(concepts))  # [N]
         ids = [concept["id"] for concept in concepts]

@@ -1,5 +1,6 @@
 """Metrics, one file each. Result rows, tables, cards and trackers take their fields from here.
 
+Metrics of logits or features are computed in every run; groups (`ModelMetric`) only if `--metrics` names them.
 A metric of another package is declared by an entry point in `clipalign.metrics`; see docs/extending.md.
 """
 
@@ -12,11 +13,13 @@ from ...core.registry import Registry
 from ..results import ResultRow
 from .base import (
     KINDS,
+    ROW_KINDS,
     ClassificationMetric,
     EpisodeMetric,
     Field,
     Metric,
     MetricValue,
+    ModelMetric,
     OutputsT,
     RetrievalMetric,
     check_metric,
@@ -24,22 +27,28 @@ from .base import (
 
 __all__ = [
     "METRICS",
+    "ROW_KINDS",
     "ClassificationMetric",
     "EpisodeMetric",
     "Field",
     "Metric",
     "MetricValue",
+    "ModelMetric",
     "RetrievalMetric",
     "arrange",
     "compute",
     "headline",
     "measured_fields",
     "metric_fields",
+    "metric_groups",
+    "model_values",
     "row_cells",
 ]
 
+# Attention is measured on maps, and so by a package above this one.
+ABOVE = {"attention": "clipalign.explain.attention_metrics"}
 METRICS: Registry[type[Metric]] = Registry(
-    "metric", "clipalign.metrics", package=__name__, skip=("base",), check=check_metric
+    "metric", "clipalign.metrics", ABOVE, package=__name__, skip=("base",), check=check_metric
 )
 
 
@@ -92,6 +101,24 @@ def measured_fields(rows: Iterable[ResultRow], kinds: tuple[type[Metric], ...] =
         for field in metric_fields(kinds)
         if not field.by and any(row.value(field.name) is not None for row in rows)
     ]
+
+
+def metric_groups() -> dict[str, type[ModelMetric]]:
+    """Return the metrics that `--metrics` names, by name."""
+    return {name: metric for name, metric in sorted(METRICS.all().items()) if issubclass(metric, ModelMetric)}
+
+
+def model_values(row: ResultRow) -> dict[str, list[tuple[Field, float]]]:
+    """Return the values of the groups of `--metrics` that a row has, with their fields, by group."""
+    groups = {
+        name: [
+            (field, value)
+            for field in metric.fields
+            if not field.by and field.table and (value := row.value(field.name)) is not None
+        ]
+        for name, metric in metric_groups().items()
+    }
+    return {name: values for name, values in groups.items() if values}
 
 
 def headline(row: ResultRow) -> list[tuple[Field, float]]:

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import ClassVar, Generic, TypeVar
 
+from ..context import MetricContext, ModelOutputs
 from ..outputs import Outputs, RetrievalOutputs
 from ..results import ResultRow
 
@@ -40,6 +41,7 @@ class Field:
             for each variant.
         note: sentence that defines the field, printed below tables.
         headline: print the value at the end of a run.
+        tag: prefix of the names in trackers of a mapping's numbers. Default: `by`.
         table: give the value a table of means over seeds in reports; all values are in the table of every row.
     """
 
@@ -53,11 +55,30 @@ class Field:
     note: str = ""
     headline: bool = False
     table: bool = True
+    tag: str = ""
+
+    @property
+    def arrow(self) -> str:
+        """Better direction as an arrow; empty if neither is.
+
+        >>> Field("ece", "ECE", higher_is_better=False).arrow
+        '↓'
+        """
+        return {True: "↑", False: "↓", None: ""}[self.higher_is_better]
 
     @property
     def scale(self) -> float:
         """Factor between stored and printed values."""
         return printed_scale(self.unit)
+
+    def labelled(self, value: float) -> str:
+        """Format a value with title, variant and unit.
+
+        >>> Field("fpr95", "FPR95", variant="MSP").labelled(0.5)
+        'FPR95 (MSP) 50.0 %'
+        """
+        variant = f" ({self.variant})" if self.variant else ""
+        return f"{self.title}{variant} {self.format(value)} {self.unit}".rstrip()
 
     def format(self, value: float | None) -> str:
         """Format a value without its unit; an empty text if there is none.
@@ -71,7 +92,8 @@ class Field:
 class Metric(ABC, Generic[OutputsT]):
     """A function of a model's outputs on test sets.
 
-    Derive from `ClassificationMetric`, `RetrievalMetric` or `EpisodeMetric`, which fix the type of the outputs.
+    Derive from `ClassificationMetric`, `RetrievalMetric`, `EpisodeMetric` or `ModelMetric`, which fix the type of the
+    outputs.
 
     Attributes:
         fields: descriptions of the values that `compute` returns.
@@ -96,7 +118,16 @@ class EpisodeMetric(Metric[Mapping[str, Outputs]]):
     """A metric across the test sets of an episode, by name of the test set. Its value is on each of their rows."""
 
 
-KINDS = (ClassificationMetric, EpisodeMetric, RetrievalMetric)  # in the order of columns
+class ModelMetric(Metric[ModelOutputs]):
+    """A group of metrics that needs the model or further outputs; computed only if `--metrics` names it."""
+
+    @abstractmethod
+    def check(self, context: MetricContext) -> None:
+        """Raise UserError with the reason if the group is undefined for this model and these test sets."""
+
+
+ROW_KINDS = (ClassificationMetric, EpisodeMetric, RetrievalMetric)  # of every run, in the order of columns
+KINDS = (*ROW_KINDS, ModelMetric)
 
 
 def check_metric(name: str, metric: type[Metric]) -> None:
