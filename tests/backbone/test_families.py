@@ -69,6 +69,27 @@ def test_dense_pass_gives_the_same_image_features(backbone: Backbone, images: Te
     torch.testing.assert_close(dense.cls_attention.sum(-1), torch.ones(2, 3))
 
 
+@pytest.mark.parametrize("family", [*CLASS_TOKEN, *POOLED])
+def test_trace_agrees_with_dense(backbone: Backbone, images: Tensor, family: str) -> None:
+    last = backbone.num_blocks - 1
+    structure = "vvv" if backbone.has_structure("qqv") else "kkv"
+    with torch.no_grad():
+        trace = backbone.trace(images)
+        for over in ("patches", "tokens"):
+            dense = backbone.dense(images, [0, last], structure, 1, attention_over=over, keep_mlp=True)  # type: ignore[arg-type]
+            attention = trace.class_attention([0, last], over=over)  # type: ignore[arg-type]
+            torch.testing.assert_close(attention, dense.cls_attention.mean(dim=0))
+        close(trace.image, dense.image)
+        close(trace.patches, dense.patches)
+        close(trace.patch_features(structure, [last], keep_mlp=True), dense.guide)
+        torch.testing.assert_close(trace.rollout([last]), trace.class_attention([last], over="tokens"))
+        heads = [trace.patch_features("dv", [last], [head]) for head in range(trace.num_heads)]
+    assert len(heads) > 1 and not torch.allclose(heads[0], heads[1], atol=1e-4)
+    if family in POOLED:
+        with pytest.raises(UserError, match="has one query and none per patch"):
+            trace.patch_features("qkv")
+
+
 @pytest.mark.parametrize("family", CLASS_TOKEN)
 def test_class_attention_matches_timm(backbone: Backbone, images: Tensor, family: str) -> None:
     rows: list[Tensor] = []
@@ -200,6 +221,8 @@ def test_missing_image_tokens_name_the_towers_that_have_them(
         UserError, match=r"needs image tokens.*tower that pools by averaging.*ViT-B-16-SigLIP"
     ):
         backbone.dense(images)
+    with pytest.raises(UserError, match=r"needs image tokens"):
+        backbone.trace(images)
     with pytest.raises(UserError, match=r"--pooling patches needs image tokens"):
         backbone.configure(ModelOptions(pooling="patches"))
 

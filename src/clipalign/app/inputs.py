@@ -16,7 +16,8 @@ from ..backbone.text.features import prompt_name
 from ..core.errors import UserError
 from ..core.types import Preprocess
 from ..data.decode import evaluation_view, one_line, printable, read_image
-from ..explain.photo import visible_part
+from ..explain.photo import on_screen
+from ..explain.windows import centre_box
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
 MAX_BYTES = 20_000_000
@@ -73,7 +74,7 @@ def read_photo(path: str | Path, preprocesses: Iterable[Preprocess]) -> Photo:
     picture = read_image(path, name)
     views = {each: each.normalise(evaluation_view(picture, each)[None]) for each in preprocesses}
     first = next(iter(views))
-    visible = visible_part(picture, first)
+    visible = on_screen(picture, centre_box(picture.size, first.size))
     wide, high = picture.width / first.size[1], picture.height / first.size[0]
     return Photo(_enlarged(visible), views, cropped=max(wide, high) > 1.02 * min(wide, high))
 

@@ -121,7 +121,7 @@ def read_config(spec: str, folder: Path) -> Any:
         import transformers
     except ImportError:
         raise UserError(f'--backbone {spec} needs transformers: pip install "clipalign[hf]"') from None
-    classes = {"clip": transformers.CLIPConfig, "siglip": transformers.SiglipConfig}
+    classes: dict[str, Any] = {"clip": transformers.CLIPConfig, "siglip": transformers.SiglipConfig}
     if kind not in classes:
         raise UserError(
             f'--backbone {spec}: {file} describes a model of type "{kind}"; clip and siglip are supported'

@@ -114,6 +114,16 @@ class Backbone(TextEncoder):
                 f"Offered by: {towers_with(need)}"
             )
 
+    def has_structure(self, structure: str) -> bool:
+        """Return whether a second path of an attention structure exists: an attention pool has no queries of patches.
+
+        Example:
+            >>> from clipalign.backbone import load
+            >>> load("pocket").has_structure("qqv")
+            True
+        """
+        return "image tokens" in self.capabilities and not (self.kind == "pooled-vit" and "q" in structure)
+
     @property
     def logit_scale(self) -> Tensor:
         """The logit scale s, a scalar; 100 for OpenAI's weights."""

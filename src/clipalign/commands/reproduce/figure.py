@@ -14,11 +14,11 @@ from ...core.errors import UserError
 from ...core.masked_source import MaskedSource
 from ...core.types import Episode, Source
 from ...data.registry import source_from
+from ...evaluation.bootstrap import UnitValues, bootstrap
 from ...explain.compare import Model, ViewSelection, draw_views
 from ...explain.figures import save
 from ...explain.maps import settings_of
 from ...protocols import episode_from
-from ...report.bootstrap import UnitValues, bootstrap
 from ...report.case_study import case_figure
 from ...report.claims import Finding, Verdict, judge, verdict_grid
 from ...report.class_section import similarity_part
