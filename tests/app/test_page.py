@@ -17,6 +17,7 @@ from clipalign.app.serve import free_port
 from clipalign.app.session import PHOTO, Session
 from clipalign.commands.cli import main
 from clipalign.core.errors import UserError
+from tests.helpers.families import write_family
 
 NAMES = "red square, green square, blue square"
 
@@ -132,6 +133,17 @@ class TestSteps:
         assert message == "" and figure.axes
         message, figure = steps.masks("masks", "\n".join(map(str, range(13))))
         assert "13 captions are too many" in message and figure is None
+
+
+def test_model_without_maps_answers_and_says_why(tmp_path: Path, photo_file: Path) -> None:
+    session = Session(open_models([write_family("convnext", tmp_path / "convnext")]))
+    page = pytest.importorskip("clipalign.app.page")
+    page.make_page(session, [])
+    steps = page.Steps(session)
+    assert "cat" in steps.classify(str(photo_file), "cat, dog", None)[0]
+    view = ("dv", PUBLISHED, False, PHOTO, session.models[0].title)
+    pair, message = steps.look(str(photo_file), "cat, dog", "cat", *view)
+    assert pair is None and "needs image tokens" in message
 
 
 def test_page_without_runs_says_what_is_missing(tiny_spec: str) -> None:

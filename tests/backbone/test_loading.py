@@ -19,6 +19,7 @@ from torch import nn
 
 from clipalign.backbone import list_backbones, load, loading, pocket
 from clipalign.core.errors import UserError
+from tests.helpers.backbones import build_clip
 from tests.helpers.weights import ARCHITECTURE, State, as_safetensors, assert_has_weights, random_state
 
 IMAGE = torch.randn(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
@@ -207,9 +208,10 @@ def test_folder_and_hub_repository_load_the_same_model(
         ("ViT-B-16", "no weights given.*ViT-B-16:openai"),
         ("tiny:nowhere.pt", '"nowhere.pt" is neither a file nor a tag'),
         ("ViT-B-16:opnai", "neither a file nor a tag.*ViT-B-16:openai"),
-        ("ViT-B-16-SigLIP:webli", "vision tower is timm's .*not support"),
-        ("coca_ViT-B-32:laion2b_s13b_b90k", "learned queries.*not support"),
-        ("ViT-L-14-CLIPA:datacomp1b", "class token.*not support"),
+        (
+            "openai/clip-vit-base-patch32",
+            "for a repository of transformers write hf:openai/clip-vit-base-patch32",
+        ),
         ("local-dir:/nowhere", "no weights there"),
     ],
 )
@@ -218,12 +220,25 @@ def test_invalid_spec_is_refused(tiny_architecture: None, spec: str, message: st
         load(spec)
 
 
-def test_list_backbones_omits_unsupported_architectures() -> None:
+def test_list_backbones_has_every_pretrained_pair_of_open_clip() -> None:
     names = list_backbones()
-    assert names[0] == "pocket" and {"ViT-B-16:openai", "RN50:openai", "ViT-B-32:laion2b_s34b_b79k"} <= set(
-        names
-    )
-    assert not any("SigLIP" in name or "coca" in name or "CLIPA" in name for name in names)
+    assert names[0] == "pocket" and {"ViT-B-16:openai", "RN50:openai", "ViT-B-16-SigLIP:webli"} <= set(names)
+    assert len(names) == 1 + len(open_clip.list_pretrained())
+
+
+@pytest.mark.parametrize("spec", ["ViT-B-16-SigLIP:webli", "roberta-ViT-B-32:laion2b_s12b_b32k"])
+def test_text_files_that_cannot_be_downloaded_are_reported_with_an_offline_way(
+    spec: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(open_clip.factory, "CustomTextCLIP", lambda **kwargs: build_clip(custom_text=True))
+    monkeypatch.setattr(open_clip, "get_tokenizer", unreachable)
+    with pytest.raises(UserError, match=r"clipalign\[hf\].*Without network, copy .*local-dir:FOLDER"):
+        load(spec, cache_dir=str(tmp_path), pretrained=False)
+
+
+def unreachable(*args: Any, **kwargs: Any) -> None:
+    raise OSError("we couldn't connect to the hub")
 
 
 def test_load_suppresses_open_clips_messages_and_restores_logging(capfd: pytest.CaptureFixture[str]) -> None:

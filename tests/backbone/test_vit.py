@@ -156,8 +156,6 @@ def test_patch_dropout_drops_patches_only_in_training(make: MakeBackbone, images
 @pytest.mark.parametrize(
     ("vision", "message"),
     [
-        ({"pool_type": "avg"}, "class token"),
-        ({"attentional_pool": True}, "class token"),
         ({"qk_norm": True}, "block 0"),
         ({"scale_attn": True}, "block 0"),
         ({"scaled_cosine_attn": True, "block_type": "custom"}, "block 0"),

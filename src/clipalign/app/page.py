@@ -13,7 +13,7 @@ from .alpha import ALPHAS, curve_figure
 from .answers import top
 from .examples import Example
 from .inputs import split_captions, split_names
-from .looks import PUBLISHED, STRUCTURES
+from .looks import PUBLISHED
 from .session import COLUMNS, PHOTO, TOP, MapView, Session
 
 TITLE = "clipalign"
@@ -178,14 +178,18 @@ class Steps:
         try:
             if path is None:
                 return None, ""
+            self.session.photo(path)
             names = split_names(text)
-            chosen = chosen if chosen in names else names[0]
-            view = MapView(structure, layer, distinct)
+        except UserError:  # `classify` has shown the message
+            return None, ""
+        chosen = chosen if chosen in names else names[0]
+        view = MapView(structure, layer, distinct)
+        try:
             pair = tuple(self.session.picture(path, side, names, chosen, view) for side in (left, right))
             shown = self._shown(path, names, chosen)
             rows = self.session.map_rows(path, names, shown, view)
-        except UserError:  # `classify` has shown the message
-            return None, ""
+        except UserError as error:  # a model without image tokens
+            return None, html.problem(str(error))
         return pair, html.map_table(shown, rows)
 
     def _shown(self, path: str, names: tuple[str, ...], chosen: str) -> list[str]:
@@ -218,13 +222,14 @@ class Steps:
 def _looks(session: Session) -> tuple[list[Any], list[Any]]:
     """Lay out the maps; returns inputs (the text first) and outputs."""
     titles = [model.title for model in session.models]
+    structures = session.structures
     left, right = (titles[0], titles[-1]) if len(titles) > 1 else (PHOTO, titles[0])
     with gr.Row():
         with gr.Column(scale=2, min_width=280):
             text = gr.Dropdown([], label="Text", elem_id="text")
             structure = gr.Dropdown(
-                [(label, key) for key, label in STRUCTURES.items()],
-                value="dv",
+                [(label, key) for key, label in structures.items()],
+                value="dv" if "dv" in structures else next(iter(structures)),
                 label="Attention structure",
                 elem_id="structure",
             )

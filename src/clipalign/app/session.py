@@ -76,6 +76,16 @@ class Session:
         """Layers that all models have, as `looks.layer_choices`."""
         return min((looks.layer_choices(model) for model in self.models), key=len)
 
+    @property
+    def structures(self) -> dict[str, str]:
+        """Names and labels of the maps that all models have."""
+        backbones = [model.method.backbone for model in self.models]
+        return {
+            name: label
+            for name, label in looks.STRUCTURES.items()
+            if name not in looks.DENSE or all(backbone.has_structure(name) for backbone in backbones)
+        }
+
     def answers(self, path: str, names: tuple[str, ...]) -> list[Answer]:
         """Return the answer of every model."""
         photo, answers = self.photo(path), []

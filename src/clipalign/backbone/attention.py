@@ -83,7 +83,7 @@ def class_scores(q: Tensor, k: Tensor) -> Tensor:
         return scores.squeeze(2) * q.shape[-1] ** -0.5  # [B, H, N]
 
 
-def class_attention_row(scores: Tensor, over: AttentionOver) -> Tensor:
+def class_attention_row(scores: Tensor, over: AttentionOver, first: int = 1) -> Tensor:
     """Return the class token's attention over the patches, averaged over heads.
 
     Args:
@@ -92,6 +92,7 @@ def class_attention_row(scores: Tensor, over: AttentionOver) -> Tensor:
             then the mean over heads. "tokens" is its released code: softmax over all tokens, mean over heads, the
             class token's entry dropped, and the rest divided by its sum; heads that attend to the class token itself
             have less weight.
+        first: position of the first patch; 0 without a class token, where both choices are equal.
 
     Returns:
         [B, M], rows summing to 1.
@@ -105,9 +106,9 @@ def class_attention_row(scores: Tensor, over: AttentionOver) -> Tensor:
         (tensor([[0.3096, 0.6904]]), tensor([[0.4987, 0.5013]]))
     """
     if over == "patches":
-        return scores[..., 1:].softmax(dim=-1).mean(dim=1)  # [B, H, M] -> [B, M]
+        return scores[..., first:].softmax(dim=-1).mean(dim=1)  # [B, H, M] -> [B, M]
     if over == "tokens":
-        row = scores.softmax(dim=-1).mean(dim=1)[:, 1:]  # [B, H, 1 + M] -> [B, M]
+        row = scores.softmax(dim=-1).mean(dim=1)[:, first:]  # [B, H, first + M] -> [B, M]
         return row / row.sum(dim=-1, keepdim=True).clamp_min(1e-12)
     raise UserError(f'attention over "{over}": choose "patches" or "tokens"')
 
@@ -134,7 +135,14 @@ def check_structure(structure: str) -> str:
 
 
 def structured(
-    q: Tensor, k: Tensor, v: Tensor, structure: str, patches: int, heads: Sequence[int] | None = None
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    structure: str,
+    patches: int,
+    *,
+    first: int = 1,
+    heads: Sequence[int] | None = None,
 ) -> Tensor:
     """Return the patches' X-Y-Z attention, softmax(X Y^T / sqrt(W/H)) Z per head; D-Z is Z itself.
 
@@ -145,6 +153,7 @@ def structured(
             tokens are keys and values.
         structure: as returned by `check_structure`.
         patches: M.
+        first: position of the first patch; 0 without a class token.
         heads: heads to keep, from 0; the output of the others is zero. None for all.
 
     Returns:
@@ -155,9 +164,9 @@ def structured(
     by_name = {"q": q, "k": k, "v": v}
     output = by_name[structure[-1]]
     if structure[0] == "d":
-        output = output[:, :, 1 : 1 + patches]  # [B, H, M, W/H]
+        output = output[:, :, first : first + patches]  # [B, H, M, W/H]
     else:
-        queries, keys = by_name[structure[0]][:, :, 1 : 1 + patches], by_name[structure[1]]
+        queries, keys = by_name[structure[0]][:, :, first : first + patches], by_name[structure[1]]
         output = F.scaled_dot_product_attention(queries, keys, output)  # [B, H, M, W/H]
     if heads is not None:
         kept = torch.zeros(q.shape[1], 1, 1, dtype=output.dtype, device=output.device)  # [H, 1, 1]

@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 import torch
+from open_clip import CoCa
+from open_clip.convert import convert_state_dict
 from open_clip.model import CustomTextCLIP, convert_to_custom_text_state_dict, resize_pos_embed
 from open_clip.transformer import QuickGELU
 from safetensors.torch import load_file
@@ -82,20 +84,32 @@ def load_weights(model: nn.Module, path: Path, resize: bool = False) -> None:
         UserError: as `read_state_dict`; names or shapes that do not match the model; values that are not finite;
             OpenAI's weights for a model without QuickGELU.
     """
-    state = slip.to_open_clip(read_state_dict(path))
+    load_state(model, slip.to_open_clip(read_state_dict(path)), path, resize)
+
+
+def load_state(model: nn.Module, state: dict[str, Tensor], path: Path, resize: bool = False) -> None:
+    """Copy tensors under open_clip's names into a model; arguments and errors as `load_weights`.
+
+    Apple's original MobileCLIP checkpoints are converted by open_clip.
+    """
+    state = convert_state_dict(model, state)
     if any(name in state for name in _OPENAI_KEYS):
         if not any(isinstance(module, QuickGELU) for module in model.modules()):
             raise UserError(
                 f"weights file {path} is OpenAI's, trained with QuickGELU: use the -quickgelu architecture"
             )
         state = {name: value for name, value in state.items() if name not in _OPENAI_KEYS}
-    if isinstance(model, CustomTextCLIP):
+    if isinstance(model, CustomTextCLIP | CoCa):
         state = convert_to_custom_text_state_dict(state)
     if resize:
         # Not every device can interpolate in half precision.
         state = {name: value.float() if value.is_floating_point() else value for name, value in state.items()}
         resize_pos_embed(state, model)
     expected = model.state_dict()
+    if (
+        "logit_bias" in expected and "logit_bias" not in state
+    ):  # a model that was not trained with a sigmoid loss
+        state["logit_bias"] = torch.zeros_like(expected["logit_bias"])
     for name in ("logit_scale", "logit_bias"):  # scalars in some files, [1] in others
         if name in state and name in expected and state[name].numel() == 1:
             state[name] = state[name].reshape(expected[name].shape)

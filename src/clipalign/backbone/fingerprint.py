@@ -40,5 +40,5 @@ def text_tensors(backbone: Backbone) -> dict[str, Tensor]:
     return {
         name: tensor
         for name, tensor in tensors.items()
-        if not name.startswith("visual.") and name not in ("logit_scale", "logit_bias")
+        if not name.startswith(("visual.", "text_decoder.")) and name not in ("logit_scale", "logit_bias")
     }

@@ -1,4 +1,4 @@
-"""Backbones by name: "pocket", "ViT-B-16:openai", "ViT-B-16:my.safetensors", "hf-hub:org/name" and others.
+"""Backbones by name: "pocket", "ViT-B-16:openai", "ViT-B-16:my.safetensors", "hf:org/name" and others.
 
 "@PIXELS" after any name sets the image size.
 """
@@ -8,24 +8,18 @@ from __future__ import annotations
 import difflib
 import json
 import logging
-import os
-import re
-import socket
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlparse
 
-import huggingface_hub.constants
 import open_clip
 import torch
 from open_clip.pretrained import download_pretrained_from_hf
 
 from ..core.errors import UserError
-from . import pocket, slip
-from .checkpoints import load_weights
+from . import huggingface, pocket, slip
+from .build import complete, create, split_size, tokenizer_of
 from .model import Backbone
+from .network import first_line, offline_if_unreachable, quiet
 
 log = logging.getLogger(__name__)
 
@@ -39,12 +33,8 @@ _FOLDER_WEIGHTS = (
 
 
 def list_backbones() -> list[str]:
-    """Return the names that `load` takes without a file: "pocket" and every supported ARCHITECTURE:TAG of open_clip."""
-    supported = {
-        name for name in open_clip.list_models() if not _unsupported(open_clip.get_model_config(name))
-    }
-    pairs = [f"{name}:{tag}" for name, tag in open_clip.list_pretrained() if name in supported]
-    return ["pocket", *pairs]
+    """Return the names that `load` takes without a file: "pocket" and every ARCHITECTURE:TAG of open_clip."""
+    return ["pocket", *(f"{name}:{tag}" for name, tag in open_clip.list_pretrained())]
 
 
 def load(
@@ -64,18 +54,18 @@ def load(
             "ARCHITECTURE:FILE" (a .safetensors, .pt, .pth, .pth.tar or .bin file of that architecture; SLIP's and
                 DeCLIP's checkpoints have the architectures `slip.NAMES`),
             "ARCHITECTURE:random",
-            "hf-hub:ORG/NAME",
-            "local-dir:FOLDER" (open_clip_config.json and weights);
+            "hf-hub:ORG/NAME" or "local-dir:FOLDER" (open_clip_config.json and weights),
+            "hf:ORG/NAME" or "hf:FOLDER" (CLIP or SigLIP of transformers: config.json and model.safetensors);
             each optionally followed by "@PIXELS" ("pocket@96", "ViT-B-16:openai@336") for images of that size: the
-            positional embedding of a ViT is interpolated, as open_clip does.
+            positional embedding of a ViT is interpolated, as open_clip and timm do.
         device: of the weights.
         cache_dir: folder of downloaded weights; None for that of the Hugging Face hub.
         pretrained: if False, use random weights and download none; the activation is still the one of the tag.
         seed: of random weights; the global RNG state is unchanged.
 
     Raises:
-        UserError: unknown name or tag; unsupported towers; weights that are missing, unreadable, do not fit, or cannot
-            be downloaded.
+        UserError: unknown name or tag; towers that this package would compute wrongly; weights that are missing,
+            unreadable, do not fit, or cannot be downloaded.
 
     Example:
         >>> backbone = load("pocket")
@@ -83,27 +73,16 @@ def load(
         True
     """
     name, size = split_size(spec)
-    if name.startswith("hf-hub:"):
+    if name.startswith("hf:"):
+        backbone = huggingface.load(spec, name.removeprefix("hf:"), size, cache_dir, pretrained, seed)
+    elif name.startswith("hf-hub:"):
         backbone = _from_hub(spec, cache_dir, pretrained, seed)
     elif name.startswith("local-dir:"):
         folder = Path(name.removeprefix("local-dir:")).expanduser()
         backbone = _from_folder(spec, folder, _weights_in(folder) if pretrained else None, seed, cache_dir)
     else:
         backbone = _from_architecture(spec, cache_dir, pretrained, seed)
-    if size is not None and backbone.kind != "vit":
-        raise UserError(f"--backbone {spec}: only ViT towers can change the image size; drop the @{size}")
     return backbone.eval().to(device)
-
-
-def split_size(spec: str) -> tuple[str, int | None]:
-    """Split the image size from a name.
-
-    Example:
-        >>> split_size("pocket@96"), split_size("pocket")
-        (('pocket', 96), ('pocket', None))
-    """
-    match = re.fullmatch(r"(.+)@(\d+)", spec)
-    return (match[1], int(match[2])) if match else (spec, None)
 
 
 def _from_architecture(spec: str, cache_dir: str | None, pretrained: bool, seed: int) -> Backbone:
@@ -115,9 +94,9 @@ def _from_architecture(spec: str, cache_dir: str | None, pretrained: bool, seed:
     if config is None:
         close = difflib.get_close_matches(name, ["pocket", *open_clip.list_models()], n=3)
         hint = f"did you mean {', '.join(close)}?" if close else "`clipalign list backbones` shows the names"
+        if "/" in name:
+            hint = f"for a repository of transformers write hf:{spec}, for one of open_clip hf-hub:{spec}"
         raise UserError(f'--backbone {spec}: unknown architecture "{name}"; {hint}')
-    if reason := _unsupported(config):
-        raise UserError(f"--backbone {spec}: {reason}, which clipalign does not support")
 
     random = source == "random" or not pretrained
     tag = open_clip.get_pretrained_cfg(architecture, source) if source else {}
@@ -137,31 +116,31 @@ def _from_architecture(spec: str, cache_dir: str | None, pretrained: bool, seed:
         raise UserError(f"--backbone {spec}: no weights given. {_choices(name)}")
 
     # Some tags belong to plain architectures but were trained with QuickGELU, so the tag decides.
-    keys = ("mean", "std", "interpolation", "resize_mode")
-    preprocess = slip.preprocess(architecture) | {k: tag[k] for k in keys if k in tag}
+    preprocess = slip.preprocess(architecture) | (
+        _preprocess(tag) if tag else _common_preprocess(architecture)
+    )
     if architecture == pocket.ARCHITECTURE:
         preprocess = {
             k: tuple(v) if isinstance(v, list) else v for k, v in pocket.config()["preprocess"].items()
         }
-    with _quiet(), _offline_if_unreachable():
-        model = _create(spec, architecture, seed, bool(tag.get("quick_gelu")), preprocess)
+    with quiet(), offline_if_unreachable():
+        model = create(spec, architecture, config, seed, bool(tag.get("quick_gelu")), preprocess)
         slip.restore_activation(model, architecture)
-        backbone = Backbone(model, _tokenizer(spec, architecture, cache_dir), spec)
+        tokenizer = tokenizer_of(spec, architecture, config, cache_dir)
         if not random:
             file = file or _download(spec, architecture, tag, cache_dir)
-            load_weights(model, file, resize=split_size(spec)[1] is not None)
-    return backbone
+    return complete(spec, model, tokenizer, None if random else file)
 
 
 def _from_hub(spec: str, cache_dir: str | None, pretrained: bool, seed: int) -> Backbone:
     repository = split_size(spec)[0].removeprefix("hf-hub:")
-    with _quiet(), _offline_if_unreachable():
+    with quiet(), offline_if_unreachable():
         try:
             config = download_pretrained_from_hf(repository, "open_clip_config.json", cache_dir=cache_dir)
             weights = download_pretrained_from_hf(repository, cache_dir=cache_dir) if pretrained else None
         except Exception as error:
             raise UserError(
-                f"--backbone {spec}: not in the cache, and the download failed ({_first_line(error)}). "
+                f"--backbone {spec}: not in the cache, and the download failed ({first_line(error)}). "
                 "Without network, copy the repository to a folder and use --backbone local-dir:FOLDER"
             ) from error
     return _from_folder(spec, Path(config).parent, Path(weights) if weights else None, seed, cache_dir)
@@ -175,16 +154,24 @@ def _from_folder(spec: str, folder: Path, weights: Path | None, seed: int, cache
         raise UserError(
             f"--backbone {spec}: cannot read an open_clip configuration from {file} ({error})"
         ) from error
-    if reason := _unsupported(config):
-        raise UserError(f"--backbone {spec}: {reason}, which clipalign does not support")
-    with _quiet(), _offline_if_unreachable():
-        model = _create(spec, f"local-dir:{folder}", seed, False, {})
+    with quiet(), offline_if_unreachable():
+        model = create(spec, f"local-dir:{folder}", config, seed, False, {})
         # The tokenizer files of a hub repository are only found by the hub name.
         name = split_size(spec)[0] if spec.startswith("hf-hub:") else f"local-dir:{folder}"
-        backbone = Backbone(model, _tokenizer(spec, name, cache_dir), spec)
-        if weights is not None:
-            load_weights(model, weights, resize=split_size(spec)[1] is not None)
-    return backbone
+        tokenizer = tokenizer_of(spec, name, config, cache_dir)
+    return complete(spec, model, tokenizer, weights)
+
+
+def _preprocess(tag: dict[str, Any]) -> dict[str, Any]:
+    """Return the preprocessing of a pretrained tag."""
+    return {k: tag[k] for k in ("mean", "std", "interpolation", "resize_mode") if k in tag}
+
+
+def _common_preprocess(architecture: str) -> dict[str, Any]:
+    """Return the preprocessing on which all tags of an architecture agree, for files and random weights."""
+    tags = open_clip.list_pretrained_tags_by_model(architecture)
+    every = [_preprocess(open_clip.get_pretrained_cfg(architecture, tag)) for tag in tags]
+    return {k: v for k, v in every[0].items() if all(one.get(k) == v for one in every)} if every else {}
 
 
 def _weights_in(folder: Path) -> Path:
@@ -194,30 +181,6 @@ def _weights_in(folder: Path) -> Path:
     raise UserError(
         f"--backbone local-dir:{folder}: no weights there; expected one of {', '.join(_FOLDER_WEIGHTS)}"
     )
-
-
-def _create(spec: str, name: str, seed: int, quick_gelu: bool, preprocess: dict[str, Any]) -> Any:
-    """Return the open_clip model with seeded random weights."""
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)  # torch.manual_seed would reseed the GPUs as well
-        try:
-            return open_clip.create_model(
-                name,
-                load_weights=False,
-                pretrained_text=False,
-                force_quick_gelu=quick_gelu,
-                force_preprocess_cfg=preprocess,
-                force_image_size=split_size(spec)[1],
-            )
-        except Exception as error:
-            raise UserError(f"--backbone {spec}: open_clip cannot build it ({_first_line(error)})") from error
-
-
-def _tokenizer(spec: str, name: str, cache_dir: str | None) -> Any:
-    try:
-        return open_clip.get_tokenizer(name, cache_dir=cache_dir)
-    except Exception as error:
-        raise UserError(f"--backbone {spec}: cannot load its tokenizer ({_first_line(error)})") from error
 
 
 def _download(spec: str, architecture: str, tag: dict[str, Any], cache_dir: str | None) -> Path:
@@ -230,60 +193,12 @@ def _download(spec: str, architecture: str, tag: dict[str, Any], cache_dir: str 
         name = quick if tag.get("quick_gelu") and quick in open_clip.list_models() else architecture
         raise UserError(
             f"--backbone {spec}: its weights are not in the cache, and the download failed "
-            f"({_first_line(error)}). Without network, download them from {where} elsewhere and pass the file: "
+            f"({first_line(error)}). Without network, download them from {where} elsewhere and pass the file: "
             f"--backbone {name}:FILE"
         ) from error
-
-
-def _unsupported(config: dict[str, Any]) -> str | None:
-    """Return why the towers of an open_clip configuration are not supported, or None if they are."""
-    vision = config["vision_cfg"]
-    if "timm_model_name" in vision:
-        return f"its vision tower is timm's {vision['timm_model_name']}"
-    if "multimodal_cfg" in config or vision.get("attentional_pool"):
-        return "its vision tower pools by learned queries"
-    if vision.get("pool_type", "tok") != "tok":
-        return "its vision tower does not pool by the class token"
-    return None
 
 
 def _choices(name: str) -> str:
     tags = ", ".join(f"{name}:{tag}" for tag in open_clip.list_pretrained_tags_by_model(name))
     listed = f"Its tags: {tags}. " if tags else "open_clip has no tag for it. "
     return f"{listed}Or pass a file ({name}:PATH), or {name}:random for random weights"
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0][:200] if lines else type(error).__name__
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Suppress open_clip's messages to the root logger, which warn about weights that this module loads itself."""
-    root = logging.getLogger()
-    handler, disabled = logging.NullHandler(), root.manager.disable
-    root.addHandler(handler)  # else `logging.warning` would install a handler permanently
-    logging.disable(logging.WARNING)
-    try:
-        yield
-    finally:
-        logging.disable(disabled)
-        root.removeHandler(handler)
-
-
-@contextmanager
-def _offline_if_unreachable() -> Iterator[None]:
-    """Use the hub's cache without a minute of retries if the hub cannot be reached."""
-    host = urlparse(huggingface_hub.constants.ENDPOINT).hostname or "huggingface.co"
-    proxied = any(os.environ.get(name) for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"))
-    offline = huggingface_hub.constants.HF_HUB_OFFLINE
-    try:
-        if not proxied and not offline:
-            socket.getaddrinfo(host, 443)
-    except OSError:
-        huggingface_hub.constants.HF_HUB_OFFLINE = True
-    try:
-        yield
-    finally:
-        huggingface_hub.constants.HF_HUB_OFFLINE = offline

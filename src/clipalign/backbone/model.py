@@ -3,27 +3,31 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, Literal
 
-import torch
 from torch import Tensor, nn
 
 from ..core.config import ModelOptions, NameRule, Pooling
 from ..core.errors import UserError
+from ..core.types import Resize
 from .attention import AttentionOver
 from .dense import DenseFeatures, check_options
+from .families import FAMILIES, Capability, Kind, missing, towers_with
 from .hooks import BlockHook, Hooks, Tap
-from .text.prefix import encode_whole, encode_with_prefix, supports_prefix
-from .text.tokens import Tokenizer, Tokens, tokenize
-from .text.tower import TextTower, text_tower
+from .positions import can_stretch
+from .text.encoder import TextEncoder
+from .text.tokens import Tokenizer
+from .text.tower import text_tower
 from .trace import Trace
-from .vision import MODULES, Kind, VisionModule, kind_of
+from .vision import VisionModule, embed_dim, kind_of, vision_module
+
+NOT_OF_FEATURES = ("text_decoder.", "logit_bias")  # of CoCa and SigLIP
 
 
-class Backbone(nn.Module):
+class Backbone(TextEncoder):
     """An open_clip model with its tokenizer and preprocessing.
 
     In shapes, B is images, C texts, M patches, W the token width of a tower and d the embedding dimension.
@@ -32,12 +36,16 @@ class Backbone(nn.Module):
         model: the open_clip model; its state dict is what checkpoints contain.
         tokenizer: open_clip's tokenizer.
         spec: the name it was loaded by.
-        kind: "vit" or "resnet".
+        kind: family of the image tower; see `families.FAMILIES`.
+        capabilities: what methods can use beyond image and text features; see `families.CAPABILITIES`.
         image_size: height and width in pixels.
         mean, std: of image channels in [0, 1].
         interpolation: of image resizing, "bicubic" or "bilinear".
+        resize: "shortest": resize the shorter side and crop the centre; "squash": resize both sides, as for SigLIP.
         embed_dim: d.
-        num_blocks: attention layers of the vision tower; 1 for a ResNet (its attention pool).
+        num_blocks: attention layers of the image tower that have maps: blocks of a ViT with a class token, 1 for an
+            attention pool, 0 if the tower has no image tokens.
+        num_layers: blocks or stages whose output `Hooks.tap` receives.
         grid: rows and columns of patches (cells of the feature map for a ResNet); M is their product.
         context_length: token positions of the text tower.
         names: whether hyphens in class names become spaces in prompts; see `text.features.clean_class_names`.
@@ -49,25 +57,21 @@ class Backbone(nn.Module):
         """Wrap a model.
 
         Raises:
-            UserError: the vision tower is of an unsupported kind.
+            UserError: the image tower is open_clip's ViT or ResNet, but not as open_clip computes it; its images are
+                padded.
         """
-        super().__init__()
-        self.model = model
-        self.tokenizer = tokenizer
-        self.spec = spec
+        super().__init__(model, tokenizer, spec)
         self.text_cache: dict[Hashable, Tensor] | None = None
         self.names: NameRule = "paper"
         self.pooling: Pooling = "class"
-        self._hooks = Hooks()
         self._text_digest: tuple[Hashable, str] | None = None  # see `fingerprint.text_fingerprint`
-        self._supports_prefix: bool | None = None  # determined on first use
 
         visual = model.visual
-        self.kind: Kind = kind_of(visual, spec)
-        self._vision.check(visual)
+        self.kind: Kind = kind_of(visual)
         self.num_blocks: int
         self.grid: tuple[int, int]
         self.num_blocks, self.grid = self._vision.layout(visual)
+        self.num_layers: int = self._vision.num_layers(visual)
         size = visual.image_size
         self.image_size: tuple[int, int] = (size, size) if isinstance(size, int) else tuple(size)
         self.mean: tuple[float, ...] = tuple(visual.image_mean)
@@ -76,8 +80,49 @@ class Backbone(nn.Module):
         self.interpolation: Literal["bicubic", "bilinear"] = (
             "bilinear" if preprocess.get("interpolation") == "bilinear" else "bicubic"
         )
-        self.embed_dim: int = visual.output_dim
-        self.context_length: int = model.context_length
+        resize = preprocess.get("resize_mode", "shortest")
+        if resize not in ("shortest", "squash"):
+            raise UserError(
+                f'backbone "{spec}": its images are padded (resize mode {resize}), which is not supported'
+            )
+        self.resize: Resize = resize
+        self.embed_dim: int = embed_dim(visual)
+
+    @property
+    def capabilities(self) -> frozenset[Capability]:
+        """What methods can use beyond image and text features."""
+        text: set[Capability] = set()
+        if text_tower(self.model) is not None:
+            text.add("text prompts")
+        if can_stretch(self):
+            text.add("text positions")
+        return self._vision.capabilities(self.model.visual) | text
+
+    def check_offers(self, needs: Iterable[Capability], needed_by: str) -> None:
+        """Check that the towers offer everything that a caller needs.
+
+        Args:
+            needs: capabilities.
+            needed_by: subject of the message, such as "--method maple".
+
+        Raises:
+            UserError: a capability is missing; the message names the towers that offer it.
+        """
+        for need in missing(needs, self.capabilities):
+            raise UserError(
+                f"{needed_by} needs {need}, which --backbone {self.spec} ({FAMILIES[self.kind].name}) does not offer. "
+                f"Offered by: {towers_with(need)}"
+            )
+
+    def has_structure(self, structure: str) -> bool:
+        """Return whether a second path of an attention structure exists: an attention pool has no queries of patches.
+
+        Example:
+            >>> from clipalign.backbone import load
+            >>> load("pocket").has_structure("qqv")
+            True
+        """
+        return "image tokens" in self.capabilities and not (self.kind == "pooled-vit" and "q" in structure)
 
     @property
     def logit_scale(self) -> Tensor:
@@ -85,9 +130,10 @@ class Backbone(nn.Module):
         return self.model.logit_scale.exp().reshape(())  # some checkpoints store it as [1]
 
     @property
-    def device(self) -> torch.device:
-        """The device of the weights."""
-        return self.model.logit_scale.device
+    def logit_bias(self) -> Tensor:
+        """The bias b of s cos + b in SigLIP's sigmoid loss, a scalar; 0 for models without one."""
+        bias = getattr(self.model, "logit_bias", None)
+        return self.model.logit_scale.new_zeros(()) if bias is None else bias.reshape(())
 
     # Images
 
@@ -132,7 +178,8 @@ class Backbone(nn.Module):
             keep_mlp: apply the blocks' MLPs in the second path too.
 
         Raises:
-            UserError: layers that the tower does not have, an unknown structure, or images of another size.
+            UserError: the tower has no image tokens; layers that it does not have, an unknown structure, or images of
+                another size.
 
         Example:
             >>> from clipalign.backbone import load
@@ -144,6 +191,7 @@ class Backbone(nn.Module):
             >>> dense.cls_attention.shape[:2]  # layers, images
             torch.Size([2, 2])
         """
+        self.check_offers(["image tokens"], "an attention map or patch feature")
         self._check_size(images)
         options = check_options(
             self.num_blocks, attention_layers, attention_over, guide, dual_blocks, detach_guide, keep_mlp
@@ -162,7 +210,7 @@ class Backbone(nn.Module):
             images: [B, 3, H, W].
 
         Raises:
-            UserError: images of another size.
+            UserError: the tower has no image tokens; images of another size.
 
         Example:
             >>> from clipalign.backbone import load
@@ -172,14 +220,20 @@ class Backbone(nn.Module):
             >>> trace.patch_features("dv", layers=[-1]).shape == trace.patches.shape
             True
         """
+        self.check_offers(["image tokens"], "an attention map or patch feature")
         self._check_size(images)
         trace = self._vision.trace(self.model.visual, images, self._hooks)
-        return (
-            replace(trace, image=trace.patches.mean(dim=1)) if self.pooling == "patches" else trace
-        )  # [B, d]
+        # [B, M, d] -> [B, d]
+        return replace(trace, image=trace.patches.mean(dim=1)) if self.pooling == "patches" else trace
 
     def configure(self, options: ModelOptions) -> Backbone:
-        """Set `names` and `pooling` to those of a run; returns this backbone."""
+        """Set `names` and `pooling` to those of a run; returns this backbone.
+
+        Raises:
+            UserError: the mean of patch features, of a tower without them.
+        """
+        if options.pooling == "patches":
+            self.check_offers(["image tokens"], "--pooling patches")
         self.names, self.pooling = options.names, options.pooling
         return self
 
@@ -196,135 +250,28 @@ class Backbone(nn.Module):
         """Return every parameter of the vision tower, including projection and embeddings."""
         return list(self.model.visual.parameters())
 
+    def train_towers(self) -> None:
+        """Make every parameter of both towers and the logit scale trainable.
+
+        CoCa's decoder and SigLIP's bias stay frozen: neither features nor softmax losses depend on them.
+        """
+        for name, parameter in self.model.named_parameters():
+            parameter.requires_grad_(not name.startswith(NOT_OF_FEATURES))
+
     @property
     def vision_width(self) -> int:
-        """Token width of the vision tower (ViT only)."""
-        return int(self.model.visual.class_embedding.shape[-1])
+        """Token width of the image tower (ViT only)."""
+        return self._vision.width(self.model.visual)
 
     @property
     def _vision(self) -> VisionModule:
-        return MODULES[self.kind]
+        return vision_module(self.kind)
 
     def _check_size(self, images: Tensor) -> None:
         if tuple(images.shape[-2:]) != self.image_size:
             actual = " x ".join(str(n) for n in images.shape[-2:])
             expected = " x ".join(str(n) for n in self.image_size)
             raise UserError(f'images of {actual} pixels for backbone "{self.spec}", which takes {expected}')
-
-    # Texts
-
-    def tokenize(self, texts: Sequence[str]) -> Tokens:
-        """Tokenise texts; the result reports which of them exceed the context length."""
-        return tokenize(self.tokenizer, texts)
-
-    def encode_text(self, texts: Sequence[str] | Tensor) -> Tensor:
-        """Return text features, not normalised.
-
-        Causal towers run only up to the last end token, which does not change the result.
-
-        Args:
-            texts: C texts (a warning reports truncation), or their token ids [C, n].
-
-        Returns:
-            [C, d].
-        """
-        if isinstance(texts, Tensor):
-            ids = texts
-        else:
-            tokens = self.tokenize(texts)
-            tokens.warn_if_truncated()
-            ids = tokens.ids
-        tower = text_tower(self.model)
-        if tower is None:
-            if self._hooks.text is not None:
-                self._causal_tower()  # raises: open_clip encodes other towers, without hooks
-            return self.model.encode_text(ids.to(self.device))
-        ids, ends = tower.cut(ids)
-        return tower.encode(tower.embed(ids), ends, self._hooks)
-
-    def text_states(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """Return text features, and the final state of every token.
-
-        Args:
-            tokens: token ids, [B, n].
-
-        Returns:
-            Features [B, d], not normalised, and states [B, L, W] after the final LayerNorm, with L up to the last end
-            token of the batch. The states of a text after its end token (see `text_lengths`) are those of padding.
-
-        Raises:
-            UserError: the text tower is not causal.
-        """
-        tower = self._causal_tower()
-        ids, ends = tower.cut(tokens)
-        return tower.states(tower.embed(ids), ends, self._hooks)
-
-    def text_lengths(self, tokens: Tensor) -> Tensor:
-        """Return the number of tokens up to and including the end token: ids [B, n] -> [B], on `device`."""
-        return (self._causal_tower().end_positions(tokens) + 1).to(self.device)
-
-    def embed_tokens(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """Return token embeddings, in which prompt learners replace or insert vectors.
-
-        Args:
-            tokens: token ids, [C, n].
-
-        Returns:
-            Embeddings without positions, [C, L, W], with L up to the last end token, and end positions [C].
-
-        Raises:
-            UserError: the text tower is not causal.
-        """
-        tower = self._causal_tower()
-        ids, ends = tower.cut(tokens)
-        return tower.embed(ids), ends.to(self.device)
-
-    def encode_with_prefix(self, prefix: Tensor, rest: Tensor, ends: Tensor) -> Tensor:
-        """Return features of prompts given as token embeddings: every continuation after every prefix.
-
-        Prefixes run once, not once per continuation, which is several times faster if learned vectors precede class
-        names. Text hooks receive the prefixes, and can change nothing else.
-
-        Args:
-            prefix: G prefixes, start token first, without positions, [G, P, W].
-            rest: C continuations without positions, cut after the last end token, [C, S, W].
-            ends: position of each end token in `rest`, [C].
-
-        Returns:
-            [G, C, d], not normalised.
-
-        Raises:
-            UserError: the text tower is not causal, or P + S exceeds its context length.
-        """
-        tower = self._causal_tower()
-        length = prefix.shape[1] + rest.shape[1]
-        if length > self.context_length:
-            raise UserError(
-                f"prompts of {length} tokens; the context length of this backbone is {self.context_length}"
-            )
-        if self._supports_prefix is None:
-            self._supports_prefix = supports_prefix(tower)
-        # Taps expect the output of whole prompts.
-        encode = encode_with_prefix if self._supports_prefix and self._hooks.tap is None else encode_whole
-        return encode(tower, prefix, rest, ends.to(rest.device), self._hooks)
-
-    @property
-    def text_shape(self) -> tuple[int, int]:
-        """Number of blocks and token width of the (causal) text tower."""
-        tower = self._causal_tower()
-        return len(tower.transformer.resblocks), tower.token_embedding.embedding_dim
-
-    @property
-    def text_heads(self) -> int:
-        """Attention heads per block of the (causal) text tower."""
-        return int(self._causal_tower().transformer.resblocks[0].attn.num_heads)
-
-    def _causal_tower(self) -> TextTower:
-        if (tower := text_tower(self.model)) is None:
-            raise UserError(
-                f'backbone "{self.spec}": prompts and text hooks need a causal text tower that reads its end token'
-            )
-        return tower
 
     # Hooks
 

@@ -96,6 +96,13 @@ def stretch_positions(backbone: Backbone, length: int, keep: int = 20) -> None:
     backbone.tokenizer.context_length = length  # type: ignore[attr-defined]
 
 
+def can_stretch(backbone: Backbone) -> bool:
+    """Return whether the text tower has a positional embedding that can be stretched."""
+    tower = getattr(backbone.model, "text", backbone.model)
+    table = getattr(tower, "positional_embedding", None)
+    return isinstance(table, nn.Parameter) and getattr(tower, "cls_emb", None) is None
+
+
 def position_tower(backbone: Backbone) -> TextTransformer:
     """Return the module that holds the positional embedding of texts.
 
@@ -103,8 +110,7 @@ def position_tower(backbone: Backbone) -> TextTransformer:
         UserError: there is none that can be stretched.
     """
     tower = getattr(backbone.model, "text", backbone.model)
-    table = getattr(tower, "positional_embedding", None)
-    if not isinstance(table, nn.Parameter) or getattr(tower, "cls_emb", None) is not None:
+    if not can_stretch(backbone):
         raise UserError(
             f'backbone "{backbone.spec}": its text tower ({type(tower).__name__}) has no positional embedding that '
             "can be stretched"

@@ -16,11 +16,17 @@ def preprocess_for(
     """Return input size and normalisation of a backbone.
 
     Args:
-        backbone: image size, mean and standard deviation.
+        backbone: image size, resize mode, mean and standard deviation.
         interpolation: explicit, else the data set's, else the backbone's.
         source: the data set, if any.
     """
     chosen = interpolation or (source.interpolation if source else None) or backbone.interpolation
     red, green, blue = backbone.mean
     std_red, std_green, std_blue = backbone.std
-    return Preprocess(backbone.image_size, (red, green, blue), (std_red, std_green, std_blue), chosen)
+    return Preprocess(
+        backbone.image_size,
+        (red, green, blue),
+        (std_red, std_green, std_blue),
+        chosen,
+        resize=backbone.resize,
+    )

@@ -16,6 +16,7 @@ from torch import Tensor
 from ..core.errors import UserError
 from .attention import class_attention_row, class_scores, merge_heads, structured
 from .dense import DenseFeatures, DenseOptions
+from .families import FAMILIES, Capability
 from .hooks import Hooks, before
 from .towers import AttentionPool, ModifiedResNet, differs
 from .trace import Trace
@@ -28,6 +29,8 @@ def check(visual: ModifiedResNet) -> None:
         UserError: the pool fails, or gives other features than this module does.
     """
     pool = visual.attnpool
+    if pool.positional_embedding.is_meta:  # no values to compare
+        return
     try:
         like = pool.positional_embedding
         rows, columns = layout(visual)[1]
@@ -46,6 +49,21 @@ def layout(visual: ModifiedResNet) -> tuple[int, tuple[int, int]]:
     """Return the number of attention layers, which is 1, and the rows and columns of the feature map."""
     side = round((visual.attnpool.positional_embedding.shape[0] - 1) ** 0.5)
     return 1, (side, side)
+
+
+def num_layers(visual: ModifiedResNet) -> int:
+    """Return the number of stages."""
+    return 4
+
+
+def width(visual: ModifiedResNet) -> int:
+    """Raise: a ResNet has no tokens that methods could extend."""
+    raise UserError("prompts inside the image tower need a ViT; this backbone is a ResNet")
+
+
+def capabilities(visual: ModifiedResNet) -> frozenset[Capability]:
+    """Return what the tower offers beyond features."""
+    return FAMILIES["resnet"].capabilities
 
 
 def encode(visual: ModifiedResNet, images: Tensor, hooks: Hooks) -> Tensor:
@@ -85,7 +103,7 @@ def trace(visual: ModifiedResNet, images: Tensor, hooks: Hooks) -> Trace:
     def second_path(
         structure: str, layers: Sequence[int], heads: Sequence[int] | None, keep_mlp: bool
     ) -> Tensor:
-        return pool.c_proj(structured(q, k, v, structure, patches, heads))  # [B, M, d]
+        return pool.c_proj(structured(q, k, v, structure, patches, heads=heads))  # [B, M, d]
 
     return Trace(features[:, 0], features[:, 1:], ((q, k, v),), second_path)
 

@@ -24,13 +24,16 @@ class Trace:
         image: image features, [B, d], not normalised, equal to those of `Backbone.encode_image`.
         patches: patch tokens of the ordinary path after the last LayerNorm and projection, [B, M, d].
         projected: queries, keys and values per layer, each [B, H, N, W/H]: the class token, the patches, any prompts.
+            An attention pool has one query, [B, H, 1, W/H].
         second_path: computes `patch_features` for valid arguments.
+        first: position of the first patch; 0 without a class token.
     """
 
     image: Tensor
     patches: Tensor
     projected: tuple[tuple[Tensor, Tensor, Tensor], ...]
     second_path: SecondPath
+    first: int = 1
 
     @property
     def num_layers(self) -> int:
@@ -62,10 +65,8 @@ class Trace:
         total = self.image.new_zeros(())
         for i in layers:
             q, k, _ = self.projected[i]
-            scores = class_scores(q, k)[
-                :, heads, : 1 + self.patches.shape[1]
-            ]  # [B, heads, 1 + M], without prompts
-            total = total + class_attention_row(scores, over)  # [B, M]
+            scores = class_scores(q, k)[:, heads, : self._tokens]  # [B, heads, first + M], without prompts
+            total = total + class_attention_row(scores, over, self.first)  # [B, M]
         return total / len(layers)
 
     def rollout(self, layers: Sequence[int] | None = None, heads: Sequence[int] | None = None) -> Tensor:
@@ -81,12 +82,12 @@ class Trace:
             UserError: a layer or head that the tower does not have.
         """
         layers, heads = sorted(set(self._layers(layers))), self._heads(heads)
-        tokens = 1 + self.patches.shape[1]
+        if self.projected[0][0].shape[2] == 1:  # the query of a pool, which is none of the tokens
+            return self.class_attention(layers, heads, "tokens")
         matrices = []
         for i in layers:
-            q, k, _ = (
-                part[:, heads, :tokens].float() for part in self.projected[i]
-            )  # [B, heads, 1 + M, W/H]
+            # [B, heads, 1 + M, W/H]
+            q, k, _ = (part[:, heads, : self._tokens].float() for part in self.projected[i])
             scores = q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5  # [B, heads, 1 + M, 1 + M]
             matrices.append(scores.softmax(dim=-1).mean(dim=1))  # [B, 1 + M, 1 + M]
         return rollout(matrices)
@@ -119,6 +120,10 @@ class Trace:
             layers = range(self.num_layers - max(1, self.num_layers // 2), self.num_layers)
         chosen = sorted(set(self._layers(layers)))
         return self.second_path(name, chosen, None if heads is None else self._heads(heads), keep_mlp)
+
+    @property
+    def _tokens(self) -> int:
+        return self.first + self.patches.shape[1]
 
     def _layers(self, layers: Sequence[int] | None) -> list[int]:
         found = check_indices("layers", range(self.num_layers) if layers is None else layers, self.num_layers)

@@ -19,7 +19,7 @@ from ..data.decode import read_image
 from ..data.sources.folder import images_in
 from ..evaluation.masks import mask_report, summary
 from ..explain.figures import save
-from ..explain.kinds import MapChoice, drawn_kinds, page_kinds
+from ..explain.kinds import PAGE_STRUCTURES, MapChoice, drawn_kinds, page_kinds
 from ..explain.map_figure import map_figure
 from ..explain.masks import print_masks, view_masks, write_masks
 from ..explain.page import ExplainedPhoto, page_html
@@ -109,6 +109,9 @@ def write_maps(config: ExplainConfig, models: Sequence[NamedModel], images: Sequ
 
     Maps of all images are computed before any is written.
     """
+    backbones = [model.method.backbone for model in models]
+    for backbone in backbones:
+        backbone.check_offers(["image tokens"], "an attention map or patch feature")
     choice = MapChoice(
         config.structure,
         config.layers,
@@ -119,7 +122,8 @@ def write_maps(config: ExplainConfig, models: Sequence[NamedModel], images: Sequ
     )
     texts = tuple(dict.fromkeys(config.text))
     drawn = drawn_kinds(choice, shared_settings(models), num_layers(models))
-    kinds = page_kinds(drawn, num_layers(models)) if config.html else drawn
+    common = [name for name in PAGE_STRUCTURES if all(each.has_structure(name) for each in backbones)]
+    kinds = page_kinds(drawn, num_layers(models), common) if config.html else drawn
     photos = []
     for image, name in zip(images, names_of(images), strict=True):
         picture = read_image(image)

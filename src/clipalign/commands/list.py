@@ -60,6 +60,6 @@ def print_methods() -> None:
     width = max(len(method.name) for method in methods)
     for method in methods:
         print(f"{method.name:{width}}  {method.summary}")
-        towers = " and ".join(method.towers)
-        print(f"{'':{width}}  trains {method.trains}; {towers} towers; average {method.average}")
+        needs = f"needs {' and '.join(method.needs)}" if method.needs else "any backbone"
+        print(f"{'':{width}}  trains {method.trains}; {needs}; average {method.average}")
         print(f"{'':{width}}  {method.source}")

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 Stage = Literal["train", "validation", "test"]
 Interpolation = Literal["bicubic", "bilinear"]
+Resize = Literal["shortest", "squash"]
 CaptionUse = Literal["long", "prefix", "sentence"]
 Augment = Literal["clip-crop", "coop", "tip-adapter", "domainbed", "none"]
 
@@ -66,6 +67,8 @@ class Preprocess:
         mean, std: per channel, for pixel values in [0, 1].
         interpolation: "bicubic" (as CLIP) or "bilinear" (as the code released for CLIPood and AlignCLIP).
         augment: random transformations of training views, by name; see `data.augment`.
+        resize: of evaluation views: "shortest": the shorter side, then a crop of the centre; "squash": both sides, so
+            that the aspect ratio changes (SigLIP, PE, CLIPA).
     """
 
     size: tuple[int, int]
@@ -73,6 +76,7 @@ class Preprocess:
     std: tuple[float, float, float]
     interpolation: Interpolation = "bicubic"
     augment: Augment = "clip-crop"
+    resize: Resize = "shortest"
 
     def normalise(self, images: Tensor) -> Tensor:
         """Standardise images [B, 3, H, W] in [0, 1] per channel."""

@@ -116,8 +116,10 @@ def training_view(image: Image.Image, rng: np.random.Generator, preprocess: Prep
 
 
 def evaluation_view(image: Image.Image, preprocess: Preprocess) -> Tensor:
-    """Resize the shorter side and crop the centre: [3, H, W] in [0, 1]."""
+    """Resize the shorter side and crop the centre, or resize both sides ("squash"): [3, H, W] in [0, 1]."""
     mode = InterpolationMode(preprocess.interpolation)
+    if preprocess.resize == "squash":
+        return TF.to_tensor(TF.resize(image, list(preprocess.size), mode))
     return TF.to_tensor(TF.center_crop(TF.resize(image, [max(preprocess.size)], mode), list(preprocess.size)))
 
 

@@ -87,6 +87,7 @@ class Attention(ModelMetric):
     )
 
     def check(self, context: MetricContext) -> None:
+        context.method.backbone.check_offers(["image tokens"], "the comparison of maps with masks")
         if context.method.backbone.pooling == "patches":
             raise UserError(
                 "--pooling patches classifies by the mean of the patch tokens, so there is no attention of a class "
@@ -170,7 +171,9 @@ def view_scores(context: MetricContext) -> dict[str, np.ndarray]:
         with method.hooks() if isinstance(method, SupportsHooks) else nullcontext():
             dense = backbone.dense(images, range(backbone.num_blocks), guide=STRUCTURES[0])
             others = {
-                name: backbone.dense(images[first], guide=name).guide for name in STRUCTURES[1:] if len(first)
+                name: backbone.dense(images[first], guide=name).guide
+                for name in STRUCTURES[1:]
+                if len(first) and backbone.has_structure(name)
             }
         by_layer = dense.cls_attention.float().unflatten(-1, backbone.grid).cpu()  # [L, B, gh, gw]
         attention = by_layer[list(layers)].mean(dim=0)  # [B, gh, gw]

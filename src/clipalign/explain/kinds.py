@@ -135,11 +135,13 @@ def drawn_kinds(choice: MapChoice, settings: MapSettings, num_layers: int) -> li
     return kinds
 
 
-def page_kinds(drawn: Sequence[MapKind], num_layers: int) -> list[MapKind]:
+def page_kinds(
+    drawn: Sequence[MapKind], num_layers: int, structures: Sequence[str] = PAGE_STRUCTURES
+) -> list[MapKind]:
     """Return the kinds of maps of a page: those of the figure, further structures, and each of them layer by layer."""
     kinds = list(drawn)
     example = next(kind for kind in drawn if kind.structure not in (ATTENTION, ROLLOUT, PATCHES))
-    for name in PAGE_STRUCTURES:
+    for name in structures:
         if not any(kind.structure == name for kind in kinds):
             label = (
                 f"{structure_label(name)}, {layers_label(example.layers)}{heads_label(example.heads or ())}"

@@ -124,6 +124,7 @@ class AlignClip(Erm[AlignClipConfig]):
 
     summary = "attention alignment + semantic label smoothing + beta moving average"
     source = "AlignCLIP, ICLR 2024 submission; Machine Learning 114(3):58, 2025"
+    needs = ("image tokens",)
     Config = AlignClipConfig
     average = "bma"
     search: ClassVar[SearchSpace] = {

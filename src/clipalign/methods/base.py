@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
     from ..backbone import Backbone
+    from ..backbone.families import Capability
     from ..core.types import Batch, Episode
 
 Classifier = Callable[[Tensor], Tensor]  # images [B, 3, H, W] -> float32 logits [B, C]
@@ -118,7 +119,8 @@ class Method(Generic[ConfigT]):
         source: publication.
         trains: what is trained, in words.
         trains_image_tower: whether parameters of the image tower are trained; reports draw maps of such methods.
-        towers: kinds of `Backbone` it supports.
+        needs: what it uses of a backbone beyond image and text features, by the names of
+            `backbone.families.CAPABILITIES`.
         Config: frozen dataclass of its hyper-parameters; the fields become options of `clipalign train`.
         average: default of --average.
         iterates: False if there is nothing to optimise.
@@ -138,7 +140,7 @@ class Method(Generic[ConfigT]):
     source: ClassVar[str]
     trains: ClassVar[str]
     trains_image_tower: ClassVar[bool] = False
-    towers: ClassVar[tuple[str, ...]] = ("vit", "resnet")
+    needs: ClassVar[tuple[Capability, ...]] = ()
     average: ClassVar[str] = "none"
     iterates: ClassVar[bool] = True
     learns_from: ClassVar[Literal["classes", "captions"]] = "classes"
@@ -168,13 +170,9 @@ class Method(Generic[ConfigT]):
             templates: prompt templates with {} for the class name.
 
         Raises:
-            UserError: the method does not support this kind of tower.
+            UserError: the towers do not offer what the method needs.
         """
-        if backbone.kind not in self.towers:
-            raise UserError(
-                f"--method {self.name} works on {' and '.join(self.towers)} towers; "
-                f"--backbone {backbone.spec} has a {backbone.kind}"
-            )
+        backbone.check_offers(self.needs, f"--method {self.name}")
         self.backbone, self.episode, self.templates = backbone, episode, tuple(templates)
         backbone.eval()
         backbone.requires_grad_(False)

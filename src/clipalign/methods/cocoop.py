@@ -54,6 +54,7 @@ class CoCoOp(Method[CoCoOpConfig]):
     summary = "context vectors shifted by a small network of each image"
     source = "Zhou et al., Conditional Prompt Learning for Vision-Language Models, CVPR 2022"
     trains = "context vectors and Meta-Net"
+    needs = ("text prompts",)
     Config = CoCoOpConfig
     search: ClassVar[SearchSpace] = NEW_PARAMETERS
     uses_templates = False

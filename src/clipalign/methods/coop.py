@@ -59,6 +59,7 @@ class CoOp(ClassPromptMethod[CoOpConfig]):
     summary = "learned context vectors in front of the class name"
     source = "Zhou et al., Learning to Prompt for Vision-Language Models, IJCV 2022"
     trains = "context vectors"
+    needs = ("text prompts",)
     Config = CoOpConfig
     search: ClassVar[SearchSpace] = NEW_PARAMETERS
 

@@ -108,6 +108,7 @@ class Dpl(Method[DplConfig]):
     summary = "a network generates context vectors from the mean of a domain's image features"
     source = "Zhang et al., Domain Prompt Learning for Efficiently Adapting CLIP to Unseen Domains, 2022"
     trains = "prompt generator"
+    needs = ("text prompts",)
     Config = DplConfig
     search: ClassVar[SearchSpace] = NEW_PARAMETERS
     uses_templates = False

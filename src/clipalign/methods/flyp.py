@@ -47,7 +47,7 @@ class Flyp(ContrastiveMethod[FlypConfig]):
 
     def setup(self, backbone: Backbone, episode: Episode, templates: Sequence[str]) -> None:
         super().setup(backbone, episode, templates)
-        backbone.model.requires_grad_(True)
+        backbone.train_towers()
         by_class = fill_templates(episode.class_names, self.templates)
         tokens = backbone.tokenize([text for texts in by_class for text in texts])
         tokens.warn_if_truncated()

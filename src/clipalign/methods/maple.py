@@ -51,7 +51,7 @@ class Maple(ClassPromptMethod[MapleConfig]):
     summary = "deep text prompts, coupled to vision prompts by linear maps"
     source = "Khattak et al., MaPLe: Multi-modal Prompt Learning, CVPR 2023"
     trains = "prompt vectors and couplings"
-    towers = ("vit",)
+    needs = ("text prompts", "image prompts")
     Config = MapleConfig
     search: ClassVar[SearchSpace] = NEW_PARAMETERS
 

@@ -58,12 +58,13 @@ class Miro(TrainedHeadMethod[MiroConfig]):
     source = "Cha et al., Domain Generalization by Mutual-Information Regularization, ECCV 2022"
     trains = "image tower, linear head and variances"
     trains_image_tower = True
+    needs = ("image layers",)
     Config = MiroConfig
     search: ClassVar[SearchSpace] = {"miro_weight": LogUniform(0.01, 1)}
 
     def setup(self, backbone: Backbone, episode: Episode, templates: Sequence[str]) -> None:
         super().setup(backbone, episode, templates)
-        o, layers = self.config, backbone.num_blocks if backbone.kind == "vit" else 4
+        o, layers = self.config, backbone.num_layers
         blocks = o.miro_blocks or tuple(max(1, round(k * layers / 4)) for k in (1, 2, 3, 4))
         for block in blocks:
             if not 1 <= block <= layers:

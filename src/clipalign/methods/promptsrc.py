@@ -94,7 +94,7 @@ class PromptSrc(ClassPromptMethod[PromptSrcConfig]):
         "Khattak et al., Self-regulating Prompts: Foundational Model Adaptation without Forgetting, ICCV 2023"
     )
     trains = "prompt vectors"
-    towers = ("vit",)
+    needs = ("text prompts", "image prompts")
     Config = PromptSrcConfig
     average = "gaussian"
     search: ClassVar[SearchSpace] = {

@@ -74,6 +74,7 @@ class SmartClip(CaptionMethod[SmartClipConfig]):
     source = "Xie et al., SmartCLIP, CVPR 2025"
     trains = "both towers, mask network"
     trains_image_tower = True
+    needs = ("text prompts",)
     Config = SmartClipConfig
 
     def setup(self, backbone: Backbone, episode: Episode, templates: Sequence[str]) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from ..core.types import Preprocess, Source
 from ..explain.figures import RIGHT, WRONG, shorten
@@ -60,7 +61,9 @@ def gallery(
         return None
     figure, _ = new_figure(1.35 * count, 2.1 * len(rows), columns=0)
     # Annotations are not part of the layout: leave room for those of the last row.
-    figure.get_layout_engine().set(rect=(0, 0.09 / len(rows), 1, 1 - 0.09 / len(rows)))
+    layout = figure.get_layout_engine()
+    assert isinstance(layout, ConstrainedLayoutEngine)
+    layout.set(rect=(0, 0.09 / len(rows), 1, 1 - 0.09 / len(rows)))
     axes = figure.subplots(len(rows), count, squeeze=False)
     for place in axes.flat:
         place.set_axis_off()

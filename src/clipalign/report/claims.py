@@ -123,8 +123,8 @@ def _finding(task: str, pair: str, parts: Sequence[UnitValues], unit: str) -> Fi
 
 def verdict_grid(verdicts: Sequence[Verdict]) -> Grid:
     """Return a table of statements and findings; the verdict on a statement is on its first line."""
-    lines = []
-    bold = set()
+    lines: list[tuple[str, ...]] = []
+    bold: set[tuple[int, int]] = set()
     for verdict in verdicts:
         rows = verdict.findings or (Finding("", "", None),)
         for i, finding in enumerate(rows):

@@ -48,8 +48,8 @@ def picture_section(runs: Sequence[StoredRun], folder: Path, count: int, seed: i
         seed: seed of the draw of the images.
 
     Returns:
-        The section; without pictures but with the reason if data or backbone cannot be opened any more. Empty if no
-        run has weights.
+        The section; without pictures but with the reason if data or backbone cannot be opened any more, or the tower
+        has no image tokens. Empty if no run has weights.
     """
     group = _largest_group(runs)
     if not group or count < 1:
@@ -66,6 +66,7 @@ def _draw(group: Sequence[StoredRun], folder: Path, count: int, seed: int) -> li
     source = source_from(config.data)
     episode = episode_from(replace(config.split, protocol=_protocol(group[0])), source)
     before = load(config.model.backbone, cache_dir=config.model.cache_dir).configure(config.model)
+    before.check_offers(["image tokens"], "an attention map")
     preprocess = preprocess_for(before, config.data.interpolation, source)
     test = next((t for t in episode.tests if t.name == "all"), episode.tests[-1])
     views, notes = _choose(episode, source, test, count, seed)

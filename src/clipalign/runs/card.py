@@ -121,6 +121,9 @@ def base_model(backbone: str) -> str | None:
     name, _ = split_size(backbone)
     if name.startswith("hf-hub:"):
         return name.removeprefix("hf-hub:")
+    if name.startswith("hf:"):
+        repository = name.removeprefix("hf:")
+        return None if Path(repository).expanduser().is_dir() else repository
     architecture, _, tag = name.partition(":")
     facts = open_clip.get_pretrained_cfg(architecture, tag)
     # "ORG/NAME/", or "ORG/NAME/FILE"

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from clipalign.backbone import Backbone, load
+from clipalign.backbone import Backbone, load, preprocess_for
 from clipalign.backbone.positions import stretch_positions
 from clipalign.commands.cli import main
 from clipalign.commands.export import export
@@ -76,6 +76,23 @@ def test_open_clip_export_with_classifier_reproduces_predictions(run: Path, tmp_
     )
     # The tower that was written is the trained one.
     assert (features - torch.nn.functional.normalize(before, dim=-1)).abs().max() > 1e-3
+
+
+def test_hf_export_loads_as_a_backbone(run: Path, tmp_path: Path) -> None:
+    pytest.importorskip("transformers", reason="the extra [hf] is not installed")
+    folder = export(run, "hf", tmp_path / "out").folder
+    exported, trained = load(f"hf:{folder}"), open_run(run).backbone
+    texts, images = ["a red square", "snow"], probe_images(trained)
+    assert type(exported.tokenizer) is type(trained.tokenizer)
+    with torch.no_grad():
+        torch.testing.assert_close(
+            exported.encode_text(texts), trained.encode_text(texts), atol=1e-5, rtol=1e-5
+        )
+        torch.testing.assert_close(
+            exported.encode_image(images), trained.encode_image(images), atol=1e-5, rtol=1e-5
+        )
+    assert exported.capabilities == trained.capabilities
+    assert preprocess_for(exported, "bicubic") == preprocess_for(trained, "bicubic")
 
 
 def test_hf_processor_matches_tokenizer_and_preprocessing(run: Path, tmp_path: Path) -> None:

@@ -60,16 +60,15 @@ class CaptionMethod(ContrastiveMethod[CaptionConfigT]):
     """A method that trains both towers on captioned images, the text tower with a longer window.
 
     Positions are stretched as in Long-CLIP (`backbone.positions`) unless --context-length keeps the tower's own window.
+    Text towers whose positions cannot be stretched (CoCa's, those of Hugging Face) keep it too.
     """
 
     learns_from: ClassVar[Literal["classes", "captions"]] = "captions"
 
     def setup(self, backbone: Backbone, episode: Episode, templates: Sequence[str]) -> None:
         super().setup(backbone, episode, templates)
-        backbone.model.requires_grad_(True)
-        bias = getattr(backbone.model, "logit_bias", None)
-        if bias is not None:  # SigLIP's; a softmax does not depend on it
-            bias.requires_grad_(False)
+        backbone.train_towers()
+        self.stretchable = "text positions" in backbone.capabilities
         self.own_length: int = backbone.context_length
         self.captions_cut: float | None = None  # share of training captions over the window
         self.kept: FrozenPositions | None = None
@@ -93,7 +92,10 @@ class CaptionMethod(ContrastiveMethod[CaptionConfigT]):
             UserError: --too-long error, and a training caption is longer.
         """
         o, length = self.config, self.own_length
-        if o.context_length is not None:
+        if not self.stretchable:
+            if o.context_length not in (None, length) or o.too_long == "stretch":
+                self.backbone.check_offers(["text positions"], "a text window of another length")
+        elif o.context_length is not None:
             length = o.context_length
         elif length <= CLIP_LENGTH:
             length = long_clip_length(length, o.keep_positions)
@@ -124,6 +126,8 @@ class CaptionMethod(ContrastiveMethod[CaptionConfigT]):
 
     def stretch(self, length: int) -> None:
         """Set the text window to `length` tokens; if that is longer, freeze the first positions."""
+        if not self.stretchable:
+            return
         stretch_positions(self.backbone, length, self.config.keep_positions)
         if self.kept is not None:
             self.kept.remove()
@@ -138,16 +142,17 @@ class CaptionMethod(ContrastiveMethod[CaptionConfigT]):
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Load as `Method.load_state_dict`; the text window takes the length of the stored positions."""
-        prefix = "" if position_tower(self.backbone) is self.backbone.model else "text."
-        table = state.get(f"{prefix}positional_embedding")
-        if table is not None and table.dim() == 2:
-            self.stretch(len(table))
+        if self.stretchable:
+            prefix = "" if position_tower(self.backbone) is self.backbone.model else "text."
+            table = state.get(f"{prefix}positional_embedding")
+            if table is not None and table.dim() == 2:
+                self.stretch(len(table))
         super().load_state_dict(state)
         self.stretch(self.backbone.context_length)  # freeze the loaded positions, not those before
 
     def after_step(self, step: int) -> None:
-        assert self.kept is not None
-        self.kept.restore()
+        if self.kept is not None:
+            self.kept.restore()
 
     def tokens(self, batch: Batch, captions: Sequence[str] | None = None) -> Tokens:
         """Tokenise the captions of a batch, or other texts derived from them.

@@ -17,6 +17,7 @@ from open_clip.transformer import QuickGELU
 from torch import Tensor
 
 from ...backbone import Backbone, pocket
+from ...backbone.huggingface import open_clip_config
 from ...backbone.loading import split_size
 from ...core.errors import UserError
 from ...core.types import Preprocess
@@ -173,6 +174,10 @@ def model_config(model: ExportedModel) -> dict[str, Any]:
             config: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))["model_cfg"]
         except Exception as error:  # of the hub, the file system or JSON
             raise UserError(f"cannot read the open_clip configuration of {spec} ({error})") from None
+    elif kind == "hf" and location:
+        config = open_clip_config(spec, location, model.cache_dir)
+        if hasattr(backbone.tokenizer, "tokenizer"):  # of transformers, which the exported folder holds
+            config["text_cfg"]["hf_tokenizer_name"] = "local"
     else:
         known = open_clip.get_model_config(pocket.ARCHITECTURE if kind == "pocket" else kind)
         if known is None:

@@ -1,8 +1,6 @@
 """A Hugging Face folder: `CLIPModel.from_pretrained(FOLDER)` and `CLIPProcessor.from_pretrained(FOLDER)`.
 
-open_clip and transformers store the same towers in two layouts. open_clip stacks query, key and value in one matrix,
-has projections [width, d] (transformers: weights [d, width] of linear layers), and has embeddings as parameters
-(transformers: modules). All other differences are names.
+open_clip and transformers store the same towers in two layouts; see `backbone.hf_names`.
 """
 
 from __future__ import annotations
@@ -18,34 +16,10 @@ from open_clip.transformer import QuickGELU
 from torch import Tensor, nn
 
 from ...backbone import Backbone
+from ...backbone.hf_names import BLOCK, END, PREPROCESS_RESAMPLE, START, TEXT, VISION
 from ...backbone.text.tower import TextTower, text_tower
 from ...core.errors import UserError
 from .base import ExportedModel, ExportFormat, Features, Probe
-
-START, END = "<|startoftext|>", "<|endoftext|>"  # transformers' names of open_clip's last two tokens
-BLOCK = {
-    "ln_1.": "layer_norm1.",
-    "ln_2.": "layer_norm2.",
-    "attn.out_proj.": "self_attn.out_proj.",
-    "mlp.c_fc.": "mlp.fc1.",
-    "mlp.c_proj.": "mlp.fc2.",
-}
-VISION = {
-    "class_embedding": "vision_model.embeddings.class_embedding",
-    "positional_embedding": "vision_model.embeddings.position_embedding.weight",
-    "conv1.weight": "vision_model.embeddings.patch_embedding.weight",
-    "ln_pre.weight": "vision_model.pre_layrnorm.weight",  # sic
-    "ln_pre.bias": "vision_model.pre_layrnorm.bias",
-    "ln_post.weight": "vision_model.post_layernorm.weight",
-    "ln_post.bias": "vision_model.post_layernorm.bias",
-}
-TEXT = {
-    "token_embedding.weight": "text_model.embeddings.token_embedding.weight",
-    "positional_embedding": "text_model.embeddings.position_embedding.weight",
-    "ln_final.weight": "text_model.final_layer_norm.weight",
-    "ln_final.bias": "text_model.final_layer_norm.bias",
-    "text_projection.weight": "text_projection.weight",
-}
 
 
 class HuggingFace(ExportFormat):
@@ -67,7 +41,7 @@ class HuggingFace(ExportFormat):
             crop_size={"height": size, "width": size},
             image_mean=list(model.preprocess.mean),
             image_std=list(model.preprocess.std),
-            resample={"bilinear": 2, "bicubic": 3}[model.preprocess.interpolation],
+            resample=PREPROCESS_RESAMPLE[model.preprocess.interpolation],
         )
         hf.CLIPProcessor(images, hf.CLIPTokenizer.from_pretrained(folder)).save_pretrained(folder)
 

@@ -20,6 +20,7 @@ from ...core.errors import UserError
 from .base import ExportedModel, ExportFormat, Features, Probe
 
 OPSET = 18
+RESIZE = {"shortest": "resize_shortest_side_and_crop_centre", "squash": "resize_both_sides"}
 LARGEST_FILE = 1.8e9  # bytes; protobuf ends at 2 GB, so larger towers keep their weights in a second file
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 
@@ -67,7 +68,7 @@ class Onnx(ExportFormat):
             "image.onnx": {
                 "input": {"name": "images", "type": "float32", "shape": ["batch", 3, *backbone.image_size]},
                 "preprocess": {
-                    "resize_shortest_side_and_crop_centre": list(preprocess.size),
+                    RESIZE[preprocess.resize]: list(preprocess.size),
                     "interpolation": preprocess.interpolation,
                     "mean": list(preprocess.mean),
                     "std": list(preprocess.std),

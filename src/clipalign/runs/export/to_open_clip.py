@@ -30,7 +30,7 @@ class OpenClip(ExportFormat):
                 "mean": list(preprocess.mean),
                 "std": list(preprocess.std),
                 "interpolation": preprocess.interpolation,
-                "resize_mode": "shortest",
+                "resize_mode": preprocess.resize,
             },
         }
         text = json.dumps(config, indent=1) + "\n"

@@ -35,6 +35,7 @@ class Safetensors(ExportFormat):
                 "mean": list(model.preprocess.mean),
                 "std": list(model.preprocess.std),
                 "interpolation": model.preprocess.interpolation,
+                "resize": model.preprocess.resize,
             },
         }
         text = json.dumps(architecture, indent=1) + "\n"
