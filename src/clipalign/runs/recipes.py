@@ -4,8 +4,8 @@
 recipe is a section of these keys, all optional; later ones win:
 
     defaults: {lr: 5e-6}                    # options
-    methods: {coop: {lr: 1e-3}}             # options by method
-    backbones: {pocket: {steps: 600}}       # by backbone
+    backbones: {pocket: {steps: 600}}       # options by backbone
+    methods: {coop: {lr: 1e-3}}             # by method
     shots: {"1": {epochs: 50}}              # by --shots; "all" if a protocol trains on all images
     datasets: {office-home: {lr: 1e-5}}     # by data set
     variants: {released: SECTION}           # a section by --variant of alignclip
@@ -27,7 +27,7 @@ Options = dict[str, Any]
 Layer = tuple[str, Options]  # origin, options by name
 
 # Keys that map names to options, and keys that map names to sections.
-OPTIONS_BY = ("methods", "backbones", "shots", "datasets")
+OPTIONS_BY = ("backbones", "methods", "shots", "datasets")
 SECTIONS_BY = ("variants", "protocols")
 
 
