@@ -23,7 +23,7 @@ class DemoConfig(Options):
     """Folder of the runs and the report. Must be new or empty without --overwrite."""
     target: str = field(default="twemoji", metadata=facts(unit="STYLE"))
     """Style left out of training, and tested. A domain of pictograms."""
-    steps: int = field(default=120, metadata=facts(unit="STEPS", at_least=1))
+    steps: int = field(default=150, metadata=facts(unit="STEPS", at_least=1))
     """Optimiser steps per method that trains."""
     seed: int = field(default=0, metadata=facts(unit="SEED", at_least=0))
     """Seed of batches and augmentation."""
