@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Mapping
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ import torch
 from safetensors.torch import save_file
 
 from clipalign.backbone import Backbone
+from clipalign.backbone.build import clip_tokenizer
 
 # Defaults of the two towers: a ViT of 3 blocks and a causal text tower with CLIP's window and vocabulary.
 VISION = {"image_size": 32, "patch_size": 8, "width": 32, "head_width": 16, "layers": 3}
@@ -60,14 +60,12 @@ def build_clip(
 
 def wrap(model: Any) -> Backbone:
     """Wrap an open_clip model with CLIP's tokenizer at the model's context length."""
-    tokenizer = copy.copy(_tokenizer())  # a copy, since stretching the text window sets its context length
-    tokenizer.context_length = model.context_length
-    return Backbone(model, tokenizer, "tiny")
+    return Backbone(model, clip_tokenizer(model.context_length), "tiny")
 
 
-@cache
-def _tokenizer() -> open_clip.SimpleTokenizer:
-    return open_clip.SimpleTokenizer()  # reads the merge table, which is slow
+def copied(backbone: Backbone) -> Backbone:
+    """Return a deep copy, except for the merge table of CLIP's tokenizer, which takes long to copy."""
+    return copy.deepcopy(backbone, {id(backbone.tokenizer): copy.copy(backbone.tokenizer)})
 
 
 def write_backbone(

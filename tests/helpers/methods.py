@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,6 +14,7 @@ from clipalign.data.batches import TrainBatches
 from clipalign.engine.validation import ClassValidation
 from clipalign.evaluation import EvalLoader
 from clipalign.methods import get_method
+from tests.helpers.backbones import copied
 
 TEMPLATES = ("a photo of a {}.",)
 
@@ -24,7 +24,7 @@ def ready(name: str, backbone: Backbone, episode: Episode, **options: Any) -> An
     cls = get_method(name)
     method = cls(cls.Config(**options))
     torch.manual_seed(0)
-    method.setup(copy.deepcopy(backbone), episode, TEMPLATES)
+    method.setup(copied(backbone), episode, TEMPLATES)
     return method
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import re
 from dataclasses import FrozenInstanceError, dataclass, replace
 from functools import cache
@@ -27,6 +26,7 @@ from clipalign.data.sources.folder import ImageFolder
 from clipalign.engine.averaging import KINDS
 from clipalign.methods import Method, SupportsCaptions, all_methods, get_method, list_methods, register
 from clipalign.protocols import build_episode
+from tests.helpers.backbones import copied
 from tests.helpers.methods import total_loss
 
 METHODS = all_methods()
@@ -54,7 +54,7 @@ def loaded(spec: str) -> Backbone:
 def backbone(tiny_spec: str, resnet_spec: str, request: pytest.FixtureRequest) -> Backbone:
     """A new copy of the tiny ViT or ResNet backbone."""
     tower = request.getfixturevalue("tower")
-    return copy.deepcopy(loaded(tiny_spec if tower == "vit" else resnet_spec))
+    return copied(loaded(tiny_spec if tower == "vit" else resnet_spec))
 
 
 @pytest.fixture
@@ -219,7 +219,7 @@ def test_steps_are_reproducible_and_change_only_trained_weights(
     cls: type[Method[Any]], tower: str, backbone: Backbone, episode: Episode
 ) -> None:
     before = {name: tensor.clone() for name, tensor in backbone.model.state_dict().items()}
-    first = train(ready(cls, copy.deepcopy(backbone), episode), 2)
+    first = train(ready(cls, copied(backbone), episode), 2)
     method = ready(cls, backbone, episode)
     second = train(method, 2)
     assert all(torch.equal(first[name], second[name]) for name in first)
@@ -232,7 +232,7 @@ def test_steps_are_reproducible_and_change_only_trained_weights(
 def test_saved_method_predicts_the_same_on_trained_and_new_classes(
     cls: type[Method[Any]], tower: str, backbone: Backbone, episode: Episode, tmp_path: Path
 ) -> None:
-    fresh = copy.deepcopy(backbone)
+    fresh = copied(backbone)
     method = ready(cls, backbone, episode)
     if cls.iterates:
         train(method, 1)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from dataclasses import replace
 from functools import cache
 from typing import Any
@@ -16,6 +15,7 @@ from clipalign.core.types import Episode
 from clipalign.data.sources.folder import ImageFolder
 from clipalign.methods import Method, all_methods
 from clipalign.protocols import build_episode
+from tests.helpers.backbones import copied
 from tests.helpers.families import write_family
 from tests.helpers.methods import TEMPLATES, batch_of, source_validation, total_loss
 
@@ -39,7 +39,7 @@ def episode(squares: ImageFolder) -> Episode:
 def test_method_trains_and_classifies_or_names_what_is_missing(
     loaded: Any, episode: Episode, family: str, cls: type[Method[Any]]
 ) -> None:
-    backbone: Backbone = copy.deepcopy(loaded(family))
+    backbone: Backbone = copied(loaded(family))
     method = cls()
     if set(cls.needs) - backbone.capabilities:
         with pytest.raises(UserError, match=rf"--method {cls.name} needs .* Offered by: "):

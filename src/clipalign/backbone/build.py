@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import open_clip
 import torch
+from open_clip.tokenizer import DEFAULT_CONTEXT_LENGTH, SimpleTokenizer
 from torch import nn
 
 from ..core.errors import UserError
@@ -83,7 +86,27 @@ def tokenizer_of(spec: str, name: str, config: dict[str, Any], cache_dir: str | 
     Raises:
         UserError: its files cannot be read or downloaded, or transformers is not installed.
     """
+    text = config["text_cfg"]
+    # open_clip's rule for its default tokenizer
+    if (
+        not text.get("hf_tokenizer_name")
+        and not text.get("tokenizer_kwargs")
+        and "siglip" not in name.lower()
+    ):
+        return clip_tokenizer(text.get("context_length", DEFAULT_CONTEXT_LENGTH))
     return try_tokenizer(spec, config, lambda: open_clip.get_tokenizer(name, cache_dir=cache_dir))
+
+
+def clip_tokenizer(context_length: int) -> SimpleTokenizer:
+    """Return CLIP's tokenizer; the merge table, which takes long to read, is shared."""
+    tokenizer = copy.copy(_tokenizer())  # a copy, since stretching the text window sets its context length
+    tokenizer.context_length = context_length
+    return tokenizer
+
+
+@cache
+def _tokenizer() -> SimpleTokenizer:
+    return SimpleTokenizer()
 
 
 def try_tokenizer(spec: str, config: dict[str, Any], get: Callable[[], Any]) -> Any:

@@ -14,12 +14,12 @@ from typing import Any
 
 import open_clip
 from huggingface_hub import snapshot_download
-from open_clip.tokenizer import HFTokenizer, SimpleTokenizer
+from open_clip.tokenizer import HFTokenizer
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ..core.errors import UserError
-from .build import complete, seeded, try_tokenizer
+from .build import clip_tokenizer, complete, seeded, try_tokenizer
 from .hf_names import END, PREPROCESS_RESAMPLE, START, clip_to_open_clip, siglip_to_open_clip
 from .model import Backbone
 from .network import first_line, offline_if_unreachable, quiet
@@ -241,7 +241,7 @@ def _preprocess(folder: Path, siglip: bool) -> dict[str, Any]:
 def _tokenizer(folder: Path, context_length: int, siglip: bool) -> Any:
     """Return open_clip's own tokenizer for CLIP's vocabulary, else that of transformers."""
     if not siglip:
-        simple = SimpleTokenizer(context_length=context_length)
+        simple = clip_tokenizer(context_length)
         ours = {"<start_of_text>": START, "<end_of_text>": END}
         if _vocabulary(folder) == {ours.get(token, token): n for token, n in simple.encoder.items()}:
             return simple
