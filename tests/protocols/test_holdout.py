@@ -159,7 +159,7 @@ def test_holdout_names_invalid_input() -> None:
     source.parts = dict(zip(("train", "validation", "test"), np.array_split(np.arange(60), 3), strict=True))
     with pytest.raises(UserError, match='has group "one" in both training and validation'):
         build_episode("holdout", source, None)
-    with pytest.raises(UserError, match="--ratios: .* own split"):
+    with pytest.raises(UserError, match=r"--ratios: .* own split"):
         build_episode("holdout", source, None, ratios=(1, 1, 1))
 
 
@@ -172,9 +172,9 @@ def test_group_column_of_a_table(squares_folder: Path, tmp_path: Path) -> None:
     source = load_source(str(table), group_column="camera")
     assert source.groups == tuple(f"camera {i % 7}" for i in range(len(files)))
     assert source.fingerprint() == load_source(str(table)).fingerprint()
-    with pytest.raises(UserError, match="no column .camra.*--group-column COLUMN"):
+    with pytest.raises(UserError, match=r"no column .camra.*--group-column COLUMN"):
         load_source(str(table), group_column="camra")
-    with pytest.raises(UserError, match="--group-column: .*needs a table"):
+    with pytest.raises(UserError, match=r"--group-column: .*needs a table"):
         load_source(str(squares_folder), group_column="camera")
     table.write_text("\n".join(["path,label,camera", *lines, f"{files[0]},a,"]) + "\n")
     with pytest.raises(UserError, match="line 62: no group"):

@@ -38,7 +38,8 @@ def check_data(
     data_options: Sequence[str] = (),
     layout: Literal["auto", "class", "domain", "split"] = "auto",
     class_names: str | Path | None = None,
-    sheet: str | Path | None = "data-check.png",
+    group_column: str | None = None,
+    sheet: str | Path | None = None,
     seed: int = 0,
 ) -> list[str]:
     """Print what a data set holds, as `clipalign data check` does.

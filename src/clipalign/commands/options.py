@@ -12,6 +12,7 @@ from typing import Literal
 from ..core.config import DataOptions, MetricOptions, NameRule, Options, SplitOptions, facts
 from ..core.errors import UserError
 
+SHEET_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")  # of pictures that `data check` writes
 MAX_SHARPNESS = 1000.0  # factor at which the softmax of cosines is a maximum
 
 
@@ -82,10 +83,17 @@ class CheckConfig(Options):
     """First folder level: auto, class, domain or split."""
     class_names: Path | None = field(default=None, metadata=facts(unit="FILE"))
     """Display names of classes."""
-    sheet: Path | None = field(default=Path("data-check.png"), metadata=facts(unit="FILE"))
-    """Picture of three random rows; None: no picture."""
+    group_column: str | None = field(default=None, metadata=facts(unit="COLUMN"))
+    """Column of groups that no split divides."""
+    sheet: Path | None = field(default=None, metadata=facts(unit="FILE", unset="no picture"))
+    """Contact sheet to write: random images of each class. .png, .jpg or .webp."""
     seed: int = field(default=0, metadata=facts(unit="SEED", at_least=0))
-    """Seed of these rows."""
+    """Seed of these images."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.sheet is not None and self.sheet.suffix.lower() not in SHEET_SUFFIXES:
+            raise UserError(f"--sheet: {self.sheet} must end in {', '.join(SHEET_SUFFIXES)}")
 
     def source_options(self) -> DataOptions:
         """Return the options that name the data set."""
@@ -95,6 +103,7 @@ class CheckConfig(Options):
             data_options=self.data_options,
             layout=self.layout,
             class_names=self.class_names,
+            group_column=self.group_column,
         )
 
 
@@ -103,7 +112,7 @@ class PrepareConfig:
     """Unpack the archives of a published set in the layout of its authors, and verify the counts."""
 
     name: str = field(metadata=facts(positional=True))
-    """Name in `clipalign data list`."""
+    """Name in `clipalign list data`."""
     archive: tuple[Path, ...] = field(default=(), metadata=facts(unit="FILE"))
     """Archives as downloaded (tar, zip). Other files, such as CoOp's split file, are copied next to the images."""
     root: Path = field(default=Path("data"), metadata=facts(unit="DIR"))

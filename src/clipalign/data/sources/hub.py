@@ -35,7 +35,8 @@ def read_hub(name: str, *, settings: Mapping[str, Any], options: TableOptions = 
 
     Args:
         name: "hf:NAME" for the hub, or a folder.
-        settings: names of the columns ("image", "label", "domain", "caption"), if they cannot be guessed, of "group", and "config".
+        settings: names of the columns ("image", "label", "domain", "caption"), if they cannot be guessed; "group" and
+            "config".
         options: see `TableOptions`.
 
     Raises:
