@@ -126,13 +126,8 @@ class PrepareConfig:
 
 
 @dataclass(frozen=True)
-class PublishedConfig:
-    """Print the published sets, their licences and where to get them."""
-
-
-@dataclass(frozen=True)
 class PredictConfig(Options):
-    """Classify images among the classes of a file, or those the run was trained on."""
+    """Classify images among given classes, or those the run was trained on."""
 
     model: str = field(metadata=facts(positional=True))
     """Run folder, or a backbone as in `clipalign train`."""
@@ -142,8 +137,12 @@ class PredictConfig(Options):
     """.csv or .json file to write instead of a table."""
     overwrite: bool = False
     """Replace the file in --out."""
-    classes_file: Path | None = field(default=None, metadata=facts(unit="FILE", unset="the run's classes"))
-    """Text file, one class name per line."""
+    classes: tuple[str, ...] | None = field(
+        default=None, metadata=facts(unit="NAME", unset="the run's classes")
+    )
+    """Class names, such as cat "hot dog"."""
+    classes_file: Path | None = field(default=None, metadata=facts(unit="FILE"))
+    """Text file, one class name per line, instead of --classes."""
     topk: int = field(default=5, metadata=facts(unit="COUNT", at_least=1))
     """Classes to print per image."""
     template: tuple[str, ...] = field(default=(), metadata=facts(unit="TEXT", unset="the run's"))
@@ -160,7 +159,11 @@ class PredictConfig(Options):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not self.images:
-            raise UserError("predict needs at least one image file or folder")
+            raise UserError("predict needs at least one image file or folder, before the options")
+        if self.classes is not None and self.classes_file is not None:
+            raise UserError("--classes and --classes-file exclude each other: choose one")
+        if self.classes == ():
+            raise UserError("--classes needs at least one class name")
         if self.out is not None and self.out.suffix.lower() not in (".csv", ".json"):
             raise UserError(f"--out: {self.out} must end in .csv or .json")
         if self.out is not None and self.out.exists() and not self.overwrite:
@@ -317,6 +320,8 @@ class ListConfig:
         metadata=facts(positional=True)
     )
     """Kind of names."""
+    json: bool = False
+    """Print a JSON list of objects with name, summary and further facts."""
 
 
 @dataclass(frozen=True)

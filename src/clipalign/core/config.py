@@ -281,7 +281,7 @@ class RunOptions(Options):
     """Run."""
 
     out: Path = field(metadata=facts(unit="DIR", affects_result=False))
-    """Run folder to write. Must be new or empty without --resume and --overwrite."""
+    """Run folder to write, such as runs/first. Must be new or empty without --resume and --overwrite."""
     seed: int = field(default=0, metadata=facts(unit="SEED", at_least=0))
     """Seed of batches and initial weights. Augmentation depends on it too, splits do not."""
     device: str = field(default="auto", metadata=facts(unit="DEVICE", affects_result=False))

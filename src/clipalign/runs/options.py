@@ -93,6 +93,7 @@ class TrainOptions:
             "lr_from": self.origins.get("lr", "default") if iterates else None,
             "recipe": config.recipe.recipe,
             "recipe_changes": ", ".join(self.recipe_changes) or None,
+            "options": self.flat(),
             "command": command,
             "version": __version__,
         }
