@@ -38,7 +38,7 @@ class Api:
 
 
 APIS = [
-    Api(clipalign.train, TrainConfig, frozenset({"config", "hyper"})),
+    Api(clipalign.train, TrainConfig, frozenset({"config", "hyper"}), frozenset({"dry_run"})),
     Api(clipalign.evaluate, EvalConfig),
     Api(clipalign.predict, PredictConfig, only_command=frozenset({"out", "overwrite"})),
     Api(clipalign.explain_image, ExplainConfig),

@@ -303,6 +303,9 @@ class RunOptions(Options):
     """Resume the run in --out. It starts from the last checkpoint; a finished run is left unchanged."""
     overwrite: bool = field(default=False, metadata=facts(affects_result=False))
     """Replace the run in --out."""
+    dry_run: bool = field(default=False, metadata=facts(affects_result=False))
+    """Print what would run, and write nothing. Data, splits, method and parameters, and memory and time from three
+    steps; --out is not needed."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -167,7 +167,11 @@ def check_same(folder: RunFolder, options: TrainOptions) -> None:
 
 def write_config(folder: RunFolder, options: TrainOptions, record: RunRecord) -> None:
     """Write config.yaml."""
-    values = {name: value for name, value in options.flat().items() if name not in ("resume", "overwrite")}
+    values = {
+        name: value
+        for name, value in options.flat().items()
+        if name not in ("resume", "overwrite", "dry_run")
+    }
     write_text(folder.config, dump_yaml({**values, RECORD: record.as_dict()}))
 
 
