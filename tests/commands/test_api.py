@@ -38,9 +38,9 @@ class Api:
 
 
 APIS = [
-    Api(clipalign.train, TrainConfig, frozenset({"config", "hyper"})),
+    Api(clipalign.train, TrainConfig, frozenset({"config", "hyper"}), frozenset({"dry_run"})),
     Api(clipalign.evaluate, EvalConfig),
-    Api(clipalign.predict, PredictConfig, frozenset({"classes"}), frozenset({"out", "overwrite"})),
+    Api(clipalign.predict, PredictConfig, only_command=frozenset({"out", "overwrite"})),
     Api(clipalign.explain_image, ExplainConfig),
     Api(clipalign.export_model, ExportConfig),
     Api(clipalign.sweep_study, SweepConfig, only_command=frozenset({"slurm", "dry_run"})),
@@ -54,6 +54,7 @@ WIDER = {
     ("evaluate", "data"): PATH_OR_SOURCE,
     **{(name, "model"): str | Path for name in ("evaluate", "predict", "explain", "export")},
     ("check_data", "data"): str | Path,
+    ("predict", "classes"): Sequence[str] | None,
 }
 
 

@@ -41,7 +41,7 @@ def script(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("clipalign train --steps 3 --schedule co", {"cosine", "constant"}),
         ("clipalign train --no-keep", {"--no-keep-mlp"}),
         ("clipalign list ", {"methods", "data", "backbones", "protocols", "metrics", "exports", "trackers"}),
-        ("clipalign data ", {"check", "prepare", "list"}),
+        ("clipalign data ", {"check", "prepare"}),
         ("clipalign data prepare --arch", {"--archive"}),
     ],
 )

@@ -69,3 +69,25 @@ def test_batch_size_does_not_change_predictions(
     assert [p.image for p in whole] == [p.image for p in parts] and len(whole) == 20
     for one, other in zip(whole, parts, strict=True):
         assert one.probabilities == pytest.approx(other.probabilities, abs=1e-5)
+
+
+def test_classes_on_the_command_line_equal_those_of_a_file(
+    tiny_spec: str, squares_folder: Path, names: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["predict", tiny_spec, str(squares_folder / "grey")]
+    assert main([*command, "--out", str(tmp_path / "a.csv"), "--classes-file", str(names)]) == 0
+    listed = ["--classes", "red square", "blue square", "an old boat"]
+    assert main([*command, "--out", str(tmp_path / "b.csv"), *listed]) == 0
+    assert (tmp_path / "a.csv").read_text() == (tmp_path / "b.csv").read_text()
+    capsys.readouterr()
+    assert main([*command, *listed, "--classes-file", str(names)]) == 2
+    assert "--classes and --classes-file exclude each other" in capsys.readouterr().err
+    assert main(command) == 2 and "--classes NAME" in capsys.readouterr().err
+
+
+def test_pocket_backbone_is_said_to_know_drawings_only(
+    squares_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    image = next((squares_folder / "grey").rglob("*.png"))
+    assert main(["predict", "pocket", str(image), "--classes", "red square", "blue square"]) == 0
+    assert "knows drawings of everyday objects only" in capsys.readouterr().err

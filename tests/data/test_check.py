@@ -11,6 +11,7 @@ from clipalign.commands.cli import main
 from clipalign.core.errors import UserError
 from clipalign.data.check import examine
 from clipalign.data.registry import load_source
+from clipalign.data.sources.folder import empty_classes
 from clipalign.data.sources.table import ImageTable
 from clipalign.runs.options import train_options
 
@@ -59,7 +60,7 @@ def test_check_prints_problems_and_a_valid_training_command(
     ):
         assert expected in text
     assert "┃" not in text  # no box characters without a terminal
-    assert Image.open(sheet).width > 600
+    assert Image.open(sheet).width > 600 and Image.open(sheet).height > 500  # a row of images for each class
     command = shlex.split(text.splitlines()[-1])
     options = train_options(command[2:])  # the printed command parses
     data = options.config.data
@@ -72,10 +73,55 @@ def test_check_of_a_valid_data_set_reports_no_problems(
     for k, name in enumerate(("cat", "dog")):
         (tmp_path / "d" / name).mkdir(parents=True)
         for i in range(6):
-            Image.new("RGB", (9, 9), (k * 100, 20 * i, 0)).save(tmp_path / "d" / name / f"{i}.png")
+            Image.new("RGB", (40, 36), (k * 100, 20 * i, 0)).save(tmp_path / "d" / name / f"{i}.png")
     assert main(["data", "check", str(tmp_path / "d"), "--sheet", str(tmp_path / "s.png")]) == 0
     text = capsys.readouterr().out
-    assert "No broken files" in text and "--protocol few-shot" in text
+    assert "No broken files" in text and "--protocol holdout" in text
+
+
+def test_check_names_unusual_sizes_empty_classes_and_heic_files(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "d" / "empty").mkdir(parents=True)
+    (tmp_path / "d" / ".hidden").mkdir()
+    for k, name in enumerate(("cat", "dog")):
+        (tmp_path / "d" / name).mkdir()
+        for i in range(6):
+            Image.new("RGB", (40, 36), (k * 100, 20 * i, 0)).save(tmp_path / "d" / name / f"{i}.png")
+    Image.new("RGB", (31, 300)).save(tmp_path / "d" / "cat" / "tiny.png")
+    Image.new("RGB", (400, 100)).save(tmp_path / "d" / "cat" / "long.png")
+    heic = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic"
+    (tmp_path / "d" / "dog" / "phone.HEIC").write_bytes(heic)
+    (tmp_path / "d" / "dog" / "renamed.jpg").write_bytes(heic)
+    monkeypatch.chdir(tmp_path)
+    assert main(["data", "check", "d"]) == 0
+    text = capsys.readouterr().out
+    for expected in (
+        "1 images are smaller than 32 pixels",
+        "cat/tiny.png: 31 x 300",
+        "1 images are longer than 3 times",
+        "cat/long.png: 400 x 100",
+        "1 HEIC files are ignored; Pillow does not read this format",
+        "dog/phone.HEIC",
+        "dog/renamed.jpg: HEIC: Pillow does not read",
+        "1 class folders have no images:\n  empty\n",
+    ):
+        assert expected in text
+    assert [path.name for path in tmp_path.iterdir()] == ["d"]  # no picture unless it is named
+    assert main(["data", "check", "d", "--sheet", "picture"]) == 2
+    assert "--sheet: picture must end in .png" in capsys.readouterr().err
+    shutil.rmtree(tmp_path / "d")
+    (tmp_path / "d" / "dog").mkdir(parents=True)
+    (tmp_path / "d" / "dog" / "phone.heic").write_bytes(heic)
+    assert main(["data", "check", "d"]) == 2
+    assert "has only HEIC files, such as dog/phone.heic; Pillow" in capsys.readouterr().err
+
+
+def test_empty_classes_of_domains_are_found(squares_folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(squares_folder, tmp_path / "d")
+    (tmp_path / "d" / "dark" / "none").mkdir()
+    assert empty_classes(tmp_path / "d", "domain") == ["dark/none"]
+    assert empty_classes(tmp_path / "d", "class") == []
 
 
 def test_check_fails_on_ambiguous_class_names_after_the_report(

@@ -11,6 +11,10 @@ import open_clip
 ARCHITECTURE = "clipalign-pocket"
 FOLDER = Path(__file__).resolve().parents[1] / "assets" / "pocket"
 WEIGHTS = FOLDER / "model.safetensors"
+POCKET_NOTE = (
+    "note: the pocket backbone knows drawings of everyday objects only; for photos choose another backbone, such as "
+    "ViT-B-16:openai (`clipalign list backbones`)"
+)
 
 
 def register() -> None:

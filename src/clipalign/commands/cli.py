@@ -35,9 +35,6 @@ DATA = {
     "prepare": Command(
         "lay out a published set from its archives", "data:run_prepare", "options:PrepareConfig"
     ),
-    "list": Command(
-        "list published sets, their licences and sources", "data:run_list", "options:PublishedConfig"
-    ),
 }
 # A new command is one entry.
 COMMANDS = {

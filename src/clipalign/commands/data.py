@@ -1,4 +1,4 @@
-"""`clipalign data check | prepare | list`."""
+"""`clipalign data check | prepare`."""
 
 from __future__ import annotations
 
@@ -12,21 +12,24 @@ from ..data.check import report
 from ..data.published.archives import prepare
 from ..data.published.declarations import find_image_set, image_sets
 from ..data.registry import source_from
-from .options import CheckConfig, PrepareConfig, PublishedConfig
+from .options import CheckConfig, PrepareConfig
 
 USAGE = """usage: clipalign data check DATA [OPTIONS]     check a data set before training
        clipalign data prepare NAME [OPTIONS]   lay out a published set from its archives
-       clipalign data list                     list published sets, their licences and sources"""
+
+`clipalign list data` lists the data sets, their licences and sources."""
 
 
 def run_data(tokens: Sequence[str], prog: str = "clipalign data") -> None:
     """Run one of the commands of this group."""
-    commands = {"check": run_check, "prepare": run_prepare, "list": run_list}
+    commands = {"check": run_check, "prepare": run_prepare}
     name = tokens[0] if tokens else "--help"
     if name in ("-h", "--help"):
         print(USAGE)
     elif name in commands:
         commands[name](tokens[1:], f"{prog} {name}")
+    elif name == "list":
+        raise UserError("data list: the command is `clipalign list data`")
     else:
         raise UserError(f'data: unknown command "{name}"; choose one of: {", ".join(commands)}')
 
@@ -38,7 +41,8 @@ def check_data(
     data_options: Sequence[str] = (),
     layout: Literal["auto", "class", "domain", "split"] = "auto",
     class_names: str | Path | None = None,
-    sheet: str | Path | None = "data-check.png",
+    group_column: str | None = None,
+    sheet: str | Path | None = None,
     seed: int = 0,
 ) -> list[str]:
     """Print what a data set holds, as `clipalign data check` does.
@@ -90,27 +94,3 @@ def run_prepare(tokens: Sequence[str], prog: str = "clipalign data prepare") -> 
     print(f"{where}; its counts are the published ones")
     print(f"Licence: {declaration.licence}")
     print(f"To check:\n  clipalign data check {declaration.name} --data-root {config.root}")
-
-
-def run_list(tokens: Sequence[str], prog: str = "clipalign data list") -> None:
-    """Print the published sets, their licences and where to get them."""
-    parse_config(PublishedConfig, tokens, prog)
-    from rich.console import Console
-    from rich.table import Table as RichTable
-
-    console = Console(highlight=False)
-    if console.is_terminal:
-        lines = RichTable(
-            "name", "folder", "classes", "images", "template", "licence", "get it from", show_lines=True
-        )
-        for d in image_sets().values():
-            images = " or ".join(str(sum(counts)) for counts in d.counts)
-            lines.add_row(d.name, d.folder, str(d.classes), images, d.template, d.licence, d.obtain)
-        console.print(lines)
-        return
-    for d in image_sets().values():
-        images = " or ".join("/".join(map(str, counts)) for counts in d.counts)
-        parts = ", ".join(d.domains) or "train, validation, test"
-        print(f"{d.name}: {d.title}, {d.classes} classes; {parts}: {images} images")
-        print(f"  folder {d.folder}; template {d.template}")
-        print(f"  licence: {d.licence}\n  from: {d.obtain}")

@@ -9,16 +9,20 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ..backbone import preprocess_for
+from ..backbone.pocket import POCKET_NOTE
 from ..backbone.text.templates import choose_templates
 from ..core.config import SplitOptions
 from ..core.distributed import Ranks
 from ..core.errors import UserError
+from ..core.fields import flat
 from ..core.parsing import command_line, make_config, parse_config
 from ..core.precision import Precision, select_device
 from ..core.types import Episode, Source
 from ..core.version import __version__
+from ..core.yaml_files import plain
 from ..data.captions.sentences import captions_only
 from ..data.registry import name_of, opened, source_from
+from ..data.sources.table import ImageTable
 from ..engine.console import result_lines
 from ..engine.progress import Reporter
 from ..evaluation import EvalLoader
@@ -29,6 +33,7 @@ from ..methods import check_template
 from ..protocols import RETRIEVAL, episode_from
 from ..runs.folder import check_out
 from ..runs.opening import OpenedModel, open_model
+from ..runs.options import is_pocket
 from .measures import measures_of_model
 from .options import EvalConfig
 
@@ -42,12 +47,14 @@ def evaluate(
     data_options: Sequence[str] = (),
     layout: Literal["auto", "class", "domain", "split"] = "auto",
     class_names: str | Path | None = None,
+    group_column: str | None = None,
     max_broken: float = 0.01,
     interpolation: Literal["bilinear", "bicubic"] | None = None,
     protocol: str | None = None,
     target: str | None = None,
     target_split: Literal["all", "in", "out"] | None = None,
     shots: int | None = None,
+    ratios: Sequence[float] = (),
     split_seed: int = 0,
     split_file: str | Path | None = None,
     weights: Literal["model", "last"] = "model",
@@ -124,6 +131,8 @@ def score_model(config: EvalConfig, command: str, source: Source | None = None) 
         extra["names"] = method.backbone.names
     facts |= {"data": config.data.data, "extra": extra}
     reporter = Reporter()
+    if is_pocket(method.backbone.spec) and isinstance(source, ImageTable):
+        reporter.info(POCKET_NOTE)
     tests = domain_tests(source) if episode is None else episode.tests
     measures = measures_of_model(config, opened_model, loader, tests, templates, episode, reporter.info)
     if episode is not None and episode.caption_tests:
@@ -171,6 +180,7 @@ def model_facts(
             "seed": config.seed,
             "steps": 0,
             "template": " | ".join(templates),
+            "options": {name: plain(value) for name, value in flat(config).items()},
             "command": command,
             "version": __version__,
         }

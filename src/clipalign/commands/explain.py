@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Literal
 import numpy as np
 
 from ..backbone import load
+from ..backbone.pocket import POCKET_NOTE
 from ..core.checkpoint import write_text
 from ..core.errors import UserError
 from ..core.parsing import make_config, parse_config
@@ -26,6 +28,7 @@ from ..explain.page import ExplainedPhoto, page_html
 from ..explain.photo import NamedModel, explain_photo, num_layers, on_screen, raw_maps, shared_settings
 from ..runs.folder import check_out
 from ..runs.opening import open_model
+from ..runs.options import is_pocket
 from ..runs.run import zeroshot
 from .options import ExplainConfig
 
@@ -90,6 +93,8 @@ def write_explanation(config: ExplainConfig) -> list[Path]:
         read_image(image)  # fails before a model is loaded
     models = open_models(config)
     method = models[-1].method
+    if images and is_pocket(method.backbone.spec):
+        print(POCKET_NOTE, file=sys.stderr)
     mask_view = view_masks(method, config.masks) if config.masks else None
     report = mask_report(method) if config.disentanglement else None
     files = list(write_maps(config, models, images)) if images else []

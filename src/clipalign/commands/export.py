@@ -14,6 +14,7 @@ from typing import Literal
 
 from ..backbone import preprocess_for
 from ..backbone.text.features import fill_templates
+from ..core.checkpoint import follow_umask
 from ..core.errors import UserError
 from ..core.parsing import make_config, parse_config
 from ..core.version import __version__
@@ -233,6 +234,9 @@ def new_folder(out: Path) -> Iterator[Path]:
         old = out.with_name(f".{out.name}.{os.getpid()}.old")
         if out.exists():
             os.replace(out, old)
+        for file in temporary.rglob("*"):
+            if file.is_file():
+                follow_umask(file)
         os.replace(temporary, out)
         shutil.rmtree(old, ignore_errors=True)
     finally:

@@ -12,6 +12,7 @@ from typing import Literal
 from ..core.config import DataOptions, MetricOptions, NameRule, Options, SplitOptions, facts
 from ..core.errors import UserError
 
+SHEET_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")  # of pictures that `data check` writes
 MAX_SHARPNESS = 1000.0  # factor at which the softmax of cosines is a maximum
 
 
@@ -82,10 +83,17 @@ class CheckConfig(Options):
     """First folder level: auto, class, domain or split."""
     class_names: Path | None = field(default=None, metadata=facts(unit="FILE"))
     """Display names of classes."""
-    sheet: Path | None = field(default=Path("data-check.png"), metadata=facts(unit="FILE"))
-    """Picture of three random rows; None: no picture."""
+    group_column: str | None = field(default=None, metadata=facts(unit="COLUMN"))
+    """Column of groups that no split divides."""
+    sheet: Path | None = field(default=None, metadata=facts(unit="FILE", unset="no picture"))
+    """Contact sheet to write: random images of each class. .png, .jpg or .webp."""
     seed: int = field(default=0, metadata=facts(unit="SEED", at_least=0))
-    """Seed of these rows."""
+    """Seed of these images."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.sheet is not None and self.sheet.suffix.lower() not in SHEET_SUFFIXES:
+            raise UserError(f"--sheet: {self.sheet} must end in {', '.join(SHEET_SUFFIXES)}")
 
     def source_options(self) -> DataOptions:
         """Return the options that name the data set."""
@@ -95,6 +103,7 @@ class CheckConfig(Options):
             data_options=self.data_options,
             layout=self.layout,
             class_names=self.class_names,
+            group_column=self.group_column,
         )
 
 
@@ -103,7 +112,7 @@ class PrepareConfig:
     """Unpack the archives of a published set in the layout of its authors, and verify the counts."""
 
     name: str = field(metadata=facts(positional=True))
-    """Name in `clipalign data list`."""
+    """Name in `clipalign list data`."""
     archive: tuple[Path, ...] = field(default=(), metadata=facts(unit="FILE"))
     """Archives as downloaded (tar, zip). Other files, such as CoOp's split file, are copied next to the images."""
     root: Path = field(default=Path("data"), metadata=facts(unit="DIR"))
@@ -117,13 +126,8 @@ class PrepareConfig:
 
 
 @dataclass(frozen=True)
-class PublishedConfig:
-    """Print the published sets, their licences and where to get them."""
-
-
-@dataclass(frozen=True)
 class PredictConfig(Options):
-    """Classify images among the classes of a file, or those the run was trained on."""
+    """Classify images among given classes, or those the run was trained on."""
 
     model: str = field(metadata=facts(positional=True))
     """Run folder, or a backbone as in `clipalign train`."""
@@ -133,8 +137,12 @@ class PredictConfig(Options):
     """.csv or .json file to write instead of a table."""
     overwrite: bool = False
     """Replace the file in --out."""
-    classes_file: Path | None = field(default=None, metadata=facts(unit="FILE", unset="the run's classes"))
-    """Text file, one class name per line."""
+    classes: tuple[str, ...] | None = field(
+        default=None, metadata=facts(unit="NAME", unset="the run's classes")
+    )
+    """Class names, such as cat "hot dog"."""
+    classes_file: Path | None = field(default=None, metadata=facts(unit="FILE"))
+    """Text file, one class name per line, instead of --classes."""
     topk: int = field(default=5, metadata=facts(unit="COUNT", at_least=1))
     """Classes to print per image."""
     template: tuple[str, ...] = field(default=(), metadata=facts(unit="TEXT", unset="the run's"))
@@ -151,7 +159,11 @@ class PredictConfig(Options):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not self.images:
-            raise UserError("predict needs at least one image file or folder")
+            raise UserError("predict needs at least one image file or folder, before the options")
+        if self.classes is not None and self.classes_file is not None:
+            raise UserError("--classes and --classes-file exclude each other: choose one")
+        if self.classes == ():
+            raise UserError("--classes needs at least one class name")
         if self.out is not None and self.out.suffix.lower() not in (".csv", ".json"):
             raise UserError(f"--out: {self.out} must end in .csv or .json")
         if self.out is not None and self.out.exists() and not self.overwrite:
@@ -308,6 +320,8 @@ class ListConfig:
         metadata=facts(positional=True)
     )
     """Kind of names."""
+    json: bool = False
+    """Print a JSON list of objects with name, summary and further facts."""
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import csv
 import io
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
@@ -18,6 +18,7 @@ from rich.table import Column
 from rich.table import Table as RichTable
 
 from ..backbone import preprocess_for
+from ..backbone.pocket import POCKET_NOTE
 from ..backbone.text.features import DEFAULT_TEMPLATES, clean_class_names
 from ..backbone.text.templates import choose_templates
 from ..core.checkpoint import write_text
@@ -29,6 +30,7 @@ from ..data.sources.folder import images_in
 from ..evaluation.loader import batches_for
 from ..protocols.names_only import NamesOnly
 from ..runs.opening import open_model
+from ..runs.options import is_pocket
 from .options import PredictConfig
 
 BATCH = 64  # images per forward pass
@@ -77,14 +79,13 @@ def predict(
     Raises:
         UserError: invalid input.
     """
-    values = {name: value for name, value in locals().items() if name != "classes"}
-    return classify(make_config(PredictConfig, values), classes)
+    return classify(make_config(PredictConfig, locals()))
 
 
 def run_prediction(tokens: Sequence[str], prog: str = "clipalign predict") -> list[Prediction]:
     """Classify images as a command line says, and print a table or write a file."""
     config = parse_config(PredictConfig, tokens, prog)
-    predictions = classify(config)
+    predictions = classify(config, note=lambda text: print(text, file=sys.stderr))
     failed = [prediction for prediction in predictions if prediction.error]
     for prediction in failed[:LISTED]:
         print(f"skipped {prediction.error}", file=sys.stderr)
@@ -154,15 +155,16 @@ def find_images(paths: Sequence[Path]) -> tuple[list[Path], frozenset[Path]]:
     return found, frozenset(path for path in paths if not path.is_dir())
 
 
-def classify(config: PredictConfig, classes: Sequence[str] | None = None) -> list[Prediction]:
+def classify(config: PredictConfig, note: Callable[[str], None] = lambda text: None) -> list[Prediction]:
     """Return the predictions of a model for every image, in order.
 
     Args:
         config: options.
-        classes: class names, which replace those of the options and of the run.
+        note: gets the remark that the shipped backbone does not know photos.
     """
+    classes = config.classes
     if classes is None and config.classes_file is not None:
-        classes = read_classes(config.classes_file)
+        classes = tuple(read_classes(config.classes_file))
     if classes is not None:
         clean_class_names(classes)
     paths, named = find_images(config.images)
@@ -171,9 +173,11 @@ def classify(config: PredictConfig, classes: Sequence[str] | None = None) -> lis
     opened = open_model(config.model, weights=config.weights, device=device, cache_dir=config.cache_dir)
     usual = DEFAULT_TEMPLATES if opened.run is None else tuple(opened.method.templates)
     templates = choose_templates(config.template, NamesOnly("", (), (), usual))
+    if is_pocket(opened.method.backbone.spec):
+        note(POCKET_NOTE)
     names = tuple(classes or opened.class_names)
     if not names:
-        raise UserError("--classes-file is missing: a backbone has no classes")
+        raise UserError("a backbone has no classes; give --classes NAME ... or --classes-file FILE")
     classifier = opened.method.classifier(names, templates)
     preprocess = preprocess_for(opened.method.backbone, opened.interpolation)
     answers: dict[Path, Prediction] = {}

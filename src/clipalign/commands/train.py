@@ -13,6 +13,7 @@ import torch
 
 from ..core import distributed
 from ..core.checkpoint import save_weights
+from ..core.errors import UserError
 from ..core.fields import DEFAULT
 from ..core.precision import select_device
 from ..core.types import Source
@@ -35,6 +36,7 @@ from ..runs.folder import RunFolder, check_out, check_same, write_config
 from ..runs.options import TrainOptions, train_command, train_options, train_options_from
 from ..runs.record import RunRecord
 from ..runs.run import Run, open_run
+from .dry_run import dry_run
 from .measures import Measures, measures_of_run
 
 
@@ -59,12 +61,14 @@ def train(
     data_options: Sequence[str] = DEFAULT,
     layout: Literal["auto", "class", "domain", "split"] = DEFAULT,
     class_names: str | Path | None = DEFAULT,
+    group_column: str | None = DEFAULT,
     max_broken: float = DEFAULT,
     interpolation: Literal["bilinear", "bicubic"] | None = DEFAULT,
     protocol: str | None = DEFAULT,
     target: str | None = DEFAULT,
     target_split: Literal["all", "in", "out"] | None = DEFAULT,
     shots: int | None = DEFAULT,
+    ratios: Sequence[float] = DEFAULT,
     split_seed: int = DEFAULT,
     split_file: str | Path | None = DEFAULT,
     # Optimiser and schedule
@@ -133,6 +137,9 @@ def train(
 def run_training(tokens: Sequence[str], prog: str = "clipalign train") -> list[ResultRow]:
     """Train as a command line says, write the run folder and return its rows."""
     options = train_options(tokens, prog)
+    if options.config.run.dry_run:
+        dry_run(options)
+        return []
     return run_options(options, shlex.join(["clipalign", "train", *tokens]))
 
 
@@ -158,6 +165,8 @@ def run_options(
         UserError: invalid input; nothing has been written then.
     """
     config = options.config.run
+    if config.dry_run:
+        raise UserError("--dry-run is an option of `clipalign train` on the command line; drop it")
     check_writers(config.log_to)
     metric_fields()  # a metric of another package that fails to load stops the run before training
     folder = RunFolder(config.out)

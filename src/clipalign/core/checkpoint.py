@@ -31,7 +31,7 @@ def replacing(path: Path) -> Iterator[Path]:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         yield temporary
-        os.chmod(temporary, 0o666 & ~_umask())  # safetensors creates files readable by their owner only
+        follow_umask(temporary)
         with open(temporary, "rb+") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
@@ -118,11 +118,11 @@ def _open(path: Path) -> Iterator[Any]:
         ) from None
 
 
-def _umask() -> int:
-    """Return the umask; it can only be read by setting it."""
-    mask = os.umask(0)
+def follow_umask(path: Path) -> None:
+    """Give a file the permissions of the umask; safetensors creates files readable by their owner only."""
+    mask = os.umask(0)  # it can only be read by setting it
     os.umask(mask)
-    return mask
+    os.chmod(path, 0o666 & ~mask)
 
 
 # JSON has neither tuples nor non-string keys (those of optimiser states are integers); both are encoded explicitly.

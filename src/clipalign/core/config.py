@@ -75,6 +75,9 @@ class DataOptions(Options):
     validation and test; auto: detect it."""
     class_names: Path | None = field(default=None, metadata=facts(unit="FILE"))
     """Display names of classes. JSON, or lines of label and name."""
+    group_column: str | None = field(default=None, metadata=facts(unit="COLUMN"))
+    """Column of groups that no split divides. Used by holdout: images of one patient, camera or product are then
+    in one part. For tables and Hugging Face data sets."""
     max_broken: float = field(default=0.01, metadata=facts(unit="SHARE", at_least=0))
     """Images that may fail to decode. They are skipped and listed in skipped.csv of the run."""
     interpolation: Literal["bilinear", "bicubic"] | None = field(
@@ -90,8 +93,9 @@ class SplitOptions(Options):
 
     protocol: str | None = field(default=None, metadata=facts(unit="NAME"))
     """Which rows train and test, see `list protocols`. It also decides under which class names they are
-    scored. `train` defaults to retrieval for methods and data with captions, else to domain-shift; `eval` to
-    one test set per domain with all rows and classes, and to retrieval for data with only captions."""
+    scored. `train` defaults to retrieval for methods and data with captions, to holdout for data with one domain, else
+    to domain-shift; `eval` to one test set per domain with all rows and classes, and to retrieval for data with only
+    captions."""
     target: str | None = field(default=None, metadata=facts(unit="DOMAIN"))
     """Domain left out of training, and tested. Required by domain-shift and in-the-wild."""
     target_split: Literal["all", "in", "out"] | None = field(default=None, metadata=facts(unset="all"))
@@ -100,6 +104,9 @@ class SplitOptions(Options):
     shots: int | None = field(default=None, metadata=facts(unit="IMAGES", at_least=1))
     """Training images per class. Sampled as in CoOp; used by few-shot and imagenet-shift (default 16) and by
     base-to-new (default: all)."""
+    ratios: tuple[float, ...] = field(default=(), metadata=facts(unit="SHARE", unset="0.7 0.1 0.2"))
+    """Training, validation, test. Shares of the images of each class; used by holdout, unless the data define their
+    own split."""
     split_seed: int = field(default=0, metadata=facts(unit="SEED", at_least=0))
     """Seed of the split and of shots. Data sets that ship a split ignore it; in domain-shift it is
     DomainBed's trial seed."""
@@ -116,7 +123,7 @@ class ModelOptions(Options):
     """Name in `clipalign list methods`. Its hyper-parameters are options too; --help lists those of the
     chosen method."""
     backbone: str = field(default="pocket", metadata=facts(unit="MODEL"))
-    """pocket, ARCH:TAG, ARCH:FILE, hf-hub:ORG/NAME. ARCH:TAG is a name of open_clip such as ViT-B-16:openai;
+    """pocket, ARCH:TAG, ARCH:FILE or hf-hub:NAME. ARCH:TAG is a name of open_clip such as ViT-B-16:openai;
     SLIP-ViT-B-16:FILE and DeCLIP-ViT-B-32:FILE read the checkpoints of SLIP and DeCLIP; append @PIXELS for
     another image size (pocket@96)."""
     cache_dir: str | None = field(
@@ -274,7 +281,7 @@ class RunOptions(Options):
     """Run."""
 
     out: Path = field(metadata=facts(unit="DIR", affects_result=False))
-    """Run folder to write. Must be new or empty without --resume and --overwrite."""
+    """Run folder to write, such as runs/first. Must be new or empty without --resume and --overwrite."""
     seed: int = field(default=0, metadata=facts(unit="SEED", at_least=0))
     """Seed of batches and initial weights. Augmentation depends on it too, splits do not."""
     device: str = field(default="auto", metadata=facts(unit="DEVICE", affects_result=False))
@@ -296,6 +303,9 @@ class RunOptions(Options):
     """Resume the run in --out. It starts from the last checkpoint; a finished run is left unchanged."""
     overwrite: bool = field(default=False, metadata=facts(affects_result=False))
     """Replace the run in --out."""
+    dry_run: bool = field(default=False, metadata=facts(affects_result=False))
+    """Print what would run, and write nothing. Data, splits, method and parameters, and memory and time from three
+    steps; --out is not needed."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -305,7 +315,7 @@ class RunOptions(Options):
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """Fine-tune a backbone on the training rows of a protocol, then score it on the test rows."""
+    """Fine-tune a backbone on a protocol's training rows, and score its test rows."""
 
     model: ModelOptions = field(default_factory=ModelOptions)
     recipe: RecipeOptions = field(default_factory=RecipeOptions)

@@ -111,7 +111,7 @@ def details(option: Option, default: Any) -> str:
     parts = [option.doc]
     if names := choices(option):
         parts.append(f"Choices: {', '.join(names)}.")
-    if about.reason:
+    if about.reason and default == option.default:  # not of a value that a recipe set
         parts.append(f"Source of the default: {about.reason}.")
     if not about.affects_result:
         parts.append("Does not affect the result.")
@@ -119,10 +119,12 @@ def details(option: Option, default: Any) -> str:
 
 
 def shown(option: Option, default: Any) -> list[str]:
-    """Return a default in brackets; nothing for a required option or an unset one that the text explains."""
+    """Return a default in brackets; nothing for a required argument or an unset option that the text explains."""
     if default is None or default == ():
         return [f"[{option.facts.unset}]"] if option.facts.unset else []
-    if default is MISSING or default is False:
+    if default is MISSING:
+        return [] if option.facts.positional else ["[required]"]
+    if default is False:
         return []
     if default is True:
         return ["[on]"]

@@ -131,6 +131,7 @@ class Source(ABC):
         keys: a unique name per row (a relative path), used in split files and error messages; None: row numbers.
         parts: "train", "validation" and "test" -> rows, if the data set has a split.
         splits: the protocol-specific splits that ship with a data set, if any.
+        groups: a name per row; rows of one group, such as images of one patient, are never in two parts of `holdout`.
         captions: one text per row for methods that train on classes and captions, if any.
         interpolation: how images are resized; None: the backbone's default.
         paper_templates: templates of the AlignCLIP paper, if they differ from `templates`.
@@ -147,6 +148,7 @@ class Source(ABC):
     keys: Sequence[str] | None = None
     parts: Mapping[str, np.ndarray] | None = None
     splits: FixedSplits | None = None
+    groups: Sequence[str] | None = None
     captions: Sequence[str] | None = None
     interpolation: Interpolation | None = None
     paper_templates: tuple[str, ...] | None = None

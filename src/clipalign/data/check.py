@@ -10,23 +10,25 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageDraw
 from rich.console import Console
 from rich.table import Table as RichTable
 
 from ..backbone.text.features import ambiguous_names, prompt_name
 from ..core.config import DataOptions
 from ..core.errors import UserError
-from ..core.types import Preprocess, Source
+from ..core.types import Source
 from .captions.sentences import captions_only
-from .decode import printable, read_image
+from .contact_sheet import draw_sheet
+from .decode import HEIC_HINT, printable, read_image
 from .sources.class_names import looks_like_id
-from .sources.folder import ImageFolder
+from .sources.folder import ImageFolder, empty_classes, heic_files
 from .sources.table import ImageTable
 
 LISTED = 20  # names printed of a longer list
 TABLE_ROWS = 100  # classes printed in the table of counts
-SHEET_IMAGES, SHEET_SIDE, SHEET_MARGIN = 3, 224, 8  # pixels
+TINY = 32  # pixels; a shorter side below it is mostly interpolation at 224 pixels
+ELONGATED = 3  # ratio of the sides; the centre crop of evaluation shows less than a third of such an image
+HUGE = 50e6  # pixels; decoding takes about a second
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,7 @@ class Findings:
     Attributes:
         counts: (domain, class) -> number of images.
         sizes: (width, height) -> number of images, of the files that decode.
+        unusual: kind of unusual size -> (row, width, height) of its images.
         broken: row -> reason why it does not decode.
         duplicates: groups of rows with identical files.
         ids: class names that look like identifiers.
@@ -45,6 +48,7 @@ class Findings:
 
     counts: Counter[tuple[str, str]]
     sizes: Counter[tuple[int, int]]
+    unusual: dict[str, list[tuple[int, int, int]]]
     broken: dict[int, str]
     duplicates: list[list[int]]
     ids: list[str]
@@ -60,6 +64,7 @@ class Findings:
 def examine(source: ImageTable) -> Findings:
     """Decode every image, compare all files, and inspect the class names."""
     sizes: Counter[tuple[int, int]] = Counter()
+    unusual: dict[str, list[tuple[int, int, int]]] = defaultdict(list)
     broken: dict[int, str] = {}
     rows_of: dict[bytes, list[int]] = defaultdict(list)
     for row in range(len(source)):
@@ -67,7 +72,10 @@ def examine(source: ImageTable) -> Findings:
         try:
             content = file if isinstance(file, bytes) else file.read_bytes()
             rows_of[hashlib.sha256(content).digest()].append(row)
-            sizes[read_image(content, source.keys[row]).size] += 1
+            width, height = read_image(content, source.keys[row]).size
+            sizes[width, height] += 1
+            if kind := unusual_size(width, height):
+                unusual[kind].append((row, width, height))
         except (UserError, OSError) as error:
             reason = str(error).rpartition("as an image: ")[2]
             broken[row] = reason if isinstance(error, UserError) else "no such file"
@@ -75,6 +83,7 @@ def examine(source: ImageTable) -> Findings:
     return Findings(
         counts=Counter((source.domain_names[d], source.class_names[c]) for d, c in pairs),
         sizes=sizes,
+        unusual=unusual,
         broken=broken,
         duplicates=[rows for rows in rows_of.values() if len(rows) > 1 and rows[0] not in broken],
         ids=[name for name in source.class_names if looks_like_id(name)],
@@ -83,13 +92,22 @@ def examine(source: ImageTable) -> Findings:
     )
 
 
+def unusual_size(width: int, height: int) -> str | None:
+    """Return why an image size is doubtful, or None."""
+    if min(width, height) < TINY:
+        return f"smaller than {TINY} pixels, so that models see mostly interpolation"
+    if max(width, height) > ELONGATED * min(width, height):
+        return f"longer than {ELONGATED} times their width, of which models see only the centre"
+    return f"above {HUGE / 1e6:g} megapixels, which are slow to decode" if width * height > HUGE else None
+
+
 def report(source: Source, options: DataOptions, sheet: Path | None, seed: int = 0) -> list[str]:
     """Print the contents and the problems of a data set.
 
     Args:
         source: the data set.
         options: describe the data set; repeated in the training command that is printed.
-        sheet: PNG file to write three random rows to, or None.
+        sheet: file to write a contact sheet by class to, or None.
         seed: of their draw.
 
     Returns:
@@ -119,10 +137,10 @@ def report(source: Source, options: DataOptions, sheet: Path | None, seed: int =
         for problem in problems:
             out(problem, style="yellow")
         if not problems:
-            out("No broken files, no duplicates, no class names that look like ids.")
+            out("No broken files, no duplicates, no unusual sizes, no class names that look like ids.")
     if sheet is not None:
-        draw_sheet(source, sheet, seed)
-        out(f"Three random rows: {sheet}")
+        drawn = draw_sheet(source, sheet, seed)
+        out(f"Contact sheet of {drawn} of {classes} class(es): {sheet}")
     out(f"To train{', after fixing the class names' if blocked else ''}:")
     out(f"  {printable(shlex.join(training_command(source, options)))}")
     if blocked:
@@ -141,6 +159,8 @@ def summary_lines(source: ImageTable, findings: Findings) -> Iterator[str]:
         yield "Split: " + ", ".join(f"{part} {len(rows)}" for part, rows in source.parts.items())
     else:
         yield "Split: none in the data; the protocol makes one"
+    if source.groups is not None:
+        yield f"Groups: {len(set(source.groups))}, none of which a split divides"
     if findings.sizes:
         sides = np.array(list(findings.sizes.elements()))  # [images, 2]
         low, middle, high = (np.quantile(sides, q, axis=0, method="nearest") for q in (0, 0.5, 1))
@@ -182,6 +202,15 @@ def problem_lines(source: ImageTable, findings: Findings) -> Iterator[str]:
         yield f"{len(broken)} broken files ({share:.1f} %), which training skips:" + _indented(
             [f"{key(row)}: {reason}" for row, reason in broken.items()]
         )
+    if isinstance(source, ImageFolder):
+        if heic := heic_files(source.root):
+            yield f"{len(heic)} HEIC files are ignored; {HEIC_HINT}:" + _indented([*map(printable, heic)])
+        if empty := empty_classes(source.root, source.layout):
+            yield f"{len(empty)} class folders have no images:" + _indented([*map(printable, empty)])
+    for kind, images_of in findings.unusual.items():
+        yield f"{len(images_of)} images are {kind}:" + _indented(
+            [f"{key(row)}: {width} x {height}" for row, width, height in images_of]
+        )
     if findings.duplicates:
         yield f"{len(findings.duplicates)} groups of identical files:" + equal_files(findings.duplicates)
     mixed = [rows for rows in findings.duplicates if len({int(source.labels[row]) for row in rows}) > 1]
@@ -199,7 +228,9 @@ def problem_lines(source: ImageTable, findings: Findings) -> Iterator[str]:
             f"map them to names with --class-names FILE: {', '.join(findings.ids[:LISTED])}"
         )
     images = Counter(source.labels.tolist())
-    few = [f"{name} ({images[c]})" for c, name in enumerate(source.class_names) if images[c] < 5]
+    if none := [name for c, name in enumerate(source.class_names) if not images[c]]:
+        yield f"{len(none)} classes have no images: {', '.join(none[:LISTED])}"
+    few = [f"{name} ({images[c]})" for c, name in enumerate(source.class_names) if 0 < images[c] < 5]
     if few:
         yield f"{len(few)} classes have fewer than 5 images, too few for some splits: {', '.join(few[:LISTED])}"
     for d, domain in enumerate(source.domain_names):
@@ -224,6 +255,7 @@ def training_command(source: Source, options: DataOptions) -> list[str]:
         ("--data-root", options.data_root),
         ("--layout", options.layout),
         ("--class-names", options.class_names),
+        ("--group-column", options.group_column),
     ):
         if value not in (None, "auto"):
             tokens += [flag, str(value)]
@@ -234,34 +266,6 @@ def training_command(source: Source, options: DataOptions) -> list[str]:
         method = "smartclip"
     elif len(source.domain_names) > 1:
         tokens += ["--protocol", "domain-shift", "--target", source.domain_names[-1]]
-    elif source.parts is not None or len(source.class_names) < 4:
-        tokens += ["--protocol", "few-shot"]
     else:
-        tokens += ["--protocol", "base-to-new"]
+        tokens += ["--protocol", "holdout"]
     return [*tokens, "--method", method, "--backbone", "ViT-B-16:openai", "--out", "runs/first"]
-
-
-def draw_sheet(source: Source, path: Path, seed: int) -> None:
-    """Write three random rows with their class and domain names as a PNG file, cropped as a model receives them."""
-    side, margin = SHEET_SIDE, SHEET_MARGIN
-    preprocess = Preprocess((side, side), (0.0, 0.0, 0.0), (1.0, 1.0, 1.0), "bilinear")
-    drawn: list[tuple[int, Image.Image]] = []
-    for row in np.random.default_rng(seed).permutation(len(source)).tolist():
-        if len(drawn) == SHEET_IMAGES:
-            break
-        try:
-            view = source.images(np.array([row]), "test", np.zeros(1, np.int64), 0, preprocess)[0]
-        except UserError:
-            continue  # a broken file
-        pixels = (view.clamp(0, 1).permute(1, 2, 0).numpy() * 255).round().astype(np.uint8)  # [H, W, 3]
-        drawn.append((row, Image.fromarray(pixels)))
-    sheet = Image.new("RGB", (margin + len(drawn) * (side + margin), side + 60), "white")
-    pen = ImageDraw.Draw(sheet)
-    for i, (row, picture) in enumerate(drawn):
-        left = margin + i * (side + margin)
-        sheet.paste(picture, (left, margin))
-        name, domain = source.class_names[source.labels[row]], source.domain_names[source.domains[row]]
-        text = f"{printable(name)}\n{printable(domain)}\nrow {row}"
-        pen.text((left, side + margin + 6), text, fill="black")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    sheet.save(path)

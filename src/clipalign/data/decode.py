@@ -19,6 +19,9 @@ from .augment import AUGMENTATIONS
 ImageFile = Path | bytes  # a path, or the encoded image itself if it is stored in a table or an archive
 
 EXTENSIONS = frozenset({".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm"})
+HEIC_SUFFIXES = frozenset({".heic", ".heif"})
+HEIC_BRANDS = frozenset({b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1"})
+HEIC_HINT = "Pillow does not read this format of phones; convert the files to JPEG or PNG"
 CROP_RATIO = (3 / 4, 4 / 3)  # aspect ratio of a training crop
 # Modes that always convert to RGB; files in other modes are decoded to find out.
 PLAIN_MODES = frozenset({"1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr"})
@@ -43,7 +46,7 @@ def read_image(file: ImageFile, name: str = "") -> Image.Image:
             return to_rgb(ImageOps.exif_transpose(image))
     except Exception as error:  # decoders raise almost any exception on a damaged file
         raise UserError(
-            f"{printable(name or str(file))} does not decode as an image: {one_line(error)}"
+            f"{printable(name or str(file))} does not decode as an image: {reason(file, error)}"
         ) from None
 
 
@@ -85,7 +88,7 @@ def decode_error(file: ImageFile) -> str | None:
                 return None
             to_rgb(image)
     except Exception as error:
-        return one_line(error)
+        return reason(file, error)
     return None
 
 
@@ -126,6 +129,19 @@ def evaluation_view(image: Image.Image, preprocess: Preprocess) -> Tensor:
 def stack_views(views: list[Tensor], preprocess: Preprocess) -> Tensor:
     """Stack n views [3, H, W] into one normalised batch [n, 3, H, W]."""
     return preprocess.normalise(torch.stack(views) if views else torch.empty(0, 3, *preprocess.size))
+
+
+def reason(file: ImageFile, error: BaseException) -> str:
+    """Return in one line why a file does not decode, with a hint for HEIC files, whatever their suffix."""
+    if isinstance(file, Path):
+        try:
+            with file.open("rb") as stream:
+                head = stream.read(12)
+        except OSError:
+            return one_line(error)
+    else:
+        head = file[:12]
+    return f"HEIC: {HEIC_HINT}" if head[4:8] == b"ftyp" and head[8:] in HEIC_BRANDS else one_line(error)
 
 
 def one_line(error: BaseException) -> str:

@@ -55,6 +55,7 @@ def load_source(
     root: str | Path | None = None,
     layout: Layout = "auto",
     class_names: str | Path | None = None,
+    group_column: str | None = None,
     max_broken: float = 0.01,
     captions: bool = False,
     check_names: bool = True,
@@ -69,6 +70,7 @@ def load_source(
         root: folder that holds published sets, or that a table's relative paths start from.
         layout: meaning of the first level of a folder: "class", "domain", "split", or "auto" to detect it.
         class_names: file that maps labels to class names; see `read_class_names`.
+        group_column: column of a table or Hugging Face data set whose values are groups; see `Source.groups`.
         max_broken: largest share of files that may fail to decode; these are skipped.
         captions: open data with classes and captions as a `CaptionSource`. Data without classes always are one.
         check_names: whether to reject class names that a model cannot tell apart.
@@ -82,6 +84,7 @@ def load_source(
         key_values(options),
         Path(root) if root is not None else None,
         layout,
+        group_column,
         captions,
         TableOptions(names, max_broken, check_names),
     )
@@ -93,6 +96,11 @@ def load_source(
                 f"--data-options: no setting {key}; this kind of data set "
                 + (f"has {accepted}" if accepted else "has none")
             )
+    if group_column is not None and not (isinstance(entry, Reader) and entry.grouped and not captions):
+        raise UserError(
+            f"--group-column: --data {name} has no columns of classes and groups; it needs a table (.csv, .tsv, "
+            ".parquet) or a Hugging Face data set"
+        )
     if isinstance(entry, NamedSource) and entry.needs_root and request.root is None:
         raise UserError(f"--data {name} needs --data-root, the folder that holds it")
     source = entry.open(request)
@@ -107,6 +115,7 @@ def source_from(options: DataOptions, captions: bool = False, check_names: bool 
         root=options.data_root,
         layout=options.layout,
         class_names=options.class_names,
+        group_column=options.group_column,
         max_broken=options.max_broken,
         captions=captions,
         check_names=check_names,

@@ -23,6 +23,7 @@ class SourceRequest:
         settings: parsed KEY=VALUE pairs of --data-options.
         root: folder of published sets, or of a table's relative paths.
         layout: meaning of the first level of a folder.
+        group_column: column of groups that no split divides.
         captions: whether to open the captions of data that have classes too.
         table: options of image files.
     """
@@ -31,6 +32,7 @@ class SourceRequest:
     settings: Mapping[str, Any] = field(default_factory=dict)
     root: Path | None = None
     layout: Layout = "auto"
+    group_column: str | None = None
     captions: bool = False
     table: TableOptions = DEFAULTS
 
@@ -69,8 +71,10 @@ class Reader:
         accepts: whether this reader opens the value of --data.
         open: builds the source.
         settings: keys that --data-options may set.
+        grouped: whether it reads a column of groups.
     """
 
     accepts: Callable[[str], bool]
     open: Callable[[SourceRequest], Source]
     settings: tuple[str, ...] = ()
+    grouped: bool = False

@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from ..backbone.pocket import POCKET_NOTE
 from ..core.types import Episode
 from ..data.batches import CaptionTrainBatches
+from ..data.sources.table import ImageTable
 from ..evaluation.metrics import headline, model_values
 from ..evaluation.results import ResultRow
+from ..runs.options import GIVEN, is_pocket
 from .setup import PreparedRun
 
 FALSE_NEGATIVE_STEPS = 20  # batches that estimate the false-negative rate
@@ -21,6 +24,8 @@ def run_lines(run: PreparedRun) -> Iterator[str]:
     target = f", target {episode.target}" if episode.target else ""
     head = f"{method.name} on {config.model.backbone}; {episode.source.name}, {episode.protocol}{target}: "
     yield head + data_line(episode)
+    if is_pocket(config.model.backbone) and isinstance(episode.source, ImageTable):
+        yield POCKET_NOTE
     rate = false_negatives(run.batches) if isinstance(run.batches, CaptionTrainBatches) else None
     if rate is not None:
         yield (
@@ -37,7 +42,8 @@ def run_lines(run: PreparedRun) -> Iterator[str]:
             f"{run.precision.name}, seed {config.run.seed}"
         )
     else:
-        yield "the method does not iterate: --steps has no effect"
+        unused = "; --steps has no effect" if run.options.origins.get("steps") == GIVEN else ""
+        yield f"the method does not iterate{unused}"
     if resolved := method.resolved():
         yield ", ".join(f"{name.replace('_', ' ')} {format_value(value)}" for name, value in resolved.items())
 

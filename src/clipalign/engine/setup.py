@@ -105,7 +105,9 @@ def prepare(
         source = cache.source(config.data, retrieval)
     elif retrieval:
         require_captions(source)
-    protocol = config.split.protocol or default_protocol(wants_captions or captions_only(source))
+    protocol = config.split.protocol or default_protocol(
+        wants_captions or captions_only(source), len(source.domain_names)
+    )
     episode = episode_from(replace(config.split, protocol=protocol), source)
     check_template(method_class, config.model.template)
     templates = choose_templates(config.model.template, source)

@@ -44,6 +44,7 @@ class ResultRow:
         recipe: published or common.
         recipe_changes: options that do not follow the recipe, separated by commas.
         average: kind of weight averaging.
+        options: every option of the model's run, or of the evaluation of a backbone, with its resolved value.
         command: command line that reproduces the row.
         version: version of this package.
         seconds: wall time of training.
@@ -77,6 +78,7 @@ class ResultRow:
     recipe: str | None = None
     recipe_changes: str | None = None
     average: str | None = None
+    options: Mapping[str, JsonValue] = field(default_factory=dict)
     command: str | None = None
     version: str | None = None
     seconds: float | None = None

@@ -83,7 +83,7 @@ class AlignClipConfig(Options):
     detach_guide: bool = True
     """Guide: stop its gradient."""
     guide_from: GuideFrom = "current"
-    """Guide: weights current, initial or averaged. current: those being trained (published); initial: those before
+    """Guide: current, initial or averaged. current: those being trained (published); initial: those before
     training; averaged: their moving average (--average). The last two cost a second forward pass."""
     subtract_class_mean: bool = False
     """Guide: subtract the mean over classes. Per patch, the mean similarity with the training classes, which removes

@@ -99,11 +99,14 @@ def leave_one_domain_out(protocol: str, source: Source, target: str | None) -> t
     if len(source.domain_names) < 2:
         raise UserError(
             f"--protocol {protocol} leaves one domain out, but {source.name} has only one; "
-            "arrange --data as domain/class/image, or choose another protocol"
+            "--protocol holdout holds out a part of its images; or arrange --data as domain/class/image"
         )
     if target is None:
         known = ", ".join(source.domain_names)
-        raise UserError(f"--protocol {protocol} needs --target, the domain to leave out; one of: {known}")
+        raise UserError(
+            f"--protocol {protocol} needs --target, the domain to leave out; one of: {known}. "
+            "Or train on all of them with --protocol holdout"
+        )
     index = target_index(source, target)
     return index, tuple(d for d in range(len(source.domain_names)) if d != index)
 

@@ -126,8 +126,8 @@ class RunFolder:
         return RunRecord.from_dict(content.get(RECORD) or {}, str(self.config))
 
 
-def check_out(path: Path, *, overwrite: bool, resume: bool = False) -> None:
-    """Refuse to write into a folder in use.
+def check_out(path: Path, *, overwrite: bool, resume: bool | None = None) -> None:
+    """Refuse to write into a folder in use; `resume` is None for commands that cannot resume.
 
     Raises:
         UserError: the folder is not empty, and neither overwritten nor resumed; or it is not a folder, or not a run
@@ -137,7 +137,8 @@ def check_out(path: Path, *, overwrite: bool, resume: bool = False) -> None:
         raise UserError(f"--out: {path} is a file, not a folder")
     used = path.is_dir() and any(path.iterdir())
     if used and not (overwrite or resume):
-        raise UserError(f"--out: {path} is not empty; choose another folder, or give --resume or --overwrite")
+        ways = "--overwrite" if resume is None else "--resume or --overwrite"
+        raise UserError(f"--out: {path} is not empty; choose another folder with --out, or give {ways}")
     if used and resume and not is_run(path):
         raise UserError(f"--resume: {path} holds no run (no {CONFIG}); choose another --out")
 
@@ -166,7 +167,11 @@ def check_same(folder: RunFolder, options: TrainOptions) -> None:
 
 def write_config(folder: RunFolder, options: TrainOptions, record: RunRecord) -> None:
     """Write config.yaml."""
-    values = {name: value for name, value in options.flat().items() if name not in ("resume", "overwrite")}
+    values = {
+        name: value
+        for name, value in options.flat().items()
+        if name not in ("resume", "overwrite", "dry_run")
+    }
     write_text(folder.config, dump_yaml({**values, RECORD: record.as_dict()}))
 
 

@@ -93,6 +93,7 @@ class TrainOptions:
             "lr_from": self.origins.get("lr", "default") if iterates else None,
             "recipe": config.recipe.recipe,
             "recipe_changes": ", ".join(self.recipe_changes) or None,
+            "options": self.flat(),
             "command": command,
             "version": __version__,
         }
@@ -202,6 +203,8 @@ def _resolve(
     if given.get("epochs") is not None and given.get("steps") is not None:
         raise UserError("--epochs and --steps exclude each other: choose one")
     add(GIVEN, given)
+    if values.get("dry_run"):
+        values.setdefault("out", Path("unused"))  # required, but no run is written
     return TrainOptions(build(TrainConfig, values), method, build(method.Config, values), origins)
 
 

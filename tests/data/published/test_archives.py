@@ -144,7 +144,8 @@ def test_data_prepare_command_checks_counts_and_names(
     assert main(["data", "prepare", "pics", "--archive", str(archive)]) == 2
     assert main(["data", "prepare", "pacs"]) == 2
     capsys.readouterr()
-    assert main(["data", "list"]) == 0
+    assert main(["data", "list"]) == 2 and "`clipalign list data`" in capsys.readouterr().err
+    assert main(["list", "data"]) == 0
     text = capsys.readouterr().out
     assert "office-home" in text and "licence" in text
 

@@ -136,8 +136,10 @@ def prepare_study(options: TrainOptions, search: SearchOptions, config_file: str
     space = search_space(
         options, {name for name, origin in origins.items() if origin in (GIVEN, config_file)}
     )
-    split = replace(config.split, protocol=config.split.protocol or default_protocol(captions=False))
-    outer = unread_episode(split, source_from(config.data))
+    source = source_from(config.data)
+    usual = default_protocol(captions=False, domains=len(source.domain_names))
+    split = replace(config.split, protocol=config.split.protocol or usual)
+    outer = unread_episode(split, source)
     episodes = nested_episodes(outer, search.folds, split.split_seed)
     study = Study(out, options, search, config_file, given, episodes, space)
     for job in study.jobs(1, study.values(1)):

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Literal
 
 from ...core.errors import UserError
-from ..decode import EXTENSIONS
+from ..decode import EXTENSIONS, HEIC_HINT, HEIC_SUFFIXES
 from .table import DEFAULTS, PARTS, FilesBelow, ImageRecord, ImageTable, TableOptions
 
 Layout = Literal["auto", "class", "domain", "split"]
@@ -46,6 +46,8 @@ class ImageFolder(ImageTable):
             records.append(ImageRecord(f"{folder}/{name}", label, "" if part else outer, part, "", size))
         records.sort(key=lambda record: (record.domain, record.label))  # stable: files stay in order
         if not records:
+            if heic := heic_files(root):
+                raise UserError(f"--data: {root} has only HEIC files, such as {heic[0]}; {HEIC_HINT}")
             raise UserError(f"--data: no images in {root}; it needs class/image or domain/class/image files")
         files_below = FilesBelow(root, tuple(record.key for record in records))
         super().__init__(root.resolve().name, records, files_below, options)
@@ -73,8 +75,23 @@ def sorted_files(root: Path) -> list[tuple[str, str, int]]:
     return sorted(walk_images(root))
 
 
-def walk_images(root: Path) -> Iterator[tuple[str, str, int]]:
-    """Yield the image files of `sorted_files`, unsorted.
+def heic_files(root: Path) -> list[str]:
+    """List the HEIC files in a folder, relative to it, sorted; they are not read."""
+    found = walk_images(root, HEIC_SUFFIXES)
+    return sorted(f"{folder}/{name}" if folder else name for folder, name, _ in found)
+
+
+def empty_classes(root: Path, layout: Literal["class", "domain", "split"]) -> list[str]:
+    """List the class folders without images, relative to `root`, sorted."""
+    depth = 1 if layout == "class" else 2
+    used = {tuple(folder.split("/")[:depth]) for folder, _, _ in walk_images(root)}
+    folders = (path.relative_to(root) for path in root.glob("/".join("*" * depth)) if path.is_dir())
+    shown = (path for path in folders if not any(part.startswith((".", "__MACOSX")) for part in path.parts))
+    return sorted(path.as_posix() for path in shown if path.parts not in used)
+
+
+def walk_images(root: Path, extensions: Collection[str] = EXTENSIONS) -> Iterator[tuple[str, str, int]]:
+    """Yield the image files of `sorted_files`, unsorted; or those with other extensions.
 
     Links are followed. Hidden files are left out, and so are the folders that macOS adds to zip files.
     """
@@ -94,7 +111,7 @@ def walk_images(root: Path) -> Iterator[tuple[str, str, int]]:
         folders[:] = kept
         relative = os.path.relpath(folder, root).replace(os.sep, "/")
         for name in names:
-            if name.startswith(".") or os.path.splitext(name)[1].lower() not in EXTENSIONS:
+            if name.startswith(".") or os.path.splitext(name)[1].lower() not in extensions:
                 continue
             path = os.path.join(folder, name)
             # The row of a dangling link stays, to be reported as broken.

@@ -35,7 +35,8 @@ def read_hub(name: str, *, settings: Mapping[str, Any], options: TableOptions = 
 
     Args:
         name: "hf:NAME" for the hub, or a folder.
-        settings: names of the columns ("image", "label", "domain", "caption"), if they cannot be guessed, and "config".
+        settings: names of the columns ("image", "label", "domain", "caption"), if they cannot be guessed; "group" and
+            "config".
         options: see `TableOptions`.
 
     Raises:
@@ -65,11 +66,14 @@ def read_hub(name: str, *, settings: Mapping[str, Any], options: TableOptions = 
         if "domain" in columns and isinstance(data.features[columns["domain"]], datasets.ClassLabel):
             domains = data.features[columns["domain"]].int2str(domains)
         captions = cells.get("caption") or [""] * len(data)
+        groups = [str(group) for group in cells.get("group") or [""] * len(data)]
         part = PARTS[split.lower()] if len(splits) > 1 else ""
-        for i, (label, domain, caption) in enumerate(zip(labels, domains, captions, strict=True)):
+        for i, (label, domain, caption, group) in enumerate(
+            zip(labels, domains, captions, groups, strict=True)
+        ):
             first = caption[0] if isinstance(caption, list) else caption
             key = f"{split or 'data'}/{i}"
-            records.append(ImageRecord(key, label, str(domain or ""), part, str(first or "")))
+            records.append(ImageRecord(key, label, str(domain or ""), part, str(first or ""), group=group))
     # Undecoded images: bytes or paths, so that broken files are found and reported like any other.
     encoded = [data.cast_column(columns["image"], datasets.Image(decode=False)) for data in splits.values()]
     return ImageTable(
@@ -124,7 +128,7 @@ def find_columns(name: str, features: Any, settings: Mapping[str, Any], datasets
     Raises:
         UserError: a column is missing, or cannot be guessed.
     """
-    fields = ("image", "label", "domain", "caption")
+    fields = ("image", "label", "domain", "caption", "group")
     found = {field: str(settings[field]) for field in fields if field in settings}
     if missing := [column for column in found.values() if column not in features]:
         raise UserError(f"--data {name} has no column {missing[0]}; it has {', '.join(features)}")

@@ -45,6 +45,7 @@ class ImageRecord(NamedTuple):
         part: "train", "validation", "test", or "" if the data have no split.
         caption: "" for none.
         size: bytes; part of the fingerprint.
+        group: see `Source.groups`; "" if the data have no groups.
     """
 
     key: str
@@ -53,6 +54,7 @@ class ImageRecord(NamedTuple):
     part: str = ""
     caption: str = ""
     size: int = 0
+    group: str = ""
 
 
 @dataclass(frozen=True)
@@ -136,6 +138,8 @@ class ImageTable(Source):
         part_of = np.array([record.part for record in records])
         if any(part_of):
             self.parts = {part: np.flatnonzero(part_of == part) for part in ("train", "validation", "test")}
+        if any(record.group for record in records):
+            self.groups = tuple(record.group for record in records)
         captions = tuple(record.caption for record in records)
         if any(captions):
             self.captions = captions

@@ -13,6 +13,7 @@ from ..decode import file_size, one_line
 from .table import DEFAULTS, FilesBelow, ImageRecord, ImageTable, TableOptions, parse_part
 
 SUFFIXES = frozenset({".csv", ".tsv", ".parquet"})
+GROUP = "group"  # field of --group-column, which has no usual name
 # Field of a record -> accepted names of its column; the first is the documented one.
 COLUMNS = {
     "path": ("path", "filepath", "file", "filename", "file_name", "image", "image_path"),
@@ -35,7 +36,7 @@ def read_table(
     Args:
         path: .csv, .tsv or .parquet file with column names.
         root: folder that relative image paths start from. Default: the file's folder.
-        columns: field ("path", "label", "domain", "split", "caption") -> name of its column.
+        columns: field ("path", "label", "domain", "split", "caption", "group") -> name of its column.
         options: see `TableOptions`.
 
     Raises:
@@ -47,8 +48,8 @@ def read_table(
     records = []
     for number, line in enumerate(lines, 2):
         cells = cells_of(line, positions)
-        for field in ("path", "label"):
-            if not cells[field]:
+        for field in ("path", "label", GROUP):
+            if field in positions and not cells[field]:
                 raise UserError(f"--data: {path}, line {number}: no {field}")
         key = cells["path"]
         records.append(
@@ -59,6 +60,7 @@ def read_table(
                 part=parse_part(cells["split"], f"{path}, line {number}") if "split" in cells else "",
                 caption=cells.get("caption", ""),
                 size=file_size(base / key),
+                group=cells.get(GROUP, ""),
             )
         )
     if not records:
@@ -83,7 +85,7 @@ def find_columns(
     """
     lower = [name.strip().lower() for name in header]
     positions: dict[str, int] = {}
-    for field, usual in COLUMNS.items():
+    for field, usual in {**COLUMNS, GROUP: ()}.items():
         names = (given[field].lower(),) if field in given else usual
         match = next((name for name in names if name in lower), None)
         if match is not None:
@@ -91,9 +93,10 @@ def find_columns(
         elif field in given or field in required:
             near = difflib.get_close_matches(names[0], lower, n=1)
             hint = f" (did you mean {near[0]}?)" if near else ""
+            option = "--group-column COLUMN" if field == GROUP else f"--data-options {field}=COLUMN"
             raise UserError(
                 f'--data: {path} has no column "{names[0]}"; it has {", ".join(header)}{hint}. '
-                f"Name the column with --data-options {field}=COLUMN"
+                f"Name the column with {option}"
             )
     return positions
 
