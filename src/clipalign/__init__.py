@@ -10,6 +10,8 @@ from .core.version import __version__ as __version__
 __all__ = [
     "Backbone",
     "Method",
+    "Model",
+    "Prediction",
     "UserError",
     "check_data",
     "evaluate",
@@ -20,6 +22,7 @@ __all__ = [
     "list_methods",
     "list_protocols",
     "load",
+    "load_backbone",
     "load_run",
     "load_source",
     "predict",
@@ -36,6 +39,8 @@ __all__ = [
 _MODULES = {
     "Backbone": ("backbone", "Backbone"),
     "Method": ("methods", "Method"),
+    "Model": ("runs.model", "Model"),
+    "Prediction": ("runs.model", "Prediction"),
     "UserError": ("core.errors", "UserError"),
     "check_data": ("commands.data", "check_data"),
     "evaluate": ("commands.eval", "evaluate"),
@@ -45,7 +50,8 @@ _MODULES = {
     "list_data": ("data.registry", "list_data"),
     "list_methods": ("methods", "list_methods"),
     "list_protocols": ("protocols", "list_protocols"),
-    "load": ("backbone", "load"),
+    "load": ("runs.model", "load_model"),
+    "load_backbone": ("backbone", "load"),
     "load_run": ("runs.run", "open_run"),
     "load_source": ("data.registry", "load_source"),
     "predict": ("commands.predict", "predict"),
@@ -58,7 +64,8 @@ _MODULES = {
 }
 
 if TYPE_CHECKING:
-    from .backbone import Backbone, list_backbones, load
+    from .backbone import Backbone, list_backbones
+    from .backbone import load as load_backbone
     from .commands.data import check_data
     from .commands.eval import evaluate
     from .commands.explain import explain as explain_image
@@ -73,6 +80,8 @@ if TYPE_CHECKING:
     from .evaluation.results import read_results
     from .methods import Method, list_methods, register
     from .protocols import list_protocols
+    from .runs.model import Model, Prediction
+    from .runs.model import load_model as load
     from .runs.run import open_run as load_run
 
 
