@@ -14,6 +14,7 @@ __all__ = [
     "Prediction",
     "UserError",
     "check_data",
+    "embed_images",
     "evaluate",
     "explain_image",
     "export_model",
@@ -28,6 +29,7 @@ __all__ = [
     "predict",
     "read_results",
     "register",
+    "search_images",
     "sweep_study",
     "train",
     "tune",
@@ -43,6 +45,7 @@ _MODULES = {
     "Prediction": ("runs.model", "Prediction"),
     "UserError": ("core.errors", "UserError"),
     "check_data": ("commands.data", "check_data"),
+    "embed_images": ("commands.embed", "embed_images"),
     "evaluate": ("commands.eval", "evaluate"),
     "explain_image": ("commands.explain", "explain"),
     "export_model": ("commands.export", "export"),
@@ -57,6 +60,7 @@ _MODULES = {
     "predict": ("commands.predict", "predict"),
     "read_results": ("evaluation.results", "read_results"),
     "register": ("methods", "register"),
+    "search_images": ("commands.search", "search_images"),
     "sweep_study": ("commands.sweep", "sweep"),
     "train": ("commands.train", "train"),
     "tune": ("commands.tune", "tune"),
@@ -67,11 +71,13 @@ if TYPE_CHECKING:
     from .backbone import Backbone, list_backbones
     from .backbone import load as load_backbone
     from .commands.data import check_data
+    from .commands.embed import embed_images
     from .commands.eval import evaluate
     from .commands.explain import explain as explain_image
     from .commands.export import export as export_model
     from .commands.predict import predict
     from .commands.report import write_report
+    from .commands.search import search_images
     from .commands.sweep import sweep as sweep_study
     from .commands.train import train
     from .commands.tune import tune
