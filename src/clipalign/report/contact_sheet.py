@@ -69,7 +69,7 @@ def contact_sheet(rows: Sequence[SheetRow]) -> Figure:
             else:
                 axes.imshow(picture, interpolation="lanczos")
                 axes.set_anchor("S")
-            caption = f"{i + 1}.  {score:.3f}  {shorten(printable(file.name), 16)}"
+            caption = f"{i + 1}.  {score:.3f}  {shorten(printable(f'{file.parent.name}/{file.name}'), 18)}"
             figure.text(
                 (x + CELL / 2) / width,
                 (y - 0.14) / height,
