@@ -10,8 +10,11 @@ from .core.version import __version__ as __version__
 __all__ = [
     "Backbone",
     "Method",
+    "Model",
+    "Prediction",
     "UserError",
     "check_data",
+    "embed_images",
     "evaluate",
     "explain_image",
     "export_model",
@@ -20,11 +23,13 @@ __all__ = [
     "list_methods",
     "list_protocols",
     "load",
+    "load_backbone",
     "load_run",
     "load_source",
     "predict",
     "read_results",
     "register",
+    "search_images",
     "sweep_study",
     "train",
     "tune",
@@ -36,8 +41,11 @@ __all__ = [
 _MODULES = {
     "Backbone": ("backbone", "Backbone"),
     "Method": ("methods", "Method"),
+    "Model": ("runs.model", "Model"),
+    "Prediction": ("runs.model", "Prediction"),
     "UserError": ("core.errors", "UserError"),
     "check_data": ("commands.data", "check_data"),
+    "embed_images": ("commands.embed", "embed_images"),
     "evaluate": ("commands.eval", "evaluate"),
     "explain_image": ("commands.explain", "explain"),
     "export_model": ("commands.export", "export"),
@@ -45,12 +53,14 @@ _MODULES = {
     "list_data": ("data.registry", "list_data"),
     "list_methods": ("methods", "list_methods"),
     "list_protocols": ("protocols", "list_protocols"),
-    "load": ("backbone", "load"),
+    "load": ("runs.model", "load_model"),
+    "load_backbone": ("backbone", "load"),
     "load_run": ("runs.run", "open_run"),
     "load_source": ("data.registry", "load_source"),
     "predict": ("commands.predict", "predict"),
     "read_results": ("evaluation.results", "read_results"),
     "register": ("methods", "register"),
+    "search_images": ("commands.search", "search_images"),
     "sweep_study": ("commands.sweep", "sweep"),
     "train": ("commands.train", "train"),
     "tune": ("commands.tune", "tune"),
@@ -58,13 +68,16 @@ _MODULES = {
 }
 
 if TYPE_CHECKING:
-    from .backbone import Backbone, list_backbones, load
+    from .backbone import Backbone, list_backbones
+    from .backbone import load as load_backbone
     from .commands.data import check_data
+    from .commands.embed import embed_images
     from .commands.eval import evaluate
     from .commands.explain import explain as explain_image
     from .commands.export import export as export_model
     from .commands.predict import predict
     from .commands.report import write_report
+    from .commands.search import search_images
     from .commands.sweep import sweep as sweep_study
     from .commands.train import train
     from .commands.tune import tune
@@ -73,6 +86,8 @@ if TYPE_CHECKING:
     from .evaluation.results import read_results
     from .methods import Method, list_methods, register
     from .protocols import list_protocols
+    from .runs.model import Model, Prediction
+    from .runs.model import load_model as load
     from .runs.run import open_run as load_run
 
 

@@ -16,6 +16,7 @@ from clipalign.commands.data import CheckConfig
 from clipalign.commands.eval import EvalConfig
 from clipalign.commands.explain import ExplainConfig
 from clipalign.commands.export import ExportConfig
+from clipalign.commands.options import EmbedConfig, SearchConfig
 from clipalign.commands.predict import PredictConfig
 from clipalign.commands.report import ReportConfig
 from clipalign.commands.sweep.run import SweepConfig
@@ -41,6 +42,8 @@ APIS = [
     Api(clipalign.train, TrainConfig, frozenset({"config", "hyper"}), frozenset({"dry_run"})),
     Api(clipalign.evaluate, EvalConfig),
     Api(clipalign.predict, PredictConfig, only_command=frozenset({"out", "overwrite"})),
+    Api(clipalign.embed_images, EmbedConfig),
+    Api(clipalign.search_images, SearchConfig, only_command=frozenset({"json"})),
     Api(clipalign.explain_image, ExplainConfig),
     Api(clipalign.export_model, ExportConfig),
     Api(clipalign.sweep_study, SweepConfig, only_command=frozenset({"slurm", "dry_run"})),
@@ -52,7 +55,7 @@ PATH_OR_SOURCE = str | Path | Source
 WIDER = {
     ("train", "data"): PATH_OR_SOURCE,
     ("evaluate", "data"): PATH_OR_SOURCE,
-    **{(name, "model"): str | Path for name in ("evaluate", "predict", "explain", "export")},
+    **{(name, "model"): str | Path for name in ("evaluate", "predict", "embed_images", "explain", "export")},
     ("check_data", "data"): str | Path,
     ("predict", "classes"): Sequence[str] | None,
 }

@@ -23,7 +23,7 @@ assert shipped_config("pocket", "alignclip").is_relative_to(home)
 assert all(recipe_file(recipe, "alignclip").is_relative_to(home) for recipe in ("published", "common"))
 source = clipalign.load_source("pictograms")
 assert len(source.class_names) >= 200 and len(source.domain_names) == 5
-assert clipalign.load("pocket").num_blocks > 2
+assert clipalign.load("pocket").backbone.num_blocks > 2
 assert main(["list", "methods"]) == 0
 """
 

@@ -242,6 +242,6 @@ def test_extreme_input_gives_one_message_or_a_map(
 def test_tower_without_class_token_is_refused(tmp_path: Path, squares_folder: Path) -> None:
     spec = write_backbone(tmp_path / "pooled", vision={"pool_type": "avg"})
     image = squares_folder / "grey" / "red_square" / "0.png"
-    with pytest.raises(UserError, match="needs image tokens.*pools by averaging"):
+    with pytest.raises(UserError, match=r"needs image tokens.*pools by averaging"):
         explain(spec, [image], ["red"], out=tmp_path / "maps", device="cpu")
     assert not (tmp_path / "maps").exists()

@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 from typing import TYPE_CHECKING
 
-import torch
 from torch import Tensor
+
+from ..core.weights import state_digest
 
 if TYPE_CHECKING:
     from .model import Backbone
@@ -25,11 +26,8 @@ def text_fingerprint(backbone: Backbone) -> str | None:
         return None
     state = tuple((tensor.data_ptr(), tensor._version) for tensor in tensors.values())
     if backbone._text_digest is None or backbone._text_digest[0] != state:
-        digest = hashlib.sha256(f"{backbone.spec}\n{backbone.device}".encode())
-        for name, tensor in tensors.items():
-            digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-            # As bytes, since numpy has no bfloat16.
-            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+        facts = f"{backbone.spec}\n{backbone.device}\n{state_digest(tensors)}"
+        digest = hashlib.sha256(facts.encode())
         backbone._text_digest = (state, digest.hexdigest())
     return backbone._text_digest[1]
 

@@ -47,6 +47,8 @@ COMMANDS = {
     "eval": Command("score a run, or a backbone zero-shot", "eval:run_evaluation", "options:EvalConfig"),
     "data": Command("check data before training; lay out published sets", "data:run_data", members=DATA),
     "predict": Command("classify images", "predict:run_prediction", "options:PredictConfig"),
+    "embed": Command("encode images for `search`", "embed:run_embed", "options:EmbedConfig"),
+    "search": Command("find images by text or image", "search:run_search", "options:SearchConfig"),
     "explain": Command("draw where a model looks", "explain:run_explain", "options:ExplainConfig"),
     "app": Command("try models on photos in a browser", "app:run_app", "options:AppConfig"),
     "sweep": Command(

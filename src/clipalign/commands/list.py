@@ -61,7 +61,9 @@ def list_entries(what: str) -> list[Entry]:
     for method in all_methods():
         needs = f"needs {' and '.join(method.needs)}" if method.needs else "any backbone"
         trains = f"{method.trains}; {needs}; average {method.average}"
-        entries.append({"name": method.name, "summary": method.summary, "trains": trains, "source": method.source})
+        entries.append(
+            {"name": method.name, "summary": method.summary, "trains": trains, "source": method.source}
+        )
     return entries
 
 

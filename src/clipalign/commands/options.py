@@ -170,6 +170,80 @@ class PredictConfig(Options):
             raise UserError(f"--out: {self.out} exists; choose another file, or give --overwrite")
 
 
+@dataclass(frozen=True, kw_only=True)
+class EmbedConfig(Options):
+    """Encode images into a folder of feature vectors, in which `clipalign search` finds them by text or image."""
+
+    images: tuple[Path, ...] = field(metadata=facts(positional=True))
+    """Image files and folders. PNG, JPEG, WebP, GIF, BMP and TIFF; folders are searched at any depth."""
+    model: str = field(metadata=facts(unit="MODEL"))
+    """Run folder, or a backbone as in `clipalign train`."""
+    out: Path = field(metadata=facts(unit="DIR"))
+    """Folder to write. Must be new or empty without --resume or --overwrite."""
+    weights: Literal["model", "last"] = "model"
+    """Of a run: model or last. model: those that predictions use; last: those of the last step."""
+    batch_size: int = field(default=64, metadata=facts(unit="IMAGES", at_least=1))
+    """Images per forward pass."""
+    resume: bool = False
+    """Continue or update the vectors in --out. Only new and changed files are encoded; vectors of files that are not
+    given any more are dropped."""
+    overwrite: bool = False
+    """Replace the vectors in --out."""
+    cache_dir: str | None = field(default=None, metadata=facts(unit="DIR", unset="Hugging Face cache"))
+    """Downloaded weights."""
+    device: str = field(default="auto", metadata=facts(unit="DEVICE"))
+    """auto, cpu, cuda or cuda:N."""
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """auto, fp32, bf16 or fp16. Type of the forward pass."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.images:
+            raise UserError("embed needs at least one image file or folder")
+        if self.resume and self.overwrite:
+            raise UserError("--resume keeps what --overwrite deletes; give one of them")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchConfig(Options):
+    """Find the images of `clipalign embed` that are nearest to texts, or to other images."""
+
+    text: tuple[str, ...] = field(default=(), metadata=facts(positional=True))
+    """Texts to search for, each by itself. For example "a red bicycle"; they are encoded without a template."""
+    vectors: Path = field(metadata=facts(unit="DIR", alias="in"))
+    """Folder written by `clipalign embed`."""
+    image: tuple[Path, ...] = field(default=(), metadata=facts(unit="FILE"))
+    """Images to search for, each by itself."""
+    top: int = field(default=10, metadata=facts(unit="COUNT", at_least=1))
+    """Images to print per text."""
+    sheet: Path | None = field(default=None, metadata=facts(unit="FILE"))
+    """PNG file to write, with the images found."""
+    json: bool = False
+    """Print JSON instead of tables."""
+    model: str | None = field(
+        default=None, metadata=facts(unit="MODEL", unset="the one that wrote the vectors")
+    )
+    """Run folder or backbone, if it has moved. Its weights must be those that wrote the vectors."""
+    index: Literal["auto", "numpy", "faiss"] = "auto"
+    """auto, numpy or faiss. Both are exact; auto: faiss if it is installed (extra [search]). Masked models always use
+    numpy."""
+    cache_dir: str | None = field(default=None, metadata=facts(unit="DIR", unset="Hugging Face cache"))
+    """Downloaded weights."""
+    device: str = field(default="auto", metadata=facts(unit="DEVICE"))
+    """auto, cpu, cuda or cuda:N."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.text and not self.image:
+            raise UserError(
+                'search needs a text, such as clipalign search "a red bicycle" --in DIR; or --image FILE'
+            )
+        if any(not text.strip() for text in self.text):
+            raise UserError("TEXT: one of the texts is empty; give words")
+        if self.sheet is not None and self.sheet.suffix.lower() != ".png":
+            raise UserError(f"--sheet: {self.sheet} must end in .png")
+
+
 @dataclass(frozen=True)
 class ExplainConfig(Options):
     """Draw where a model looks on an image and where it finds texts, before and after fine-tuning; or which

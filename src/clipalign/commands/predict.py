@@ -7,51 +7,31 @@ import io
 import json
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
-import torch
 from rich.console import Console
 from rich.table import Column
 from rich.table import Table as RichTable
 
-from ..backbone import preprocess_for
 from ..backbone.pocket import POCKET_NOTE
 from ..backbone.text.features import DEFAULT_TEMPLATES, clean_class_names
 from ..backbone.text.templates import choose_templates
 from ..core.checkpoint import write_text
 from ..core.errors import UserError
 from ..core.parsing import make_config, parse_config
-from ..core.precision import Precision, select_device
-from ..data.decode import decode_error, evaluation_view, printable, read_image
+from ..core.precision import select_device
+from ..data.decode import decode_error, printable, read_image
 from ..data.sources.folder import images_in
-from ..evaluation.loader import batches_for
 from ..protocols.names_only import NamesOnly
+from ..runs.model import Model, Prediction
 from ..runs.opening import open_model
 from ..runs.options import is_pocket
 from .options import PredictConfig
 
 BATCH = 64  # images per forward pass
 LISTED = 10  # skipped files that are named
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """The most probable classes of one image.
-
-    Attributes:
-        image: the file.
-        classes: names, most probable first.
-        probabilities: softmax over all class names, in the same order.
-        error: why a file in a folder could not be classified.
-    """
-
-    image: Path
-    classes: tuple[str, ...] = ()
-    probabilities: tuple[float, ...] = ()
-    error: str | None = None
 
 
 def predict(
@@ -169,7 +149,6 @@ def classify(config: PredictConfig, note: Callable[[str], None] = lambda text: N
         clean_class_names(classes)
     paths, named = find_images(config.images)
     device = select_device(config.device)
-    precision = Precision(config.precision, device)
     opened = open_model(config.model, weights=config.weights, device=device, cache_dir=config.cache_dir)
     usual = DEFAULT_TEMPLATES if opened.run is None else tuple(opened.method.templates)
     templates = choose_templates(config.template, NamesOnly("", (), (), usual))
@@ -178,26 +157,15 @@ def classify(config: PredictConfig, note: Callable[[str], None] = lambda text: N
     names = tuple(classes or opened.class_names)
     if not names:
         raise UserError("a backbone has no classes; give --classes NAME ... or --classes-file FILE")
-    classifier = opened.method.classifier(names, templates)
-    preprocess = preprocess_for(opened.method.backbone, opened.interpolation)
-    answers: dict[Path, Prediction] = {}
-    for part in batches_for(classifier, np.zeros(len(paths), dtype=int), BATCH):  # domains are unknown
-        decoded, views = [], []
-        for path in (paths[i] for i in part):
-            try:
-                views.append(preprocess.normalise(evaluation_view(read_image(path), preprocess)[None]))
-                decoded.append(path)
-            except UserError as error:
-                if path in named:
-                    raise
-                answers[path] = Prediction(path, error=str(error))
-        if views:
-            with torch.no_grad(), precision.autocast():
-                logits = classifier(torch.cat(views).to(device))  # [B, C]
-            top = logits.float().softmax(dim=1).topk(min(config.topk, len(names)))  # 2 x [B, k]
-            for path, values, indices in zip(decoded, *map(torch.Tensor.tolist, top), strict=True):
-                answers[path] = Prediction(path, tuple(names[i] for i in indices), tuple(values))
-    return [answers[path] for path in paths]
+    model = Model(opened, config.model, config.precision)
+    return model.predict(
+        paths,
+        names,
+        templates=templates,
+        topk=config.topk,
+        batch_size=BATCH,
+        tolerated=frozenset(paths) - named,
+    )
 
 
 def read_classes(path: Path) -> list[str]:

@@ -30,6 +30,7 @@ class OptionFacts:
         reason: why the default is what it is.
         affects_result: False if a run computes the same with any value, so that --resume may change it.
         positional: whether the command line takes it without a flag.
+        alias: another name of the flag, for names that Python reserves.
         at_least, at_most, above, below: bounds of a number; NaN is outside of all of them.
     """
 
@@ -38,6 +39,7 @@ class OptionFacts:
     reason: str = ""
     affects_result: bool = True
     positional: bool = False
+    alias: str = ""
     at_least: float | None = None
     at_most: float | None = None
     above: float | None = None

@@ -94,7 +94,8 @@ def add_argument(group: Any, option: Option, text: str) -> None:
             flag(option.name), type=option.element, nargs="*", metavar=placeholder(option), help=text
         )
     else:
-        group.add_argument(flag(option.name), type=option.hint, metavar=placeholder(option), help=text)
+        names = [flag(name) for name in (option.name, option.facts.alias) if name]
+        group.add_argument(*names, type=option.hint, metavar=placeholder(option), help=text)
 
 
 def sentence(option: Option, default: Any) -> str:

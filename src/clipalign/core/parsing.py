@@ -45,6 +45,7 @@ class OptionParser:
     ) -> None:
         self.prog, self.classes, self.explain, self.titles = prog, classes, explain, titles or {}
         self.options = options_of(*classes)
+        self.aliases = {o.facts.alias: name for name, o in self.options.items() if o.facts.alias}
         self.parser = self.make()
 
     @property
@@ -70,6 +71,7 @@ class OptionParser:
             SystemExit: after printing the help text for -h, --help or --help-all.
         """
         positional, groups = split_tokens(tokens)
+        groups = [(self.aliases.get(name, name), group) for name, group in groups]
         if asked := {"help", "help_all"} & {name for name, _ in groups}:
             print(self.make(defaults, full="help_all" in asked).format_help(), end="")
             sys.exit(0)

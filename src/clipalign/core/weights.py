@@ -1,7 +1,8 @@
-"""Arithmetic on state dicts."""
+"""Arithmetic on state dicts, and their digest."""
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 
 import torch
@@ -40,3 +41,20 @@ def interpolate(
         else:
             mixed[name] = a.clone()
     return mixed
+
+
+def state_digest(state: Mapping[str, Tensor]) -> str:
+    """Return the SHA-256 of a state dict: of names, shapes, types and values, in the order of the names.
+
+    >>> state_digest({"a": torch.zeros(2), "b": torch.ones(1)}) == state_digest(
+    ...     {"b": torch.ones(1), "a": torch.zeros(2)}
+    ... )
+    True
+    """
+    digest = hashlib.sha256()
+    for name in sorted(state):
+        tensor = state[name].detach().cpu().contiguous()
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        # As bytes, since numpy has no bfloat16.
+        digest.update(tensor.flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()

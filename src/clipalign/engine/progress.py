@@ -1,4 +1,4 @@
-"""Progress of a command: a bar in a terminal, plain lines otherwise, and a log file."""
+"""Progress of a run: a bar in a terminal or a notebook, plain lines otherwise, and a log file."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ from types import TracebackType
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import Progress
+
+from ..core.progress import new_bar, shows_bars
 
 LOG_INTERVAL = 5  # seconds between lines of training progress outside a terminal
 
@@ -46,14 +48,8 @@ class Reporter:
 
     def start(self, total: int, done: int) -> None:
         """Start the bar of `total` steps, `done` of them already completed."""
-        if self.enabled and self.console.is_terminal:
-            columns = (
-                BarColumn(),
-                MofNCompleteColumn(),
-                TimeRemainingColumn(),
-                TextColumn("{task.description}"),
-            )
-            self._bar = Progress(*columns, console=self.console, transient=True)
+        if self.enabled and shows_bars(self.console):
+            self._bar = new_bar(self.console)
             self._bar.start()
             self._task = self._bar.add_task("", total=total, completed=done)
 

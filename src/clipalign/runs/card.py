@@ -8,6 +8,7 @@ from pathlib import Path
 
 import open_clip
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from huggingface_hub.utils import HFValidationError, validate_repo_id
 
 from ..backbone.loading import split_size
 from ..core.checkpoint import write_text
@@ -77,7 +78,7 @@ def card_data(record: RunRecord, rows: Sequence[ResultRow]) -> ModelCardData:
         license_link="README.md#licence",
         base_model=base,
         base_model_relation="finetune" if base else None,
-        datasets=[data],
+        datasets=[data] if is_repository_name(data) else None,
         tags=["clip", "fine-tuned", first.method],
         metrics=list(dict.fromkeys(result.metric_type for result in evaluations)) or None,
         model_name=f"{first.backbone}, {first.method}",
@@ -105,6 +106,15 @@ def _evaluations(record: RunRecord, rows: Sequence[ResultRow], data: str) -> Ite
                     metric_name=field.name.replace("_", " ") + (f" ({field.unit})" if field.unit else ""),
                     metric_value=round(field.scale * value, field.digits + 1),
                 )
+
+
+def is_repository_name(name: str) -> bool:
+    """Return whether a name can be one of a repository; the hub rejects cards with other names of data sets."""
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        return False
+    return True
 
 
 def is_retrieval(row: ResultRow) -> bool:

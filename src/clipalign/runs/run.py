@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 from ..backbone import Backbone, load
+from ..backbone.loading import split_size
 from ..backbone.text.features import DEFAULT_TEMPLATES
 from ..core.checkpoint import load_weights
 from ..core.errors import UserError
@@ -20,6 +21,8 @@ from ..protocols.names_only import NamesOnly, names_episode
 from .folder import RunFolder
 from .options import TrainOptions, train_options_from
 from .record import RunRecord
+
+ARCHITECTURE = "open_clip_config.json"  # configuration of a backbone in a folder
 
 
 @dataclass(frozen=True)
@@ -89,7 +92,8 @@ def open_run(
         )
     state = load_weights(file)
     # The file holds both towers, so pre-trained weights are not needed.
-    backbone = load(model.backbone, device, cache_dir or model.cache_dir, pretrained=False).configure(model)
+    spec = portable_spec(model.backbone, folder.path)
+    backbone = load(spec, device, cache_dir or model.cache_dir, pretrained=False).configure(model)
     method = options.method(options.hyper)
     # `setup` derives tensors from the towers' weights, so these are loaded first; all others exist only after it.
     with contextlib.suppress(RuntimeError):
@@ -98,6 +102,18 @@ def open_run(
     method.setup(backbone, stored_episode(record), record.templates)
     method.load_state_dict(state)
     return Run(folder, options, record, method, backbone)
+
+
+def portable_spec(backbone: str, folder: Path) -> str:
+    """Return the name by which the architecture of a run is built.
+
+    Runs on backbones in folders are published with the configuration of the backbone, since the folder may be missing
+    on other machines.
+    """
+    if not backbone.startswith("local-dir:") or not (folder / ARCHITECTURE).is_file():
+        return backbone
+    _, size = split_size(backbone)
+    return f"local-dir:{folder}" + (f"@{size}" if size else "")
 
 
 def stored_episode(record: RunRecord) -> Episode:

@@ -1,4 +1,4 @@
-"""Two ONNX graphs, image.onnx and text.onnx, with a free batch size; checked with ONNX Runtime."""
+"""Two ONNX graphs, image.onnx and text.onnx, with a free batch size, and the tokenizer; checked with ONNX Runtime."""
 
 from __future__ import annotations
 
@@ -11,8 +11,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import open_clip
 import torch
+from open_clip.tokenizer import SimpleTokenizer
 from torch import Tensor, nn
 
 from ...backbone import load
@@ -22,7 +24,10 @@ from .base import ExportedModel, ExportFormat, Features, Probe
 OPSET = 18
 RESIZE = {"shortest": "resize_shortest_side_and_crop_centre", "squash": "resize_both_sides"}
 LARGEST_FILE = 1.8e9  # bytes; protobuf ends at 2 GB, so larger towers keep their weights in a second file
-PACKAGES = ("onnx", "onnxscript", "onnxruntime")
+PACKAGES = ("onnx", "onnxscript", "onnxruntime", "tokenizers")
+TOKENIZER = "tokenizer.json"
+# Words of CLIP's tokenizer: contractions, letters, single digits, and other characters.
+WORDS = r"<start_of_text>|<end_of_text>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
 
 
 class ImageTower(nn.Module):
@@ -76,12 +81,16 @@ class Onnx(ExportFormat):
             },
             "text.onnx": {
                 "input": {"name": "tokens", "type": "int64", "shape": ["batch", tokens.shape[1]]},
-                "tokens": "open_clip's tokenizer, padded with 0",
+                "tokens": f"{TOKENIZER}, padded with 0",
                 "tokenizer_of": backbone.spec,
             },
             "outputs": {"name": "features", "normalised": False},
             "logit_scale": float(backbone.logit_scale.detach()),
         }
+        if isinstance(backbone.tokenizer, SimpleTokenizer):
+            clip_tokenizer(backbone.tokenizer, backbone.context_length).save(str(folder / TOKENIZER))
+        else:
+            towers["text.onnx"]["tokens"] = "open_clip's tokenizer, padded with 0"  # type: ignore[index]
         (folder / "towers.json").write_text(json.dumps(towers, indent=1) + "\n", encoding="utf-8")
 
     def read(self, folder: Path, probe: Probe) -> Features:
@@ -91,8 +100,13 @@ class Onnx(ExportFormat):
         towers = json.loads((folder / "towers.json").read_text(encoding="utf-8"))
         # The window of a stretched tower exceeds the default of its tokenizer.
         window = towers["text.onnx"]["input"]["shape"][1]
-        tokenizer = _tokenizer(towers["text.onnx"]["tokenizer_of"])
-        tokens = tokenizer(list(probe.texts), context_length=window)
+        if (folder / TOKENIZER).is_file():
+            from tokenizers import Tokenizer
+
+            encoded = Tokenizer.from_file(str(folder / TOKENIZER)).encode_batch(list(probe.texts))
+            tokens = torch.from_numpy(np.array([text.ids for text in encoded], dtype=np.int64))  # [T, n]
+        else:
+            tokens = _tokenizer(towers["text.onnx"]["tokenizer_of"])(list(probe.texts), context_length=window)
         features = {}
         for file, name, value in (("image.onnx", "images", probe.images), ("text.onnx", "tokens", tokens)):
             session = onnxruntime.InferenceSession(folder / file, providers=["CPUExecutionProvider"])
@@ -105,6 +119,38 @@ class Onnx(ExportFormat):
             f'towers = [onnxruntime.InferenceSession(f"{folder}/{{name}}.onnx") for name in ("image", "text")]\n'
             '(features,) = towers[0].run(None, {"images": images})  # preprocessed as in towers.json'
         )
+
+
+def clip_tokenizer(tokenizer: SimpleTokenizer, window: int) -> Any:
+    """Return CLIP's tokenizer as one of the tokenizers library, which needs neither open_clip nor PyTorch.
+
+    Texts are padded with 0 and truncated to the window. HTML entities and broken Unicode are not repaired.
+
+    Args:
+        tokenizer: of open_clip.
+        window: tokens per text, start and end token included.
+    """
+    from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors
+
+    start, end = tokenizer.sot_token_id, tokenizer.eot_token_id
+    names = {number: token for token, number in tokenizer.encoder.items()}
+    vocabulary, merges = dict(tokenizer.encoder), list(tokenizer.bpe_ranks)
+    result = Tokenizer(models.BPE(vocabulary, merges, end_of_word_suffix="</w>", fuse_unk=False))
+    result.normalizer = normalizers.Sequence(
+        [normalizers.NFC(), normalizers.Replace(Regex(r"\s+"), " "), normalizers.Lowercase()]
+    )
+    result.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(WORDS), behavior="removed", invert=True),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    result.post_processor = processors.TemplateProcessing(
+        single=f"{names[start]} $A {names[end]}", special_tokens=[(names[start], start), (names[end], end)]
+    )
+    result.enable_truncation(window)
+    result.enable_padding(length=window, pad_id=0, pad_token=names[0])
+    return result
 
 
 def _tokenizer(spec: str) -> Any:
