@@ -12,7 +12,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from clipalign.backbone.attention import merge_heads
 from clipalign.backbone.model import Backbone
-from clipalign.backbone.vit import run_with_heads
+from clipalign.backbone.vit import OpenClipParts
 from clipalign.engine.averaging import EMA
 
 from .batches import Batch
@@ -61,12 +61,12 @@ def image_tower(visual: Any, images: Tensor, keep: Tensor | None) -> tuple[Tenso
     class_token = visual.class_embedding + visual.positional_embedding[0]
     x = torch.cat([class_token.to(x.dtype).expand(len(x), 1, -1), x], dim=1)  # [B, 1 + M', W]
     x = visual.ln_pre(x)
-    blocks = visual.transformer.resblocks
+    parts, blocks = OpenClipParts(visual), visual.transformer.resblocks
     second = middle = None
     for i, block in enumerate(blocks):
         if i == len(blocks) - len(blocks) // 2:
             second = middle = x[:, 1:]
-        x, _, _, v = run_with_heads(block, x)
+        x, _, _, v = parts.run_with_heads(block, x)
         if second is not None:
             second = second + block.ls_1(block.attn.out_proj(merge_heads(v[:, :, 1:])))
     assert second is not None and middle is not None

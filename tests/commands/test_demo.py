@@ -90,4 +90,4 @@ def test_printed_commands_are_valid(tmp_path: Path) -> None:
     for method in demo.METHODS:
         options = train_options(shlex.split(train_command(demo.training_options(config, method)))[2:])
         assert (options.method.name, options.config.split.target) == (method, config.target)
-        assert options.config.schedule.steps == 120 or method == "zeroshot"
+        assert options.config.schedule.steps == 150 or method == "zeroshot"

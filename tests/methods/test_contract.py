@@ -294,9 +294,3 @@ def test_registering_a_taken_name_or_run_option_raises() -> None:
     with pytest.raises(TypeError, match="two methods"):
         register("erm")(type("Other", (Method,), {}))
     assert "new-method" not in list_methods()
-
-
-def test_unsupported_tower_raises(tiny: Backbone, episode: Episode) -> None:
-    only = type("Only", (Method,), {"towers": ("resnet",), "name": "only"})
-    with pytest.raises(UserError, match="--method only works on resnet towers"):
-        only().setup(tiny, episode, ("a {}.",))

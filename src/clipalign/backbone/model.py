@@ -213,6 +213,7 @@ class Backbone(TextEncoder):
             UserError: the tower has no image tokens; images of another size.
 
         Example:
+            >>> import torch
             >>> from clipalign.backbone import load
             >>> backbone = load("pocket")
             >>> with torch.no_grad():
