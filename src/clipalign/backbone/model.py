@@ -182,6 +182,7 @@ class Backbone(TextEncoder):
                 another size.
 
         Example:
+            >>> import torch
             >>> from clipalign.backbone import load
             >>> backbone = load("pocket")
             >>> images = torch.zeros(2, 3, *backbone.image_size)
