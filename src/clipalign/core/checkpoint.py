@@ -18,8 +18,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from .errors import UserError
+from .locks import process_exists
 
 STATE = "state"  # header key of the JSON part
+TEMPORARY = ".tmp"  # suffix of files that `replacing` has not renamed yet
 
 
 @contextlib.contextmanager
@@ -28,7 +30,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
     Data are synced to disk before the rename, so a crash leaves either the old file or the new one.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}{TEMPORARY}")
     try:
         yield temporary
         follow_umask(temporary)
@@ -43,6 +45,14 @@ def replacing(path: Path) -> Iterator[Path]:
                 os.close(folder)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def remove_abandoned(folder: Path) -> None:
+    """Delete the temporary files of `replacing` in a folder whose processes were killed."""
+    for path in folder.glob(f".*{TEMPORARY}"):
+        pid = path.name.removesuffix(TEMPORARY).rpartition(".")[2]
+        if pid.isdigit() and not process_exists(int(pid)):
+            path.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:
