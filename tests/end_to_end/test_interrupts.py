@@ -45,7 +45,7 @@ def to_file(arguments: list[str], log: Path) -> None:
     with log.open("w") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
-        sys.stderr = sys.stdout = open(1, "w", buffering=1, closefd=False)  # not those that pytest captures
+        sys.stderr = sys.stdout = open(1, "w", buffering=1, closefd=False)  # noqa: SIM115 - not those that pytest captures
         os._exit(main(arguments))
 
 

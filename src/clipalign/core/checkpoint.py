@@ -84,10 +84,16 @@ def load_weights(path: Path, device: torch.device | str = "cpu") -> dict[str, Te
     """Read weights written by `save_weights`; floating-point tensors are returned as float32.
 
     Raises:
-        UserError: the file is missing or damaged.
+        UserError: the file is missing or damaged, or a tensor has values that are not numbers.
     """
     with _open(path) as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+    bad = [name for name, tensor in tensors.items() if bool(tensor.isnan().any())]
+    if bad:
+        raise UserError(
+            f"{path}: {len(bad)} of {len(tensors)} tensors hold NaN (first: {bad[0]}); "
+            "the run has diverged or the file is damaged: train it again"
+        )
     return {name: (t.float() if t.is_floating_point() else t).to(device) for name, t in tensors.items()}
 
 

@@ -62,13 +62,21 @@ def read_json(path: Path, where: str = "", encoding: str = "utf-8") -> Any:
     Raises:
         UserError: it cannot be read, is not JSON, or nests too deeply.
     """
-    text = read_text(path, where, encoding)
+    return parse_json(read_text(path, where, encoding), path, where)
+
+
+def parse_json(text: str, name: str | Path, where: str = "") -> Any:
+    """Return the content of JSON text; `name` is that of its file, for messages.
+
+    Raises:
+        UserError: it is not JSON, or nests too deeply.
+    """
     try:
         return json.loads(text)
     except RecursionError:
-        raise UserError(f"{where}{shown(path)} nests too deeply") from None
+        raise UserError(f"{where}{shown(name)} nests too deeply") from None
     except ValueError as error:
-        raise UserError(f"{where}{shown(path)} is not valid JSON: {error}") from None
+        raise UserError(f"{where}{shown(name)} is not valid JSON: {error}") from None
 
 
 def load_yaml(path: Path, where: str = "") -> Any:
@@ -86,11 +94,9 @@ def load_yaml(path: Path, where: str = "") -> Any:
         raise UserError(f"{where}{shown(path)} is not valid YAML: {' '.join(str(error).split())}") from None
 
 
-def shown(path: Path) -> str:
+def shown(path: str | Path) -> str:
     """Return a path as a message prints it: on one line, shortened if it is very long."""
-    text = (
-        str(path).encode("unicode_escape", "backslashreplace").decode()
-        if not str(path).isprintable()
-        else str(path)
-    )
+    text = str(path)
+    if not text.isprintable():
+        text = text.encode("unicode_escape", "backslashreplace").decode()
     return text if len(text) <= 300 else f"{text[:300]} ..."

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from ..core.config import TrainConfig
 from ..core.errors import UserError
 from ..core.fields import options_of
 from ..core.locks import LOCK, check_unlocked
+from ..core.reading import parse_json, read_text
 from ..core.yaml_files import RECORD, dump_yaml, read_yaml
 from ..evaluation.results import FILE as RESULTS
 from .options import TrainOptions
@@ -112,8 +112,8 @@ class RunFolder:
         """Return the complete lines of metrics.jsonl; a killed run may leave a partial one."""
         if not self.metrics.is_file():
             return []
-        lines = self.metrics.read_text(encoding="utf-8").splitlines(keepends=True)
-        return [json.loads(line) for line in lines if line.endswith("\n")]
+        lines = read_text(self.metrics).splitlines(keepends=True)
+        return [parse_json(line, self.metrics) for line in lines if line.endswith("\n")]
 
     def record(self) -> RunRecord:
         """Return the facts in config.yaml.

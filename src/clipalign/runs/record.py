@@ -78,7 +78,7 @@ class RunRecord:
         }
         required = {f.name for f in fields(cls) if f.default is MISSING and f.default_factory is MISSING}
         if missing := sorted(required - known.keys()):
-            raise UserError(f"{where} does not describe a run: its record has no {', '.join(missing)}")
+            raise UserError(f"{where} does not describe a run (its record has no {', '.join(missing)})")
         for name, value in known.items():
             if not any(fits(value, hint) for hint in variants(hints[name])):
                 raise UserError(
@@ -97,7 +97,7 @@ def read_record(path: Path) -> RunRecord:
     """
     content = load_yaml(path)
     if not isinstance(content, Mapping) or not isinstance(content.get(RECORD), Mapping):
-        raise UserError(f"{path} does not describe a run: it has no record; train again with --overwrite")
+        raise UserError(f"{path} does not describe a run (it has no record); train it again")
     return RunRecord.from_dict(content[RECORD], str(path))
 
 
