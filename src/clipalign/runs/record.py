@@ -76,17 +76,28 @@ class RunRecord:
             for name, value in values.items()
             if name in hints
         }
+        check_types(values, where)
         required = {f.name for f in fields(cls) if f.default is MISSING and f.default_factory is MISSING}
         if missing := sorted(required - known.keys()):
             raise UserError(f"{where} does not describe a run (its record has no {', '.join(missing)})")
-        for name, value in known.items():
-            if not any(fits(value, hint) for hint in variants(hints[name])):
-                raise UserError(
-                    f"{where} does not describe a run: {name} in its record is {reprlib.repr(value)}"
-                )
-        if known.get("format", FORMAT) > FORMAT:
-            raise UserError(f"{where} was written by a newer version of clipalign; upgrade it")
         return cls(**known)
+
+
+def check_types(values: Mapping[str, Any], where: str) -> None:
+    """Refuse a record with a field of another type, or of a newer version; `where` is its file, for the message.
+
+    Raises:
+        UserError: names the field.
+    """
+    hints = get_type_hints(RunRecord)
+    for name in hints.keys() & values.keys():
+        value = tuple(values[name]) if isinstance(values[name], list) else values[name]
+        if not any(fits(value, hint) for hint in variants(hints[name])):
+            raise UserError(
+                f"{where} does not describe a run ({name} in its record is {reprlib.repr(value)})"
+            )
+    if values.get("format", FORMAT) > FORMAT:
+        raise UserError(f"{where} was written by a newer version of clipalign; upgrade it")
 
 
 def read_record(path: Path) -> RunRecord:
