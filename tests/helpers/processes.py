@@ -25,11 +25,16 @@ def child(rank: int, world: int, port: int, arguments: list[str], log: Path) -> 
         raise SystemExit(main(arguments))
 
 
+def free_port() -> int:
+    """Return a port of this machine that no process listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))  # the kernel picks one
+        return int(probe.getsockname()[1])
+
+
 def run_processes(world: int, arguments: list[str], log: Path) -> None:
     """Run a command in `world` processes, each printing to `log`.RANK, and assert that all succeed."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))  # the kernel picks a free port
-        port = probe.getsockname()[1]
+    port = free_port()
     # Fork: new interpreters would spend ten times the test's time on imports.
     context = multiprocessing.get_context("fork")
     ranks = [context.Process(target=child, args=(rank, world, port, arguments, log)) for rank in range(world)]

@@ -6,7 +6,6 @@ works on them. Weights are read from safetensors only.
 
 from __future__ import annotations
 
-import json
 import re
 from functools import partial
 from pathlib import Path
@@ -19,6 +18,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ..core.errors import UserError
+from ..core.reading import read_json
 from .build import clip_tokenizer, complete, seeded, try_tokenizer
 from .hf_names import END, PREPROCESS_RESAMPLE, START, clip_to_open_clip, siglip_to_open_clip
 from .model import Backbone
@@ -114,7 +114,7 @@ def read_config(spec: str, folder: Path) -> Any:
     """
     file = folder / "config.json"
     try:
-        kind = json.loads(file.read_text(encoding="utf-8")).get("model_type")
+        kind = read_json(file).get("model_type")
     except (OSError, ValueError, AttributeError) as error:
         raise UserError(f"--backbone {spec}: cannot read {file} ({error})") from error
     try:
@@ -223,7 +223,7 @@ def _preprocess(folder: Path, siglip: bool) -> dict[str, Any]:
     settings: dict[str, Any] = {}
     for name in ("processor_config.json", "preprocessor_config.json"):
         if (folder / name).is_file():
-            found = json.loads((folder / name).read_text(encoding="utf-8"))
+            found = read_json(folder / name, f"--backbone {folder}: ")
             settings |= found.get("image_processor", found)
     chosen: dict[str, Any] = dict(SIGLIP_PREPROCESS if siglip else CLIP_PREPROCESS)
     for ours, theirs in (("mean", "image_mean"), ("std", "image_std")):
@@ -252,9 +252,9 @@ def _tokenizer(folder: Path, context_length: int, siglip: bool) -> Any:
 def _vocabulary(folder: Path) -> dict[str, int]:
     """Return token -> id of a byte-pair encoding, {} if there is none."""
     if (folder / "vocab.json").is_file():
-        return dict(json.loads((folder / "vocab.json").read_text(encoding="utf-8")))
+        return dict(read_json(folder / "vocab.json"))
     if (folder / "tokenizer.json").is_file():
-        vocabulary = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))["model"].get("vocab")
+        vocabulary = read_json(folder / "tokenizer.json")["model"].get("vocab")
         return dict(vocabulary) if isinstance(vocabulary, dict) else {}
     return {}
 
@@ -268,9 +268,7 @@ def _read_weights(spec: str, folder: Path) -> dict[str, Tensor]:
     names = [WEIGHTS]
     try:
         if not (folder / WEIGHTS).is_file() and (folder / INDEX).is_file():
-            names = sorted(
-                set(json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"].values())
-            )
+            names = sorted(set(read_json(folder / INDEX)["weight_map"].values()))
         elif not (folder / WEIGHTS).is_file():
             pickled = next((f.name for f in folder.glob("*.bin")), None)
             found = f"only {pickled}, which is pickled" if pickled else "none there"

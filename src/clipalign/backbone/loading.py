@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import difflib
-import json
 import logging
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ import torch
 from open_clip.pretrained import download_pretrained_from_hf
 
 from ..core.errors import UserError
+from ..core.reading import read_json
 from . import huggingface, pocket, slip
 from .build import complete, create, split_size, tokenizer_of
 from .model import Backbone
@@ -149,7 +149,7 @@ def _from_hub(spec: str, cache_dir: str | None, pretrained: bool, seed: int) -> 
 def _from_folder(spec: str, folder: Path, weights: Path | None, seed: int, cache_dir: str | None) -> Backbone:
     file = folder / "open_clip_config.json"
     try:
-        config = json.loads(file.read_text(encoding="utf-8"))["model_cfg"]
+        config = read_json(file, f"--backbone {spec}: ")["model_cfg"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(
             f"--backbone {spec}: cannot read an open_clip configuration from {file} ({error})"

@@ -10,6 +10,7 @@ from importlib import import_module
 from typing import Any
 
 from ..core.errors import UserError
+from ..core.interrupts import Interrupted
 from ..core.version import __version__
 
 
@@ -77,7 +78,7 @@ COMMANDS = {
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; returns the exit status: 0, or 2 for invalid input."""
+    """Run a command; returns the exit status: 0, 2 for invalid input, or 128 + the number of a signal that ended it."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     name = arguments[0] if arguments else "--help"
     if name in ("-h", "--help"):
@@ -102,6 +103,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt as error:
+        if message := str(error) if isinstance(error, Interrupted) else "interrupted":
+            print(message, file=sys.stderr)
+        return error.status if isinstance(error, Interrupted) else 130
     except BrokenPipeError:  # the reader of a pipe has closed it
         sys.stderr.close()
         return 1

@@ -22,6 +22,7 @@ from ..core.checkpoint import write_text
 from ..core.errors import UserError
 from ..core.parsing import make_config, parse_config
 from ..core.precision import select_device
+from ..core.reading import read_text
 from ..data.decode import decode_error, printable, read_image
 from ..data.sources.folder import images_in
 from ..protocols.names_only import NamesOnly
@@ -175,7 +176,7 @@ def read_classes(path: Path) -> list[str]:
         UserError: the file cannot be read, has no names, or has empty or duplicate ones.
     """
     try:
-        lines = path.read_text(encoding="utf-8-sig").rstrip().splitlines()
+        lines = read_text(path, "--classes-file: ", "utf-8-sig").rstrip().splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"--classes-file: cannot read {path} ({error})") from None
     if not lines:

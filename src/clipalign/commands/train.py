@@ -5,16 +5,19 @@ from __future__ import annotations
 import shlex
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 
 from ..core import distributed
-from ..core.checkpoint import save_weights
+from ..core.checkpoint import remove_abandoned, save_weights
 from ..core.errors import UserError
 from ..core.fields import DEFAULT
+from ..core.interrupts import Interrupted, deferred, handled
+from ..core.locks import locked
 from ..core.precision import select_device
 from ..core.types import Source
 from ..core.version import __version__
@@ -140,7 +143,8 @@ def run_training(tokens: Sequence[str], prog: str = "clipalign train") -> list[R
     if options.config.run.dry_run:
         dry_run(options)
         return []
-    return run_options(options, shlex.join(["clipalign", "train", *tokens]))
+    with handled():
+        return run_options(options, shlex.join(["clipalign", "train", *tokens]))
 
 
 def train_from(
@@ -182,23 +186,53 @@ def run_options(
         run = prepare(options, ranks, cache or RunCache(), source)
         measures = measures_of_run(run, Reporter(ranks.is_main).info)
         ranks.barrier()  # no process writes before all have valid input
-        if ranks.is_main and not resuming:
-            begin(folder, run, command)
-        rows = train_and_evaluate(run, folder, command, measures)
-        ranks.barrier()
+        with owned(folder) if ranks.is_main else nullcontext():
+            if ranks.is_main and not resuming:
+                begin(folder, run, command)
+            rows = train_and_evaluate(run, folder, command, measures)
+            ranks.barrier()
         return rows
+    except Interrupted as error:
+        # The message, on one line, is the main process's.
+        raise Interrupted(error.number, how_to_resume(folder, error) if ranks.is_main else "") from None
     finally:
         distributed.stop()
 
 
+@contextmanager
+def owned(folder: RunFolder) -> Iterator[None]:
+    """Hold the lock of a run folder, without the temporary files of killed processes in it.
+
+    Raises:
+        UserError: another process writes the folder.
+    """
+    folder.path.mkdir(parents=True, exist_ok=True)
+    with locked(folder.path):
+        remove_abandoned(folder.path)
+        remove_abandoned(folder.checkpoint.parent)
+        yield
+
+
+def how_to_resume(folder: RunFolder, error: Interrupted) -> str:
+    """Return the message of an interrupted run, and append it to its log."""
+    if not folder.config.is_file():
+        return f"{error} before the first step; nothing was written"
+    message = (
+        f"{error}; resume with: {shlex.join(['clipalign', 'train', '--out', str(folder.path), '--resume'])}"
+    )
+    with folder.log.open("a", encoding="utf-8") as file:
+        file.write(f"{message}\n")
+    return message
+
+
 def begin(folder: RunFolder, run: PreparedRun, command: str) -> None:
     """Write the files that exist before the first step: config.yaml, split.json and skipped.csv."""
-    folder.path.mkdir(parents=True, exist_ok=True)
-    folder.clear()
     episode = run.episode
-    write_config(folder, run.options, record(run, command))
-    write_split(folder.split, episode, run.options.config.split.split_seed)
-    write_skipped(folder.skipped, episode)
+    with deferred():
+        folder.clear()
+        write_config(folder, run.options, record(run, command))
+        write_split(folder.split, episode, run.options.config.split.split_seed)
+        write_skipped(folder.skipped, episode)
 
 
 def train_and_evaluate(
@@ -253,7 +287,8 @@ def fit_method(run: PreparedRun, log: RunLog) -> dict[str, Any]:
         extra["skipped"] = len(episode.skipped)
     if run.batches is not None:
         best = BestWeights(method) if run.select == "best" else None
-        average, metrics = fit(method, config, run.batches, validation, run.precision, log, best)
+        with deferred():
+            average, metrics = fit(method, config, run.batches, validation, run.precision, log, best)
         if run.ranks.is_main:
             save_weights(log.folder.last, method.state_dict())
         if average.average:

@@ -18,8 +18,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from .errors import UserError
+from .locks import process_exists
 
 STATE = "state"  # header key of the JSON part
+TEMPORARY = ".tmp"  # suffix of files that `replacing` has not renamed yet
 
 
 @contextlib.contextmanager
@@ -28,7 +30,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
     Data are synced to disk before the rename, so a crash leaves either the old file or the new one.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}{TEMPORARY}")
     try:
         yield temporary
         follow_umask(temporary)
@@ -43,6 +45,14 @@ def replacing(path: Path) -> Iterator[Path]:
                 os.close(folder)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def remove_abandoned(folder: Path) -> None:
+    """Delete the temporary files of `replacing` in a folder whose processes were killed."""
+    for path in folder.glob(f".*{TEMPORARY}"):
+        pid = path.name.removesuffix(TEMPORARY).rpartition(".")[2]
+        if pid.isdigit() and not process_exists(int(pid)):
+            path.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -74,10 +84,16 @@ def load_weights(path: Path, device: torch.device | str = "cpu") -> dict[str, Te
     """Read weights written by `save_weights`; floating-point tensors are returned as float32.
 
     Raises:
-        UserError: the file is missing or damaged.
+        UserError: the file is missing or damaged, or a tensor has values that are not numbers.
     """
     with _open(path) as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+    bad = [name for name, tensor in tensors.items() if bool(tensor.isnan().any())]
+    if bad:
+        raise UserError(
+            f"{path}: {len(bad)} of {len(tensors)} tensors hold NaN (first: {bad[0]}); "
+            "the run has diverged or the file is damaged: train it again"
+        )
     return {name: (t.float() if t.is_floating_point() else t).to(device) for name, t in tensors.items()}
 
 

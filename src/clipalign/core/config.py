@@ -7,6 +7,7 @@ reason for the default, whether the option affects the result) are in the field'
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -80,7 +81,7 @@ class DataOptions(Options):
     group_column: str | None = field(default=None, metadata=facts(unit="COLUMN"))
     """Column of groups that no split divides. Used by holdout: images of one patient, camera or product are then
     in one part. For tables and Hugging Face data sets."""
-    max_broken: float = field(default=0.01, metadata=facts(unit="SHARE", at_least=0))
+    max_broken: float = field(default=0.01, metadata=facts(unit="SHARE", at_least=0, at_most=1))
     """Images that may fail to decode. They are skipped and listed in skipped.csv of the run."""
     interpolation: Literal["bilinear", "bicubic"] | None = field(
         default=None, metadata=facts(unset="the data set's")
@@ -344,6 +345,8 @@ def check_range(name: str, value: object, about: OptionFacts) -> None:
         raise UserError(f"{flag(name)} must be at least {about.at_least:g}, not {value}")
     elif about.above is not None and not value > about.above:
         raise UserError(f"{flag(name)} must be above {about.above:g}, not {value:g}")
+    elif not math.isfinite(value):
+        raise UserError(f"{flag(name)} must be finite, not {value}")
 
 
 def flag(name: str) -> str:

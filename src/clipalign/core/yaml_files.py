@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from .errors import UserError
+from .reading import load_yaml
 
 RECORD = "record"  # key of a run's config.yaml that holds facts, not options
 
@@ -19,12 +20,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     Raises:
         UserError: a file that cannot be read, is not YAML, or is not a mapping.
     """
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"--config: cannot read {path}: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"--config: {path} is not valid YAML: {' '.join(str(error).split())}") from None
+    content = load_yaml(path, "--config: ")
     if content is None:
         return {}
     if not isinstance(content, dict):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import random
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from ..core.errors import UserError
+from ..core.reading import read_json
 from ..core.types import FixedSplits
 
 
@@ -152,7 +152,7 @@ def load_fixed_splits(
     path = Path(path)
     finder = _RowFinder(path, class_ids, domain_ids, labels, domains)
     try:
-        data: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        data: dict[str, Any] = read_json(path)
         base = frozenset(finder.class_index(name) for name in data["base"])
         new = frozenset(finder.class_index(name) for name in data["new"])
         domain_parts: dict[str, dict[int, np.ndarray]] = {"train": {}, "validation": {}}

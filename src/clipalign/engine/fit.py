@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import signal
 
 import numpy as np
 import torch
@@ -12,6 +13,7 @@ from torch.nn.utils import clip_grad_norm_
 from ..core.config import TrainConfig
 from ..core.distributed import Ranks
 from ..core.errors import UserError
+from ..core.interrupts import Interrupted, received
 from ..core.precision import Precision, round_to_half
 from ..core.types import Batch
 from ..data.batches import TrainBatches
@@ -59,6 +61,7 @@ def fit(
 
     Raises:
         UserError: a loss is not finite.
+        Interrupted: a signal arrived (see `core.interrupts`); the state after the current step is in the checkpoint.
     """
     ranks, total_steps = batches.ranks, config.schedule.steps
     checkpoint_path = log.folder.checkpoint
@@ -90,6 +93,8 @@ def fit(
     if validate_every is None:
         validate_every = max(1, total_steps // average.validations)
     metrics: dict[str, float] | None = None
+    if first:
+        log.info(f"resuming after step {first} of {total_steps}")
     log.start(first, total_steps)
 
     for step, batch in enumerate(batches.iterate(first, total_steps, config.run.workers), first + 1):
@@ -143,8 +148,12 @@ def fit(
         log.step(step, total_steps, line)
         last = step == total_steps or average.finished
         every = config.run.checkpoint_every
-        if every and (step % every == 0 or last) and ranks.is_main:
+        stop = agreed_signal(ranks)
+        if (stop or (every and (step % every == 0 or last))) and ranks.is_main:
             checkpoint.save(step)
+        if stop:
+            ranks.barrier()  # launchers end all processes with the first
+            raise Interrupted(stop, f"stopped after step {step} of {total_steps}")
         if average.finished:
             log.info(
                 f"stopped after step {step}: further steps would not change the average ({average.kind})"
@@ -154,6 +163,15 @@ def fit(
     average.close()
     # SWAD selects its weights in `close`, after the last validation.
     return average, None if average.kind == "swad" else metrics
+
+
+def agreed_signal(ranks: Ranks) -> int:
+    """Return the signal that ends the run after this step, or 0; all processes stop after the same step."""
+    number = received() or 0
+    if ranks.world == 1:
+        return number
+    anywhere = int(ranks.sum(torch.tensor(number, device=ranks.device)))
+    return number or (signal.SIGTERM if anywhere else 0)
 
 
 def seed_step(seed: int, step: int, rank: int) -> None:

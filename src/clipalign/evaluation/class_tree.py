@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from ..core.errors import UserError
+from ..core.reading import read_text
 from ..core.types import Source
 
 ROOT = ""  # above the tops of all paths
@@ -85,7 +86,7 @@ def read_tree(file: Path, class_names: Sequence[str]) -> ClassTree:
     """
     label = f"--class-tree: {file}"
     try:
-        lines = file.read_text(encoding="utf-8-sig").splitlines()
+        lines = read_text(file, "--class-tree: ", "utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{label}: cannot read it ({error})") from None
     parents: dict[str, str] = {}

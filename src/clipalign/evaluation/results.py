@@ -13,6 +13,7 @@ from typing import Any, TypeAlias
 
 from ..core.checkpoint import write_text
 from ..core.errors import UserError
+from ..core.reading import parse_json, read_text
 
 FILE = "results.jsonl"
 JsonValue: TypeAlias = bool | int | float | str | Sequence["JsonValue"] | Mapping[str, "JsonValue"] | None
@@ -139,9 +140,9 @@ def read_results(path: Path) -> list[ResultRow]:
     if not path.is_file():
         raise UserError(f"no {path}: the run is not finished, or the folder is not a run")
     rows = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(read_text(path).splitlines(), 1):
         try:
-            rows.append(ResultRow.from_dict(json.loads(line)))
+            rows.append(ResultRow.from_dict(parse_json(line, path)))
         except (ValueError, TypeError, AttributeError) as error:
             raise UserError(f"{path}, line {number}: not a result row ({error})") from None
     return rows

@@ -13,6 +13,7 @@ import numpy as np
 
 from ..core.checkpoint import write_text
 from ..core.errors import UserError
+from ..core.reading import read_json
 from ..core.types import CaptionSource, CaptionTest, Episode, Source, TestSet
 from ..data.captions.sentences import drop_rows
 from ..data.decode import printable
@@ -83,7 +84,7 @@ def read_split(path: Path, source: Source) -> Episode:
         UserError: the file is unreadable, or names rows or classes that the data do not have.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path, "--split-file: ")
         if content["format"] != FORMAT:
             raise ValueError(f"format {content['format']}")
         class_of = {name: i for i, name in enumerate(source.class_names)}

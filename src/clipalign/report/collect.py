@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from ..core.errors import UserError
-from ..core.yaml_files import read_yaml
+from ..core.reading import load_yaml
+from ..core.yaml_files import RECORD, read_yaml
 from ..evaluation.results import FILE, ResultRow, read_results
 from ..runs.folder import RESULT_NEUTRAL, MetricLine, RunFolder
+from ..runs.record import check_types, read_record
 from .rows import ReportRow, is_retrieval, order_labels
 
 # Options that are fields of a row already, or that distinguish seeds of one table line.
@@ -62,11 +64,20 @@ class StoredRun:
         return [ReportRow(row, self.name, settings) for row in self.results]
 
 
+def check_config(path: Path) -> None:
+    """Raise UserError for a damaged config.yaml; a report needs no complete record."""
+    content = load_yaml(path)
+    if not isinstance(content, dict) or not isinstance(content.get(RECORD, {}), dict):
+        read_record(path)  # names what is wrong
+    else:
+        check_types(content.get(RECORD, {}), str(path))
+
+
 def find_runs(folder: Path) -> list[StoredRun]:
     """Return all finished runs and evaluations in a folder and below: baselines first, then by method and path.
 
     Raises:
-        UserError: the folder does not exist, or holds no results.
+        UserError: the folder does not exist, or holds no results, or a run's files are damaged.
     """
     if not folder.is_dir():
         raise UserError(f"{folder} is not a folder; name a folder that holds runs")
@@ -74,7 +85,10 @@ def find_runs(folder: Path) -> list[StoredRun]:
     for path in sorted(folder.rglob(FILE)):
         if rows := read_results(path):
             name = path.parent.relative_to(folder).as_posix()
-            runs.append(StoredRun(name, RunFolder(path.parent), tuple(rows)))
+            run = RunFolder(path.parent)
+            if run.config.is_file():
+                check_config(run.config)  # before any file of a report is written
+            runs.append(StoredRun(name, run, tuple(rows)))
     if not runs:
         raise UserError(
             f"no finished run in {folder} (no {FILE} in it or below); run clipalign train or eval into it first"

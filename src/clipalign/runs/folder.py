@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from ..core.checkpoint import write_text
 from ..core.config import TrainConfig
 from ..core.errors import UserError
 from ..core.fields import options_of
+from ..core.locks import LOCK, check_unlocked
+from ..core.reading import parse_json, read_text
 from ..core.yaml_files import RECORD, dump_yaml, read_yaml
 from ..evaluation.results import FILE as RESULTS
 from .options import TrainOptions
-from .record import RunRecord
+from .record import RunRecord, read_record
 
 CONFIG = "config.yaml"
 # A line of metrics.jsonl: "step", loss terms, validation values; "chosen" holds what `Method.finish` chose.
@@ -113,8 +112,8 @@ class RunFolder:
         """Return the complete lines of metrics.jsonl; a killed run may leave a partial one."""
         if not self.metrics.is_file():
             return []
-        lines = self.metrics.read_text(encoding="utf-8").splitlines(keepends=True)
-        return [json.loads(line) for line in lines if line.endswith("\n")]
+        lines = read_text(self.metrics).splitlines(keepends=True)
+        return [parse_json(line, self.metrics) for line in lines if line.endswith("\n")]
 
     def record(self) -> RunRecord:
         """Return the facts in config.yaml.
@@ -122,20 +121,20 @@ class RunFolder:
         Raises:
             UserError: the file was not written by a run.
         """
-        content = yaml.safe_load(self.config.read_text(encoding="utf-8")) or {}
-        return RunRecord.from_dict(content.get(RECORD) or {}, str(self.config))
+        return read_record(self.config)
 
 
 def check_out(path: Path, *, overwrite: bool, resume: bool | None = None) -> None:
     """Refuse to write into a folder in use; `resume` is None for commands that cannot resume.
 
     Raises:
-        UserError: the folder is not empty, and neither overwritten nor resumed; or it is not a folder, or not a run
-            that can be resumed.
+        UserError: another process is writing the folder; it is not empty, and neither overwritten nor resumed; or it
+            is not a folder, or not a run that can be resumed.
     """
     if path.exists() and not path.is_dir():
         raise UserError(f"--out: {path} is a file, not a folder")
-    used = path.is_dir() and any(path.iterdir())
+    check_unlocked(path)
+    used = path.is_dir() and any(file.name != LOCK for file in path.iterdir())
     if used and not (overwrite or resume):
         ways = "--overwrite" if resume is None else "--resume or --overwrite"
         raise UserError(f"--out: {path} is not empty; choose another folder with --out, or give {ways}")

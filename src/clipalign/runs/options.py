@@ -29,6 +29,7 @@ from ..core.parsing import OptionParser, split_tokens, to_tokens
 from ..core.version import __version__
 from ..core.yaml_files import plain, read_yaml
 from .recipes import PUBLISHED, RunFacts, recipe_layers, shipped_file
+from .record import read_record
 
 if TYPE_CHECKING:
     from ..methods.base import Method
@@ -173,7 +174,9 @@ def _resolve(
 
     path = early.get("config")
     in_file = read_yaml(Path(path)) if path is not None else {}
-    in_run = resumed_options(early.get("out", in_file.get("out")), early.get("resume", in_file.get("resume")))
+    in_run, started_origins = resumed_options(
+        early.get("out", in_file.get("out")), early.get("resume", in_file.get("resume"))
+    )
 
     def first(name: str, default: str) -> str:
         return str(next((layer[name] for layer in (early, in_file, in_run) if layer.get(name)), default))
@@ -199,6 +202,10 @@ def _resolve(
 
     for origin, layer in layers:
         add(origin, parser.convert(layer, f"{origin}: "))
+        if layer is in_run and in_run:  # an option keeps the origin that it had when the run was started
+            for name in in_run:
+                origins.pop(name, None)
+            origins.update({name: origin for name, origin in started_origins.items() if name in in_run})
     given = {name: value for name, value in read(parser, values).items() if name != "config"}
     if given.get("epochs") is not None and given.get("steps") is not None:
         raise UserError("--epochs and --steps exclude each other: choose one")
@@ -231,13 +238,14 @@ def _facts(first: Callable[[str, str], str], method: type[Method]) -> RunFacts:
     )
 
 
-def resumed_options(out: str | Path | None, resume: bool | None) -> dict[str, Any]:
-    """Return the options that the run in `out` was started with if it is to be resumed, else none."""
-    if out is None or resume is not True:
-        return {}
-    path = Path(out) / "config.yaml"
-    stored = read_yaml(path) if path.is_file() else {}
-    return {name: value for name, value in stored.items() if name not in ("out", "resume", "overwrite")}
+def resumed_options(out: str | Path | None, resume: bool | None) -> tuple[dict[str, Any], Mapping[str, str]]:
+    """Return the options that the run in `out` was started with, and their origins, if it is to be resumed."""
+    path = None if out is None or resume is not True else Path(out) / "config.yaml"
+    if path is None or not path.is_file():
+        return {}, {}
+    stored = read_yaml(path)
+    values = {name: value for name, value in stored.items() if name not in ("out", "resume", "overwrite")}
+    return values, read_record(path).origins
 
 
 def shipped_config(backbone: str, method: str) -> Path | None:

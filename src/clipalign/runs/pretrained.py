@@ -5,7 +5,6 @@ A run is stored as a run folder without the files of its training, a backbone as
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +15,7 @@ from huggingface_hub.constants import CONFIG_NAME
 from ..backbone.loading import split_size
 from ..core.checkpoint import save_weights
 from ..core.errors import UserError
+from ..core.reading import read_json
 from ..core.types import Preprocess
 from ..core.version import __version__
 from .card import base_model, model_card
@@ -104,7 +104,7 @@ def read(folder: Path, device: torch.device | str = "cpu") -> OpenedModel:
         )
     templates = None
     if (config := folder / CONFIG_NAME).is_file():
-        templates = json.loads(config.read_text(encoding="utf-8")).get("templates")
+        templates = read_json(config).get("templates")
     return open_model(f"local-dir:{folder}", device=device, templates=templates)
 
 

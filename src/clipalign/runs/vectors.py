@@ -19,6 +19,7 @@ from torch import Tensor
 
 from ..core.checkpoint import load_state, load_weights, replacing, save_state, write_text
 from ..core.errors import UserError
+from ..core.reading import read_json
 from .opening import Weights
 
 FEATURES, INDEX, PARTS = "features.safetensors", "index.json", "parts"
@@ -85,7 +86,7 @@ def read_vectors(folder: Path) -> Vectors:
             raise UserError(f"{folder} is not complete; run `clipalign embed` again with --resume")
         raise UserError(f"{folder} holds no vectors (no {INDEX}); `clipalign embed` writes them")
     try:
-        facts = json.loads((folder / INDEX).read_text(encoding="utf-8"))
+        facts = read_json(folder / INDEX)
         files = tuple(image["file"] for image in facts["images"])
         stamps = tuple((image["bytes"], image["mtime_ns"]) for image in facts["images"])
         model, weights, digest = facts["model"], facts["weights"], facts["digest"]

@@ -15,10 +15,11 @@ from __future__ import annotations
 
 import itertools
 import re
+import reprlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from ...core.config import DataOptions, MetricOptions, SplitOptions, TrainConfig
 from ...core.errors import UserError
@@ -31,6 +32,7 @@ from ...protocols import default_protocol
 from ...runs.folder import RunFolder, check_same
 from ...runs.options import TrainOptions, train_command, train_options_from, train_parser
 
+MAX_SEEDS = 10_000
 KEYS = {"methods", "data", "protocol", "targets", "seeds", "options", "grid"}
 # Options that the sweep sets for each run.
 RUN_OPTIONS = {"out", "resume", "overwrite", "method", "seed", "config"}
@@ -142,7 +144,7 @@ def read_study(path: Path) -> list[Job]:
         _check_names(entry.options, [entry], f"{where}methods: {entry.label}: ")
 
     jobs: dict[str, Job] = {}
-    seeds = _seeds(study.get("seeds", 1))
+    seeds = _seeds(study.get("seeds", 1), where)
     for seed in seeds:
         for data, method, chosen in itertools.product(
             _data(study, options, where), methods, _combinations(grid)
@@ -229,8 +231,25 @@ def _methods(given: object, where: str) -> list[MethodEntry]:
     return entries
 
 
-def _seeds(given: object) -> list[int]:
-    return list(range(given)) if isinstance(given, int) else [int(seed) for seed in _list(given)]
+def _seeds(given: object, where: str) -> list[int]:
+    """Return the seeds of `seeds`: their number, or a list of them.
+
+    Raises:
+        UserError: not a positive number, or an entry that is no seed.
+    """
+    if is_integer(given) and 1 <= given <= MAX_SEEDS:
+        return list(range(given))
+    if isinstance(given, list) and given and all(is_integer(seed) and seed >= 0 for seed in given):
+        return given
+    raise UserError(
+        f"{where}seeds: must be a number from 1 to {MAX_SEEDS} or a list of seeds such as [0, 1], "
+        f"not {reprlib.repr(given)}"
+    )
+
+
+def is_integer(value: object) -> TypeGuard[int]:
+    """Return whether a value of YAML is an integer; True is none."""
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _grid(given: object, where: str) -> dict[str, list[Any]]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ...core.errors import UserError
+from ...core.reading import check_file
 from ..decode import one_line
 
 CHUNK = 1 << 20  # characters read at a time
@@ -23,6 +24,7 @@ def json_entries(path: Path) -> Iterator[Any]:
         UserError: the file is unreadable or not a list.
     """
     decoder, buffer, position, opened = json.JSONDecoder(), "", 0, False
+    check_file(path, "--data: ", limit=None)  # read entry by entry
     try:
         with path.open(encoding="utf-8-sig") as file:
             while more := file.read(CHUNK):
@@ -45,5 +47,7 @@ def json_entries(path: Path) -> Iterator[Any]:
                         break  # the rest of the entry has not been read
                     yield entry
             raise ValueError("the list has no end")
+    except RecursionError:
+        raise UserError(f"--data: {path} nests too deeply") from None
     except (OSError, ValueError) as error:
         raise UserError(f"--data: cannot read {path} ({one_line(error)})") from None

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from ...core.errors import UserError
+from ...core.reading import read_json
 
 # DomainBed's selection from Caltech Camera Traps.
 LOCATIONS = ("38", "46", "100", "43")
@@ -81,7 +81,7 @@ def arrange_terra(folder: Path, others: Sequence[Path]) -> None:
             "(caltech_images_20210113.json of LILA BC)"
         )
     try:
-        content = json.loads(annotations.read_text(encoding="utf-8"))
+        content = read_json(annotations)
         category = {entry["id"]: str(entry["name"]) for entry in content["categories"]}
         images = {
             entry["id"]: (str(entry["location"]), Path(str(entry["file_name"])).name)

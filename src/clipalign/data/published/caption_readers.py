@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Iterator
@@ -10,6 +9,7 @@ from itertools import islice
 from pathlib import Path
 
 from ...core.errors import UserError
+from ...core.reading import read_json
 from ..captions.files import SHARE_TEST, json_records
 from ..captions.table import CaptionRecord
 from ..sources.folder import sorted_files
@@ -44,7 +44,7 @@ def find_images(declared: CaptionSet, base: Path, first: str) -> Path:
 
 def read_coco(declared: CaptionSet, path: Path) -> Iterator[CaptionRecord]:
     """COCO: JSON; images by id as in torchvision's CocoCaptions, captions in the order of the file."""
-    content = json.loads(path.read_text(encoding="utf-8"))
+    content = read_json(path)
     captions: dict[int, list[str]] = {}
     for annotation in content["annotations"]:
         captions.setdefault(annotation["image_id"], []).append(str(annotation["caption"]))
@@ -98,13 +98,13 @@ def read_dci(declared: CaptionSet, path: Path) -> Iterator[CaptionRecord]:
     splits = path.parent / "splits.json"
     if not splits.is_file():
         raise declared.error(f"no {splits}")
-    listed = json.loads(splits.read_text(encoding="utf-8"))
+    listed = read_json(splits)
     test_only = declared.variant == "test"
     for name in listed["test"] if test_only else [n for part in listed.values() for n in part]:
         file = path / safe_path(name if name.endswith(".json") else f"{name}.json")
         if not file.is_file():
             raise declared.error(f"no {file}, which {splits} lists")
-        content = json.loads(file.read_text(encoding="utf-8"))
+        content = read_json(file)
         extra = str(content["extra_caption"] or "")
         joined = rejoin_sentences(f"{content['short_caption']}\n{extra}")
         caption = extra if declared.variant == "extra" else joined

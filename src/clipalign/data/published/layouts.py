@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 from collections.abc import Mapping, Sequence
@@ -10,6 +9,7 @@ from pathlib import Path
 
 from ...backbone.text.features import clean_class_names
 from ...core.errors import UserError
+from ...core.reading import read_json
 from ..decode import file_size
 from ..sources.class_names import read_class_names
 from ..sources.folder import sorted_files
@@ -46,7 +46,7 @@ def read_split(declared: ImageSet, base: Path) -> Contents:
         records = [record for record in found if record.label not in declared.drop]
         return records, sorted({record.label for record in records}), dict(declared.rename)
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
         listed = [
             (part, str(image), int(label), str(name))
             for key, part in (("train", "train"), ("val", "validation"), ("test", "test"))

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ...backbone.text.features import clean_class_names
 from ...core.errors import UserError
+from ...core.reading import parse_json, read_text
 from ..decode import one_line, printable
 
 
@@ -22,9 +22,11 @@ def read_class_names(path: Path) -> dict[str, str]:
         UserError: the file is unreadable, or a line has no name.
     """
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = read_text(path, "--class-names: ", "utf-8-sig")
         if path.suffix.lower() == ".json":
-            return {str(label): str(name) for label, name in json.loads(text).items()}
+            return {
+                str(label): str(name) for label, name in parse_json(text, path, "--class-names: ").items()
+            }
     except (OSError, ValueError, AttributeError) as error:
         raise UserError(f"--class-names: cannot read {path} ({one_line(error)})") from None
     names = {}

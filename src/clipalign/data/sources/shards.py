@@ -7,7 +7,6 @@ A shard is indexed once by its headers; then each image takes one seek and one r
 from __future__ import annotations
 
 import glob
-import json
 import re
 import tarfile
 from collections.abc import Iterator, Sequence
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ...core.errors import UserError
+from ...core.reading import parse_json
 from ..decode import EXTENSIONS
 from .table import DEFAULTS, PARTS, ImageRecord, ImageTable, TableOptions
 
@@ -130,7 +130,7 @@ def parse_fields(kind: str, text: str) -> dict[str, Any]:
         return {"label": text}
     if kind == "txt":
         return {"caption": text}
-    content = json.loads(text)
+    content = parse_json(text, "a .json member")
     if not isinstance(content, dict):
         raise ValueError("a .json member is not an object")
     found = {field: content[field] for field in FIELDS if field in content}

@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from ...core.errors import UserError
+from ...core.reading import check_file
 from ..decode import file_size, one_line
 from .table import DEFAULTS, FilesBelow, ImageRecord, ImageTable, TableOptions, parse_part
 
 SUFFIXES = frozenset({".csv", ".tsv", ".parquet"})
 GROUP = "group"  # field of --group-column, which has no usual name
+PARQUET_LIMIT = 1 << 36  # bytes: 64 GiB; such tables hold images
 # Field of a record -> accepted names of its column; the first is the documented one.
 COLUMNS = {
     "path": ("path", "filepath", "file", "filename", "file_name", "image", "image_path"),
@@ -122,6 +124,7 @@ def csv_lines(path: Path) -> Iterator[tuple[int, list[str]]]:
         UserError: unreadable or empty file, or a line whose number of cells differs from the header's.
     """
     width = 0
+    check_file(path, "--data: ")
     try:
         # Paths may be in any encoding; surrogateescape restores their bytes when the file is opened.
         with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
@@ -158,6 +161,7 @@ def _open_parquet(path: Path, schema_only: bool = False) -> Any:
         from pyarrow import ArrowException, parquet
     except ImportError:
         raise UserError(f'--data: {path} needs pyarrow; pip install "clipalign[data]"') from None
+    check_file(path, "--data: ", PARQUET_LIMIT)
     try:
         return parquet.read_schema(path) if schema_only else parquet.read_table(path)
     except (OSError, ArrowException) as error:
