@@ -9,15 +9,26 @@ import signal
 import time
 from pathlib import Path
 
+import pytest
+
 from clipalign.commands.cli import main
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--method", "erm", "--validate-every", "10"),
+        ("--method", "erm", "--validate-every", "3", "--select", "best"),
+        ("--method", "alignclip", "--validate-every", "0", "--guide-from", "averaged"),
+    ],
+    ids=["last", "best", "averaged-guide"],
+)
 def test_killed_and_resumed_run_gives_the_same_bytes(
-    tiny_spec: str, squares_folder: Path, tmp_path: Path
+    options: tuple[str, ...], tiny_spec: str, squares_folder: Path, tmp_path: Path
 ) -> None:
     arguments = ["train", "--backbone", tiny_spec, "--data", str(squares_folder), "--target", "grey"]
     arguments += ["--steps", "30", "--batch-size", "4", "--lr", "1e-3", "--checkpoint-every", "4"]
-    arguments += ["--log-every", "1", "--validate-every", "10"]
+    arguments += ["--log-every", "1", *options]
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     assert main([*arguments, "--out", str(whole)]) == 0
 
