@@ -78,7 +78,7 @@ def test_interpolation_class_names_and_shots_are_recorded(
         (("--target", "grey", "--shots", "2"), "--shots is for"),
         (("--target", "photo"), "no domain"),
         (("--shots", "0", "--protocol", "few-shot"), "--shots must be at least 1"),
-        (("--split-file", "nowhere.json"), "not a readable split file"),
+        (("--split-file", "nowhere.json"), "--split-file: cannot read nowhere.json"),
         (("--class-names", "nowhere.txt", "--target", "grey"), "--class-names: cannot read"),
         (("--target", "grey", "--data-root", ".", "--data-options", "a=1"), "--data-options"),
     ],

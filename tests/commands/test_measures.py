@@ -144,7 +144,7 @@ def test_all_leaves_out_what_does_not_apply(
         (("--metrics", "stability"), "--metrics stability: the model is a backbone that was not fine-tuned"),
         (("--metrics", "severity"), "--metrics severity: squares has no hierarchy of classes; give one with"),
         (("--metrics", "attention"), "--metrics attention: squares has no masks of its objects"),
-        (("--metrics", "severity", "--class-tree", "no.tsv"), "--class-tree: no.tsv: cannot read it"),
+        (("--metrics", "severity", "--class-tree", "no.tsv"), "--class-tree: cannot read no.tsv"),
     ],
 )
 def test_group_that_does_not_apply_is_one_error(

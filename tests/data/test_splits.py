@@ -171,9 +171,17 @@ def test_load_fixed_splits_refuses_files_that_do_not_fit(tmp_path: Path, change:
         load(tmp_path, broken(change))
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff\xfe"])
-def test_load_fixed_splits_refuses_other_files(tmp_path: Path, content: bytes) -> None:
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "is not valid JSON"),
+        (b"{", "is not valid JSON"),
+        (b"[]", "not a readable split file"),
+        (b"\xff\xfe", "is not UTF-8 text"),
+    ],
+)
+def test_load_fixed_splits_refuses_other_files(tmp_path: Path, content: bytes, message: str) -> None:
     path = tmp_path / "splits.json"
     path.write_bytes(content)
-    with pytest.raises(UserError, match="not a readable split file"):
+    with pytest.raises(UserError, match=message):
         load_fixed_splits(path, CLASSES, DOMAINS, LABELS, DOMAIN_OF)

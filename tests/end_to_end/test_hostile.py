@@ -96,7 +96,10 @@ def with_record(place: Place, **values: object) -> None:
 
 CHANGES: dict[str, tuple[Callable[[Place], object], str]] = {
     "empty": (lambda p: write_config(p, ""), "config.yaml"),
-    "truncated": (lambda p: write_config(p, (p.run / "config.yaml").read_text()[:700]), "config.yaml"),
+    "truncated": (
+        lambda p: write_config(p, (p.run / "config.yaml").read_text()[:300] + "\nname: [a"),
+        "config.yaml",
+    ),
     "list": (lambda p: write_config(p, "- a\n- b\n"), "config.yaml"),
     "record-text": (lambda p: write_config(p, yaml.safe_dump({**p.config(), "record": "x"})), "config.yaml"),
     "record-list": (lambda p: write_config(p, yaml.safe_dump({**p.config(), "record": [1]})), "config.yaml"),

@@ -197,7 +197,7 @@ def test_different_counts_log_a_warning(tmp_path: Path, caplog: pytest.LogCaptur
     ("name", "file", "text", "message"),
     [
         ("coco-karpathy", "coco/coco_test_karpathy.json", "[]", "not as published"),
-        ("coco-karpathy", "coco/coco_test_karpathy.json", "{", "not as published"),
+        ("coco-karpathy", "coco/coco_test_karpathy.json", "{", "is not valid JSON"),
         ("flickr30k", "flickr30k/flickr30k_test_karpathy.txt", "image\n100.png,a\n", "line 2"),
         ("flickr30k", "flickr30k/flickr30k_test_karpathy.txt", "image\n../1.jpg,a\n", "leads out"),
         (
