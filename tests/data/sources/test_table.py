@@ -264,7 +264,7 @@ def test_split_file_fits_data_with_additional_files(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"s\.json names .ink/cat/"):
         read_split(tmp_path / "s.json", ImageFolder(root))
     (tmp_path / "s.json").write_text("{")
-    with pytest.raises(UserError, match="--split-file: .* is not valid JSON"):
+    with pytest.raises(UserError, match=r"--split-file: .* is not valid JSON"):
         read_split(tmp_path / "s.json", source)
 
 
