@@ -42,6 +42,8 @@ def command(tiny_spec: str, data: Path, out: Path, *further: str, steps: int = S
 
 def to_file(arguments: list[str], log: Path) -> None:
     """Run a command with its output in a file, and exit with its status."""
+    # A shell starts background jobs, and so their tests, with SIGINT ignored.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     with log.open("w") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
