@@ -37,11 +37,13 @@ class ExportConfig:
         folders: folders of `clipalign sweep`.
         out: CSV file to extend.
         baseline: table line that differences refer to.
+        targets: targets of the tables; default: all.
     """
 
     folders: Annotated[tuple[Path, ...], tyro.conf.Positional]
     out: Path
     baseline: str = "erm"
+    targets: tuple[str, ...] = ()
 
 
 class StudyRun(StoredRun):
@@ -182,9 +184,10 @@ def main(config: ExportConfig) -> None:
     writer.writerows(all_rows)
     config.out.parent.mkdir(parents=True, exist_ok=True)
     write_text(config.out, text.getvalue())
-    for data, protocol in dict.fromkeys((r["data"], r["protocol"]) for r in all_rows):
-        print(table(all_rows, data, protocol), end="\n\n")
-    print(difference_table(all_rows, runs, config.baseline))
+    shown = [row for row in all_rows if not config.targets or row["target"] in config.targets]
+    for data, protocol in dict.fromkeys((r["data"], r["protocol"]) for r in shown):
+        print(table(shown, data, protocol), end="\n\n")
+    print(difference_table(shown, runs, config.baseline))
 
 
 if __name__ == "__main__":
